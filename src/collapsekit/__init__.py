@@ -1,0 +1,20 @@
+"""collapsekit: predict, measure and prevent minority collapse in neural network classifiers."""
+
+from typing import Any
+
+from collapsekit.errors import CollapseError as CollapseError
+from collapsekit.geometry import Geometry as Geometry
+from collapsekit.losses import CrossEntropy as CrossEntropy
+from collapsekit.problem import UFM as UFM
+from collapsekit.profiles import long_tail as long_tail
+from collapsekit.profiles import step as step
+from collapsekit.theory.closed_form import predict as predict
+from collapsekit.theory.closed_form import thresholds as thresholds
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # here, because it costs as much as all of the above
+
+        return version("collapsekit")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,232 @@
+"""Geometry: what theory, solver and trained network have in common, so that they can be laid side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from collapsekit.errors import CollapseError
+from collapsekit.validation import Array, class_names, frozen, numeric
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Geometry:
+    r"""Class Gram matrices of a last layer; free of the arbitrary rotation of feature space.
+
+    With class-mean features :math:`h_k` and classifier rows :math:`w_k`:
+
+    Parameters
+    ----------
+    gram_h : array_like, shape (K, K)
+        ``⟨h_k, h_l⟩``. Rows and columns of classes without samples are NaN.
+    gram_w : array_like, shape (K, K)
+        ``⟨w_k, w_l⟩``.
+    cross : array_like, shape (K, K)
+        ``⟨w_k, h_l⟩``: column l holds the logits (without bias) of the mean feature of class l.
+    counts : array_like, shape (K,)
+        Samples of each class; 0 marks a class without samples.
+    within : array_like, shape (K,), optional
+        Mean squared distance of a class's features to their mean; 0 for an exactly collapsed class.
+    names : sequence of str, optional
+        K distinct class names.
+
+    Raises
+    ------
+    CollapseError
+        If shapes do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> frame = Geometry(2 * np.eye(3), np.eye(3) - 1 / 3, np.eye(3) - 1 / 3, [5, 5, 5])
+    >>> frame.feature_cosines
+    array([[1., 0., 0.],
+           [0., 1., 0.],
+           [0., 0., 1.]])
+    >>> frame.margins
+    array([1., 1., 1.])
+    """
+
+    gram_h: Array
+    gram_w: Array
+    cross: Array
+    counts: Array
+    within: Array | None = None
+    names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        counts = numeric("counts", self.counts)
+        size = counts.size
+        for name in ("gram_h", "gram_w", "cross"):
+            matrix = numeric(name, getattr(self, name))
+            if matrix.shape != (size, size):
+                raise CollapseError(f"{name}: shape {matrix.shape}; expected ({size}, {size}) for {size} counts")
+            object.__setattr__(self, name, frozen(matrix))
+        within = np.zeros(size) if self.within is None else numeric("within", self.within)
+        if within.shape != (size,):
+            raise CollapseError(f"within: shape {within.shape}; expected ({size},)")
+        object.__setattr__(self, "within", frozen(within))
+        object.__setattr__(self, "counts", frozen(counts))
+        object.__setattr__(self, "names", class_names(self.names, size))
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.counts.size
+
+    @property
+    def feature_sqnorms(self) -> Array:
+        """``‖h_k‖²``, (K,)."""
+        return np.diagonal(self.gram_h)
+
+    @property
+    def classifier_sqnorms(self) -> Array:
+        """``‖w_k‖²``, (K,)."""
+        return np.diagonal(self.gram_w)
+
+    @property
+    def margins(self) -> Array:
+        """Target logit minus the mean of the others at each class mean, without bias, (K,)."""
+        target = np.diagonal(self.cross)
+        others = (self.cross.sum(axis=0) - target) / (self.num_classes - 1)
+        return np.asarray(target - others)
+
+    @property
+    def feature_cosines(self) -> Array:
+        """Cosines between class means, (K, K); NaN where a norm is 0."""
+        return _cosines(self.gram_h, self.feature_sqnorms, self.feature_sqnorms)
+
+    @property
+    def classifier_cosines(self) -> Array:
+        """Cosines between classifier rows, (K, K); NaN where a norm is 0."""
+        return _cosines(self.gram_w, self.classifier_sqnorms, self.classifier_sqnorms)
+
+    @property
+    def alignment(self) -> Array:
+        """``cos(w_k, h_k)``, (K,); NaN where a norm is 0."""
+        return np.diagonal(_cosines(self.cross, self.classifier_sqnorms, self.feature_sqnorms))
+
+    def distance(self, other: Geometry) -> Distance:
+        """Return how far this geometry is from `other` (the reference), split into shape and scale.
+
+        Classes that either side has not seen (NaN features) are left out of the feature and cross matrices.
+
+        Parameters
+        ----------
+        other : Geometry
+            The reference, over the same classes.
+
+        Returns
+        -------
+        Distance
+
+        Raises
+        ------
+        CollapseError
+            If the numbers of classes differ.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> one = Geometry(np.eye(2), np.eye(2), np.eye(2), [3, 1])
+        >>> twice = Geometry(2 * np.eye(2), np.eye(2), np.eye(2), [3, 1])
+        >>> far = twice.distance(one)
+        >>> far.shape["features"], round(far.scale["features"], 6), far.residual["features"]
+        (0.0, 0.693147, 1.0)
+        """
+        if other.num_classes != self.num_classes:
+            raise CollapseError(
+                f"other: {other.num_classes} classes against {self.num_classes}; compare geometries of the same classes"
+            )
+        pairs = {
+            "features": (self.gram_h, other.gram_h),
+            "classifier": (self.gram_w, other.gram_w),
+            "cross": (self.cross, other.cross),
+        }
+        known = {name: _both_known(a, b) for name, (a, b) in pairs.items()}
+        return Distance(
+            shape={name: shape_distance(a, b) for name, (a, b) in known.items()},
+            scale={name: _log_ratio(a, b) for name, (a, b) in known.items()},
+            residual={name: relative_residual(a, b) for name, (a, b) in known.items()},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the geometry as plain lists (JSON-ready), with its schema version."""
+        assert self.within is not None
+        return {
+            "schema": 1,
+            "gram_h": self.gram_h.tolist(),
+            "gram_w": self.gram_w.tolist(),
+            "cross": self.cross.tolist(),
+            "counts": self.counts.tolist(),
+            "within": self.within.tolist(),
+            "names": None if self.names is None else list(self.names),
+        }
+
+    def __repr__(self) -> str:
+        off = self.feature_cosines[~np.eye(self.num_classes, dtype=bool)]
+        known = np.abs(off[np.isfinite(off)])
+        widest = f"{known.max():.2g}" if known.size else "undefined"
+        return f"Geometry(K={self.num_classes}, largest |cos| between class means {widest})"
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Distance of a geometry from a reference, for "features", "classifier" and "cross".
+
+    Attributes
+    ----------
+    shape : mapping of str to float
+        ``‖A/‖A‖ − B/‖B‖‖_F`` in [0, 2]: what published NC2 and NC3 metrics report; blind to scale.
+    scale : mapping of str to float
+        ``log(‖A‖_F/‖B‖_F)``: 0 if the sizes agree.
+    residual : mapping of str to float
+        ``‖A − B‖_F/‖B‖_F``: sees both.
+    """
+
+    shape: Mapping[str, float]
+    scale: Mapping[str, float]
+    residual: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the three parts as plain dicts, with the schema version."""
+        return {"schema": 1, "shape": dict(self.shape), "scale": dict(self.scale), "residual": dict(self.residual)}
+
+
+def shape_distance(a: Array, b: Array) -> float:
+    """Return ``‖A/‖A‖ − B/‖B‖‖_F``; 0 if both are zero, 1 if just one is."""
+    size_a, size_b = np.linalg.norm(a), np.linalg.norm(b)
+    unit_a = a / size_a if size_a > 0 else a
+    unit_b = b / size_b if size_b > 0 else b
+    return float(np.linalg.norm(unit_a - unit_b))
+
+
+def relative_residual(a: Array, b: Array) -> float:
+    """Return ``‖A − B‖_F/‖B‖_F``; 0 if both are zero, infinite if only the reference is."""
+    return _ratio(float(np.linalg.norm(a - b)), float(np.linalg.norm(b)), both_zero=0.0)
+
+
+def _log_ratio(a: Array, b: Array) -> float:
+    ratio = _ratio(float(np.linalg.norm(a)), float(np.linalg.norm(b)), both_zero=1.0)
+    return float(np.log(ratio)) if ratio > 0 else -np.inf
+
+
+def _ratio(top: float, bottom: float, *, both_zero: float) -> float:
+    if bottom > 0:
+        return top / bottom
+    return both_zero if top == 0 else np.inf
+
+
+def _both_known(a: Array, b: Array) -> tuple[Array, Array]:
+    """Zero the entries that either side does not know (NaN), so that they cannot count."""
+    known = np.isfinite(a) & np.isfinite(b)
+    return np.where(known, a, 0.0), np.where(known, b, 0.0)
+
+
+def _cosines(products: Array, sqnorms_rows: Array, sqnorms_columns: Array) -> Array:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosines = products / np.sqrt(sqnorms_rows)[:, None] / np.sqrt(sqnorms_columns)
+    return np.where(np.isfinite(cosines), np.clip(cosines, -1.0, 1.0), np.nan)

@@ -1,0 +1,93 @@
+"""Checks of arguments that several modules share: numpy arrays in, float64 arrays or a CollapseError out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from collapsekit.errors import CollapseError
+
+Array = NDArray[np.float64]
+
+
+def numeric(name: str, value: ArrayLike) -> Array:
+    """Return a fresh float64 array, or say that `value` is not numeric."""
+    try:
+        raw = np.asarray(value)
+        if raw.dtype.kind not in "iuf":
+            raise TypeError
+    except (TypeError, ValueError):
+        raise CollapseError(f"{name}={shorten(value)}: give real numbers") from None
+    return np.array(raw, dtype=np.float64)
+
+
+def positive_number(name: str, value: float, remedy: str) -> float:
+    """Return `value` as a float if it is one finite number above zero."""
+    number = numeric(name, value)
+    if number.ndim or not (np.isfinite(number) and number > 0):
+        raise CollapseError(f"{name}={shorten(value)}: must be one finite number above 0; {remedy}")
+    return float(number)
+
+
+def positive_vector(name: str, value: ArrayLike, num_classes: int, remedy: str) -> Array:
+    """Return a read-only (K,) array of finite numbers above zero."""
+    vector = numeric(name, value)
+    if vector.shape != (num_classes,):
+        raise CollapseError(
+            f"{name}: shape {vector.shape}; expected one value a class, ({num_classes},); {remedy}"
+        )
+    bad = np.flatnonzero(~(np.isfinite(vector) & (vector > 0)))
+    if bad.size:
+        raise CollapseError(f"{name}: class {bad[0]} has {vector[bad[0]]:g}; must be finite and above 0; {remedy}")
+    return frozen(vector)
+
+
+def whole_number(name: str, value: Any, least: int, remedy: str) -> int:
+    """Return `value` as an int if it is one whole number of at least `least`."""
+    number = numeric(name, value)
+    if number.ndim or not (np.isfinite(number) and number == np.floor(number) and number >= least):
+        raise CollapseError(f"{name}={shorten(value)}: must be a whole number of at least {least}; {remedy}")
+    return int(number)
+
+
+def class_counts(value: ArrayLike | Mapping[str, int]) -> Array:
+    """Return read-only (K,) samples per class: whole, finite, at least 1, at least two classes."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    counts = numeric("counts", value)
+    if counts.ndim != 1 or counts.size < 2:
+        raise CollapseError(f"counts={shorten(value)}: give one count a class, for at least two classes")
+    bad = np.flatnonzero(~np.isfinite(counts) | (counts < 1) | (counts != np.floor(counts)))
+    if bad.size:
+        k = bad[0]
+        remedy = "drop the class or give it samples" if counts[k] == 0 else "counts are whole numbers, at least 1"
+        raise CollapseError(f"counts: class {k} has {counts[k]:g} samples; {remedy}")
+    return frozen(counts)
+
+
+def class_names(value: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:
+    """Return K distinct names as a tuple, or None."""
+    if value is None:
+        return None
+    names = tuple(str(name) for name in value)
+    if len(names) != num_classes:
+        raise CollapseError(f"names: {len(names)} names for {num_classes} classes; give one a class")
+    if len(set(names)) != num_classes:
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CollapseError(f"names: {twice!r} stands for two classes; names must differ")
+    return names
+
+
+def frozen(array: Array) -> Array:
+    """Return the array itself, read-only from now on."""
+    array.flags.writeable = False
+    return array
+
+
+def shorten(value: object, limit: int = 60) -> str:
+    """Return `value` as one short line for a message."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
