@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from collapsekit.errors import CollapseError
 from collapsekit.validation import Array, class_names, frozen, numeric
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class Geometry:
     r"""Class Gram matrices of a last layer; free of the arbitrary rotation of feature space.
 
@@ -54,23 +55,32 @@ class Geometry:
     gram_w: Array
     cross: Array
     counts: Array
-    within: Array | None = None
-    names: tuple[str, ...] | None = None
+    within: Array
+    names: tuple[str, ...] | None
 
-    def __post_init__(self) -> None:
-        counts = numeric("counts", self.counts)
-        size = counts.size
-        for name in ("gram_h", "gram_w", "cross"):
-            matrix = numeric(name, getattr(self, name))
-            if matrix.shape != (size, size):
-                raise CollapseError(f"{name}: shape {matrix.shape}; expected ({size}, {size}) for {size} counts")
+    def __init__(
+        self,
+        gram_h: ArrayLike,
+        gram_w: ArrayLike,
+        cross: ArrayLike,
+        counts: ArrayLike,
+        within: ArrayLike | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        n = numeric("counts", counts)
+        if n.ndim != 1 or n.size < 2:
+            raise CollapseError(f"counts: shape {n.shape}; give one count a class, for at least two classes")
+        for name, value in (("gram_h", gram_h), ("gram_w", gram_w), ("cross", cross)):
+            matrix = numeric(name, value)
+            if matrix.shape != (n.size, n.size):
+                raise CollapseError(f"{name}: shape {matrix.shape}; expected ({n.size}, {n.size}) for {n.size} counts")
             object.__setattr__(self, name, frozen(matrix))
-        within = np.zeros(size) if self.within is None else numeric("within", self.within)
-        if within.shape != (size,):
-            raise CollapseError(f"within: shape {within.shape}; expected ({size},)")
-        object.__setattr__(self, "within", frozen(within))
-        object.__setattr__(self, "counts", frozen(counts))
-        object.__setattr__(self, "names", class_names(self.names, size))
+        spread = np.zeros(n.size) if within is None else numeric("within", within)
+        if spread.shape != n.shape:
+            raise CollapseError(f"within: shape {spread.shape}; expected ({n.size},)")
+        object.__setattr__(self, "within", frozen(spread))
+        object.__setattr__(self, "counts", frozen(n))
+        object.__setattr__(self, "names", class_names(names, n.size))
 
     @property
     def num_classes(self) -> int:
@@ -155,7 +165,6 @@ class Geometry:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the geometry as plain lists (JSON-ready), with its schema version."""
-        assert self.within is not None
         return {
             "schema": 1,
             "gram_h": self.gram_h.tolist(),

@@ -43,7 +43,7 @@ class CrossEntropy:
 
     def scalar(self, margins: Array, num_classes: int) -> Array:
         """Return φ at each margin, same shape: the loss when every wrong logit lies `margins` below the target."""
-        return np.logaddexp(0.0, np.log(num_classes - 1) - margins)
+        return np.asarray(np.logaddexp(0.0, np.log(num_classes - 1) - margins))
 
     def confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the target's softmax probability at each margin, same shape, in [1/K, 1) for margins ≥ 0."""

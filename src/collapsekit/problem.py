@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +29,7 @@ FeatureReduction = Literal["batch_sum", "batch_mean", "entry_mean", "full_sum"]
 COUPLED_OPTIMIZERS = ("sgd", "adam")
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, init=False)
 class UFM:
     r"""Unconstrained feature model with ReLU features (UFM+) of a last layer under class imbalance.
 
@@ -87,35 +88,51 @@ class UFM:
     counts: Array
     lambda_w: float
     lambda_h: float | Array
-    _: KW_ONLY
-    loss: CrossEntropy = CrossEntropy()  # noqa: RUF009  (frozen, so one instance may be shared)
-    class_weights: Array | None = None
-    bias: float | Literal["free"] | None = None
-    relu: bool = True
-    dim: int | None = None
-    names: tuple[str, ...] | None = None
+    loss: CrossEntropy
+    class_weights: Array | None
+    bias: float | Literal["free"] | None
+    relu: bool
+    dim: int | None
+    names: tuple[str, ...] | None
 
-    def __post_init__(self) -> None:
-        names = list(self.counts) if isinstance(self.counts, Mapping) and self.names is None else self.names
-        counts = class_counts(self.counts)
-        size = counts.size
+    def __init__(
+        self,
+        counts: ArrayLike | Mapping[str, int],
+        lambda_w: float,
+        lambda_h: float | ArrayLike,
+        *,
+        loss: CrossEntropy = CrossEntropy(),  # noqa: B008  (frozen, so one instance may be shared)
+        class_weights: ArrayLike | None = None,
+        bias: float | Literal["free"] | None = None,
+        relu: bool = True,
+        dim: int | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        if isinstance(counts, Mapping) and names is None:
+            names = list(counts)
+        n = class_counts(counts)
         remedy = "without a penalty no minimiser exists (margins grow for ever)"
-        self._set("counts", counts)
-        self._set("names", class_names(names, size))
-        self._set("lambda_w", positive_number("lambda_w", self.lambda_w, remedy))
-        if np.ndim(self.lambda_h):
-            self._set("lambda_h", positive_vector("lambda_h", self.lambda_h, size, remedy))
-        else:
-            self._set("lambda_h", positive_number("lambda_h", self.lambda_h, remedy))  # type: ignore[arg-type]
-        if self.class_weights is not None:
-            weights = positive_vector("class_weights", self.class_weights, size, "leave it out for equal weights")
-            self._set("class_weights", weights)
-        if self.bias is not None and self.bias != "free":
-            self._set("bias", positive_number("bias", self.bias, "give None, 'free' or a penalty"))
-        if self.dim is not None:
-            self._set("dim", whole_number("dim", self.dim, 1, "give the feature dimension or None"))
-        if not isinstance(self.loss, CrossEntropy):
-            raise CollapseError(f"loss={shorten(self.loss)}: give a loss of this package, e.g. CrossEntropy()")
+        self._set("counts", n)
+        self._set("names", class_names(names, n.size))
+        self._set("lambda_w", positive_number("lambda_w", lambda_w, remedy))
+        per_class = np.ndim(lambda_h) > 0
+        check = partial(positive_vector, num_classes=n.size) if per_class else positive_number
+        self._set("lambda_h", check("lambda_h", lambda_h, remedy=remedy))
+        if class_weights is not None:
+            class_weights = positive_vector("class_weights", class_weights, n.size, "leave it out for equal weights")
+        self._set("class_weights", class_weights)
+        if not (bias is None or bias == "free"):
+            bias = positive_number("bias", bias, "give None, 'free' or a penalty")
+        self._set("bias", bias)
+        if not isinstance(relu, bool):
+            raise CollapseError(f"relu={shorten(relu)}: give True or False")
+        self._set("relu", relu)
+        if dim is not None:
+            dim = whole_number("dim", dim, 1, "give the feature dimension or None")
+        self._set("dim", dim)
+        if not isinstance(loss, CrossEntropy):
+            raise CollapseError(f"loss={shorten(loss)}: give a loss of this package, e.g. CrossEntropy()")
+        self._set("loss", loss)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -135,6 +152,11 @@ class UFM:
         """α_k = ω_k n_k / N, (K,): the weight of each class in the mean loss."""
         shares = self.counts / self.num_samples
         return shares if self.class_weights is None else shares * self.class_weights
+
+    @property
+    def bias_penalty(self) -> float:
+        """λ_b, 0 for a free bias or none."""
+        return self.bias if isinstance(self.bias, float) else 0.0
 
     def objective(self, weights: ArrayLike, features: ArrayLike, bias: ArrayLike | None = None) -> float:
         """Return the objective at collapsed features.
@@ -167,10 +189,9 @@ class UFM:
         b = np.zeros(size) if bias is None else numeric("bias", bias)
         if b.shape != (size,):
             raise CollapseError(f"bias: shape {b.shape}; expected ({size},)")
-        penalty_b = 0.0 if self.bias in (None, "free") else float(self.bias)  # type: ignore[arg-type]
         loss = self.loss_weights @ self.loss.value(H @ W.T + b)
         penalties = self.lambda_w * (W**2).sum() + (self.lambda_h * self.counts) @ (H**2).sum(axis=1)
-        return float(loss + 0.5 * (penalties + penalty_b * (b @ b)))
+        return float(loss + 0.5 * (penalties + self.bias_penalty * (b @ b)))
 
     @classmethod
     def from_training(
@@ -276,16 +297,16 @@ class UFM:
             branches = whole_number("batchnorm_branches", batchnorm_branches, 1, "count the summed BatchNorm outputs")
             lambda_h = decay / (branches * total)
         else:
-            fd = positive_number("feature_decay", feature_decay, "give None if there is no feature penalty")  # type: ignore[arg-type]
+            fd = positive_number("feature_decay", feature_decay, "give None if there is no feature penalty")
             lambda_h = fd * _penalty_share(total, batch_size, drop_last, feature_reduction, feature_dim)
         if class_weights is not None:
             w = positive_vector("class_weights", class_weights, n.size, "leave it out for equal weights")
             class_weights = frozen(w * (total / (w @ n)))
         return cls(
-            counts,  # type: ignore[arg-type]
+            counts,
             decay / factor,
             lambda_h / factor,
-            class_weights=class_weights,  # type: ignore[arg-type]
+            class_weights=class_weights,
             **problem,
         )
 
@@ -344,6 +365,4 @@ def _penalty_share(
         if feature_dim is None:
             raise CollapseError("feature_dim=None: a mean over all entries divides by N d; give feature_dim")
         return 1.0 / (total * whole_number("feature_dim", feature_dim, 1, "give the width of the features"))
-    raise CollapseError(
-        f"feature_reduction={reduction!r}: give 'batch_sum', 'batch_mean', 'entry_mean' or 'full_sum'"
-    )
+    raise CollapseError(f"feature_reduction={reduction!r}: give 'batch_sum', 'batch_mean', 'entry_mean' or 'full_sum'")

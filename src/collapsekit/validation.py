@@ -24,7 +24,7 @@ def numeric(name: str, value: ArrayLike) -> Array:
     return np.array(raw, dtype=np.float64)
 
 
-def positive_number(name: str, value: float, remedy: str) -> float:
+def positive_number(name: str, value: Any, remedy: str) -> float:
     """Return `value` as a float if it is one finite number above zero."""
     number = numeric(name, value)
     if number.ndim or not (np.isfinite(number) and number > 0):
@@ -36,9 +36,7 @@ def positive_vector(name: str, value: ArrayLike, num_classes: int, remedy: str) 
     """Return a read-only (K,) array of finite numbers above zero."""
     vector = numeric(name, value)
     if vector.shape != (num_classes,):
-        raise CollapseError(
-            f"{name}: shape {vector.shape}; expected one value a class, ({num_classes},); {remedy}"
-        )
+        raise CollapseError(f"{name}: shape {vector.shape}; expected one value a class, ({num_classes},); {remedy}")
     bad = np.flatnonzero(~(np.isfinite(vector) & (vector > 0)))
     if bad.size:
         raise CollapseError(f"{name}: class {bad[0]} has {vector[bad[0]]:g}; must be finite and above 0; {remedy}")

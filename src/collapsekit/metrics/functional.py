@@ -1,0 +1,295 @@
+"""Neural-collapse metrics as pure functions of class moments, head and prediction; each names its convention.
+
+Matrices of size K × K are visited in row blocks and never stored. Unseen classes are left out of feature metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from collapsekit.metrics.moments import ClassMoments
+from collapsekit.theory.closed_form import GeneralOrthogonalFrame
+
+BLOCK_ENTRIES = 2**22
+COLLAPSED_SHARE = 0.01
+"""A class mean below this share of the largest squared norm counts as collapsed (design.md, "Words")."""
+
+Rows = Callable[[slice], Tensor]
+
+
+def nc1(moments: ClassMoments, *, centre: Literal["samples", "classes"] = "samples", per_class: bool = True) -> float:
+    r"""Return within-class relative to between-class variability, ``tr(Σ_W Σ_B†)`` over K.
+
+    .. math::
+
+        \Sigma_W = S/N, \qquad \Sigma_B = \frac1K \sum_k (\mu_k-\mu_G)(\mu_k-\mu_G)^\top
+
+    The pseudo-inverse comes from an SVD of the centred means, never from their squared matrix; directions whose
+    singular value lies below ``max(K, d) · eps · ‖(μ_1 … μ_K)‖₂`` of the UNCENTRED means are rounding and are cut.
+
+    Parameters
+    ----------
+    moments : ClassMoments
+        With scatter, and at least two classes seen.
+    centre : {"samples", "classes"}
+        Whether μ_G averages samples (the published default; Σ_B then has rank K under imbalance) or class means.
+    per_class : bool
+        Whether to divide by the number of seen classes.
+
+    Returns
+    -------
+    float
+        0 for exactly collapsed features; NaN without scatter or below two classes.
+
+    References
+    ----------
+    Papyan, Han, Donoho, PNAS 2020; Dang et al., ICML 2024, section 5.
+
+    Examples
+    --------
+    >>> import torch
+    >>> moments = ClassMoments(2, 1)
+    >>> moments.update(torch.tensor([[0.0], [2.0], [9.0], [11.0]]), torch.tensor([0, 0, 1, 1]))
+    >>> round(nc1(moments), 6)  # Σ_W = 1, Σ_B = 4.5²
+    0.024691
+    """
+    means, counts = moments.means[moments.seen], moments.counts[moments.seen]
+    if moments.scatter is None or len(means) < 2:
+        return float("nan")
+    weights = counts / counts.sum() if centre == "samples" else torch.full_like(counts, 1 / len(counts))
+    centred = means - weights @ means
+    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+    cut = max(means.shape) * torch.finfo(torch.float64).eps * torch.linalg.matrix_norm(means, ord=2)
+    kept = directions[singular > cut] / singular[singular > cut, None]
+    ratio = float(((kept @ moments.scatter) * kept).sum() / counts.sum()) * len(means)
+    return ratio / len(means) if per_class else ratio
+
+
+def cdnv(moments: ClassMoments, *, exponent: Literal[2, 4] = 2, unbiased: bool = False) -> tuple[float, Tensor]:
+    r"""Return the class-distance-normalised variance, its mean over pairs and over the partners of each class.
+
+    .. math::
+
+        V_{kl} = \frac{v_k + v_l}{2\,\lVert\mu_k-\mu_l\rVert^{e}}, \qquad
+        v_k = \tfrac1{n_k}\sum_i\lVert h_{k,i}-\mu_k\rVert^2
+
+    Parameters
+    ----------
+    moments : ClassMoments
+        Scatter is not needed.
+    exponent : {2, 4}
+        e; 2 is Galanti et al.'s definition, 4 occurs in later papers.
+    unbiased : bool
+        Divide by ``n_k − 1``; classes of one sample are then left out.
+
+    Returns
+    -------
+    mean : float
+        Mean over pairs of seen classes; infinite if two class means coincide (they are not separated at all), NaN
+        below two classes.
+    per_class : Tensor, shape (K,)
+        Mean over the other classes; NaN for unseen classes.
+
+    References
+    ----------
+    Galanti, György, Hutter, "On the role of neural collapse in transfer learning", ICLR 2022.
+    """
+    variance = moments.within
+    if unbiased:
+        variance = variance * moments.counts / (moments.counts - 1)
+        variance = torch.where(moments.counts > 1, variance, torch.nan)
+    known = torch.isfinite(variance)
+    per_class = torch.full_like(variance, torch.nan)
+    means, v = moments.means[known], variance[known]
+    if len(means) < 2:
+        return float("nan"), per_class
+    sums = torch.empty_like(v)
+    for rows in _blocks(len(means)):
+        pairs = (v[rows, None] + v) / (2 * _squared_distances(means, rows) ** (exponent // 2))
+        pairs[torch.arange(len(pairs)), torch.arange(rows.start, rows.stop)] = 0.0
+        sums[rows] = pairs.nan_to_num(nan=torch.inf, posinf=torch.inf).sum(dim=1)
+    per_class[known] = sums / (len(means) - 1)
+    return float(per_class[known].mean()), per_class
+
+
+def largest_cosine(moments: ClassMoments) -> float:
+    """Return the largest |cosine| between two surviving class means: 0 on any orthogonal frame, needs no λ.
+
+    A class survives if its mean has at least 1 % of the largest squared norm. NaN below two survivors.
+    """
+    unit = _unit_rows(_surviving_means(moments))
+    if len(unit) < 2:
+        return float("nan")
+    return max(float(_off_diagonal(unit[rows] @ unit.T, rows).abs().max()) for rows in _blocks(len(unit)))
+
+
+def etf_angles(rows_of: Tensor) -> float:
+    """Return the mean of ``|cos + 1/(K−1)|`` over pairs of rows (K, d): 0 on a simplex ETF.
+
+    Give centred class means or a classifier. References: Papyan et al. 2020 (equiangularity, maximal angle).
+    """
+    unit = _unit_rows(rows_of)
+    size = len(unit)
+    if size < 2:
+        return float("nan")
+    shift = 1 / (size - 1)
+    total = sum(float(_off_diagonal(unit[rows] @ unit.T + shift, rows).abs().sum()) for rows in _blocks(size))
+    return total / (size * (size - 1))
+
+
+def norm_spread(rows_of: Tensor) -> float:
+    """Return the coefficient of variation of row norms (population standard deviation over mean): 0 if equal."""
+    norms = rows_of.norm(dim=1)
+    return float(norms.std(correction=0) / norms.mean())
+
+
+def duality(weight: Tensor, moments: ClassMoments) -> float:
+    """Return ``‖W/‖W‖ − M/‖M‖‖_F`` with M the class means minus their average: 0 on a balanced ETF.
+
+    Classes without samples are left out of both. References: Papyan et al. 2020 (self-duality).
+    """
+    centred = _centred(moments)
+    return _shape(weight.to(centred)[moments.seen], centred)
+
+
+def generalised_duality(weight: Tensor, moments: ClassMoments) -> float:
+    r"""Return the published NC2_W: ``‖W/‖W‖ − V/‖V‖‖_F``, ``V_k = K √n_k μ_k − Σ_m √n_m μ_m``; needs no λ.
+
+    References: Dang et al., ICML 2024, section 5.
+    """
+    return _shape(weight.to(moments.state), _scaled_centred(moments, moments.counts.sqrt()))
+
+
+def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: GeneralOrthogonalFrame) -> dict[str, float]:
+    r"""Return the published NC2 and NC3 metrics against a prediction, each beside its un-normalised residual.
+
+    ========== ========================================= =====================================================
+    key        compared (Frobenius-normalised both)      predicted
+    ========== ========================================= =====================================================
+    nc2_h      Gram matrix of class means                ``diag(‖h_k‖²)``
+    nc2_wwt    ``W Wᵀ``                                  ``δ_kl b_k − (b_k + b_l)/K + B/K²``
+    nc3_wh     ``W (μ_1 … μ_K)``                         columns ``M_k (e_k − 1/K)``
+    ========== ========================================= =====================================================
+
+    ``*_residual`` is ``‖A − B‖_F/‖B‖_F`` without normalising, which errors of scale cannot hide from;
+    ``nc2_w_residual`` compares W with ``Σ a_k (e_k − 1/K) μ_kᵀ`` at the measured means.
+
+    Parameters
+    ----------
+    moments : ClassMoments
+        Measured.
+    weight : Tensor, shape (K, d), optional
+        Head; without it only ``nc2_h`` is returned.
+    frame : GeneralOrthogonalFrame
+        The prediction.
+
+    References
+    ----------
+    Dang et al., ICML 2024, section 5; residuals: derived here.
+    """
+    size = moments.num_classes
+    seen = moments.seen
+    means = torch.where(seen[:, None], moments.means, 0.0)
+
+    def like(vector: object) -> Tensor:
+        return torch.tensor(vector, dtype=torch.float64, device=means.device)
+
+    feature_sqnorms = like(frame.feature_sqnorms) * seen
+    result = _compare("nc2_h", lambda r: means[r] @ means.T, lambda r: _diagonal(feature_sqnorms, r), size)
+    if weight is None:
+        return result
+    W, margins = weight.to(means), like(frame.margins)
+    scales = (
+        like(frame.problem.lambda_h) * like(frame.problem.counts) * size / (size - 1) / frame.problem.lambda_w
+    ).sqrt()
+    b = scales**2 * like(frame.feature_sqnorms)
+    result |= _compare(
+        "nc2_wwt",
+        lambda r: W[r] @ W.T,
+        lambda r: _diagonal(b, r) - (b[r, None] + b) / size + b.sum() / size**2,
+        size,
+    )
+    result |= _compare(
+        "nc3_wh", lambda r: W[r] @ means.T, lambda r: (_diagonal(margins, r) - margins / size) * seen, size
+    )
+    expected = _scaled_centred(moments, scales) / size
+    result["nc2_w_residual"] = _over(float((W - expected).norm()), float(expected.norm()))
+    return result
+
+
+def _compare(name: str, measured: Rows, predicted: Rows, size: int) -> dict[str, float]:
+    """Normalised and un-normalised distance of two K × K matrices given by their row blocks."""
+    squares = [
+        (measured(r).square().sum(), predicted(r).square().sum(), (measured(r) - predicted(r)).square().sum())
+        for r in _blocks(size)
+    ]
+    size_a, size_b, apart = (float(torch.stack(column).sum().sqrt()) for column in zip(*squares, strict=True))
+    scale_a, scale_b = 1 / (size_a or 1.0), 1 / (size_b or 1.0)
+    shape = sum(float((measured(r) * scale_a - predicted(r) * scale_b).square().sum()) for r in _blocks(size))
+    return {name: shape**0.5, f"{name}_residual": _over(apart, size_b)}
+
+
+def _over(top: float, bottom: float) -> float:
+    return top / bottom if bottom > 0 else (0.0 if top == 0 else float("inf"))
+
+
+def _shape(a: Tensor, b: Tensor) -> float:
+    size_a, size_b = float(a.norm()) or 1.0, float(b.norm()) or 1.0
+    return float((a / size_a - b / size_b).norm())
+
+
+def _scaled_centred(moments: ClassMoments, scales: Tensor) -> Tensor:
+    """K s_k μ_k − Σ s_m μ_m, (K, d); a class without samples counts as a zero mean, as in the theory."""
+    scaled = torch.where(moments.seen[:, None], moments.means, 0.0) * scales[:, None]
+    return moments.num_classes * scaled - scaled.sum(dim=0)
+
+
+def _centred(moments: ClassMoments) -> Tensor:
+    means = moments.means[moments.seen]
+    return means - means.mean(dim=0)
+
+
+def _surviving_means(moments: ClassMoments) -> Tensor:
+    means = moments.means[moments.seen]
+    sqnorms = means.square().sum(dim=1)
+    return means[(sqnorms >= COLLAPSED_SHARE * sqnorms.max()) & (sqnorms > 0)] if len(means) else means
+
+
+def _squared_distances(points: Tensor, rows: slice) -> Tensor:
+    """‖x_i − x_j‖² for i in `rows`: by products around the centroid, repaired by differences where digits cancel."""
+    centred = points - points.mean(dim=0)
+    sqnorms = centred.square().sum(dim=1)
+    sums = sqnorms[rows, None] + sqnorms
+    squared = sums - 2 * centred[rows] @ centred.T
+    i, j = torch.nonzero(squared < 1e-4 * sums, as_tuple=True)
+    for part in torch.split(torch.arange(len(i), device=points.device), max(1, BLOCK_ENTRIES // points.shape[1])):
+        squared[i[part], j[part]] = (points[rows.start + i[part]] - points[j[part]]).square().sum(dim=1)
+    return squared
+
+
+def _unit_rows(rows_of: Tensor) -> Tensor:
+    return torch.div(rows_of, rows_of.norm(dim=1, keepdim=True))
+
+
+def _diagonal(values: Tensor, rows: slice) -> Tensor:
+    """Rows of diag(values)."""
+    block = torch.zeros(rows.stop - rows.start, len(values), dtype=values.dtype, device=values.device)
+    block[torch.arange(len(block)), torch.arange(rows.start, rows.stop)] = values[rows]
+    return block
+
+
+def _off_diagonal(block: Tensor, rows: slice) -> Tensor:
+    """The block with its part of the diagonal set to 0."""
+    block = block.clone()
+    block[torch.arange(len(block)), torch.arange(rows.start, rows.stop)] = 0.0
+    return block
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    height = max(1, BLOCK_ENTRIES // size)
+    for start in range(0, size, height):
+        yield slice(start, min(start + height, size))

@@ -1,0 +1,376 @@
+"""Measure a network, or its stored features: the same numbers that the theory predicts, class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from collapsekit.errors import CollapseError
+from collapsekit.geometry import Geometry
+from collapsekit.metrics import summary
+from collapsekit.metrics.metric import decision, nearest_centre, packed_head, unpacked_head
+from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES, ClassMoments
+from collapsekit.problem import UFM
+from collapsekit.theory.closed_form import GeneralOrthogonalFrame
+from collapsekit.validation import Array, class_names, shorten
+
+Sample = tuple[Tensor, Tensor, Tensor | None]
+"""Features (n, d), labels (n,), logits (n, K) if the network has computed them."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Measurement:
+    """A trained last layer as measured on its training samples.
+
+    Attributes
+    ----------
+    moments : ClassMoments
+        Counts, means and scatter of the features.
+    weight : Tensor, shape (K, d), or None
+        Head, float64.
+    bias : Tensor, shape (K,), or None
+        Its bias.
+    confidences : ndarray, shape (K,), or None
+        Mean softmax probability of the target, by class; NaN for classes without samples. None without a head.
+    losses : ndarray, shape (K,), or None
+        Mean cross-entropy (nats), by class.
+    recalls : ndarray, shape (K,), or None
+        Share of samples that the network assigns to their class.
+    centre_agreement : ndarray, shape (K,), or None
+        Share of samples whose nearest class mean names the class that the network names.
+    names : tuple of str, or None
+        Class names.
+    """
+
+    moments: ClassMoments
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    confidences: Array | None = None
+    losses: Array | None = None
+    recalls: Array | None = None
+    centre_agreement: Array | None = None
+    names: tuple[str, ...] | None = None
+
+    @property
+    def counts(self) -> Array:
+        """Samples of each class, (K,)."""
+        return _array(self.moments.counts)
+
+    @property
+    def margins(self) -> Array:
+        """Mean target logit minus the mean of the others, with bias, (K,); NaN without a head."""
+        vectors = self.per_class()
+        return vectors.get("margin", np.full(self.moments.num_classes, np.nan))
+
+    def geometry(self) -> Geometry:
+        """Return the Gram matrices of class means and head; NaN for classes without samples.
+
+        Raises
+        ------
+        CollapseError
+            If there is no head.
+        """
+        if self.weight is None:
+            raise CollapseError("weight=None: a geometry needs the head; measure with weight=")
+        means, W = _array(self.moments.means), _array(self.weight)
+        return Geometry(
+            means @ means.T,
+            W @ W.T,
+            W @ means.T,
+            self.counts,
+            within=_array(self.moments.within),
+            names=self.names,
+        )
+
+    def metrics(self, frame: GeneralOrthogonalFrame | None = None) -> dict[str, float]:
+        """Return the scalar metrics, those against `frame` included if one is given."""
+        result = summary.scalars(self.moments, self.weight, frame)
+        for key, values in (("ncc", self.centre_agreement), ("train_accuracy", self.recalls)):
+            if values is not None:
+                seen = self.counts > 0
+                result[key] = float(self.counts[seen] @ values[seen] / self.counts.sum())
+        return result
+
+    def per_class(self) -> dict[str, Array]:
+        """Return what is known of each class, (K,) by key."""
+        result = {key: _array(value) for key, value in summary.vectors(self.moments, self.weight, self.bias).items()}
+        own = {
+            "confidence": self.confidences,
+            "loss": self.losses,
+            "recall": self.recalls,
+            "ncc": self.centre_agreement,
+        }
+        return result | {key: value for key, value in own.items() if value is not None}
+
+    def objective(self, problem: UFM) -> float:
+        """Return the training objective of `problem` at this network, over its N samples and not just its means.
+
+        Raises
+        ------
+        CollapseError
+            If there is no head, or the problem has other counts.
+        """
+        if self.weight is None or self.losses is None:
+            raise CollapseError("weight=None: the objective needs the head; measure with weight=")
+        if not np.array_equal(problem.counts, self.counts):
+            raise CollapseError("problem: its counts are not those measured; build it from measured.counts")
+        means = _array(self.moments.means)
+        second_moments = (means**2).sum(axis=1) + _array(self.moments.within)
+        bias = np.zeros(1) if self.bias is None else _array(self.bias)
+        penalties = (
+            problem.lambda_w * float(self.weight.square().sum())
+            + (problem.lambda_h * problem.counts) @ second_moments
+            + problem.bias_penalty * (bias @ bias)
+        )
+        return float(problem.loss_weights @ self.losses + 0.5 * penalties)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return metrics and per-class vectors as plain numbers and lists, with the schema version."""
+        return {
+            "schema": 1,
+            "names": None if self.names is None else list(self.names),
+            "unseen": self.moments.unseen,
+            "singletons": self.moments.singletons,
+            "metrics": self.metrics(),
+            "per_class": {key: value.tolist() for key, value in self.per_class().items()},
+        }
+
+    def __repr__(self) -> str:
+        head = "no head" if self.weight is None else ("head" if self.bias is None else "head with bias")
+        unseen = f", unseen classes {self.moments.unseen}" if self.moments.unseen else ""
+        return f"Measurement({self.moments!r}, {head}{unseen})"
+
+
+def measure_features(
+    features: ArrayLike | Tensor,
+    labels: ArrayLike | Tensor,
+    weight: ArrayLike | Tensor | None = None,
+    bias: ArrayLike | Tensor | None = None,
+    *,
+    num_classes: int | None = None,
+    names: Sequence[str] | None = None,
+) -> Measurement:
+    """Measure stored last-layer features.
+
+    Parameters
+    ----------
+    features : array_like or Tensor, shape (N, d)
+        Inputs of the head, any floating dtype.
+    labels : array_like or Tensor, shape (N,)
+        Any integer dtype, in [0, K).
+    weight : array_like or Tensor, shape (K, d), optional
+        Head, row k for class k.
+    bias : array_like or Tensor, shape (K,), optional
+        Its bias.
+    num_classes : int, optional
+        K; by default the rows of `weight`, else the largest label plus one.
+    names : sequence of str, optional
+        K class names.
+
+    Returns
+    -------
+    Measurement
+
+    Raises
+    ------
+    CollapseError
+        If shapes, types or values do not fit; a non-finite feature is named by its sample.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> measured = measure_features(np.array([[1.0, 0.0], [0.0, 2.0]]), [0, 1], weight=np.eye(2))
+    >>> measured
+    Measurement(ClassMoments(K=2, d=2, 2 samples, scatter), head)
+    >>> measured.confidences.round(4)
+    array([0.7311, 0.8808])
+    """
+    x, y = _as_tensor("features", features), _as_tensor("labels", labels)
+    if x.ndim != 2:
+        raise CollapseError(f"features: shape {tuple(x.shape)}; expected (N, d)")
+    if len(x) == 0:
+        raise CollapseError("features: no samples; give at least one")
+    W = None if weight is None else _as_tensor("weight", weight)
+    b = None if bias is None else _as_tensor("bias", bias)
+    if num_classes is None:
+        num_classes = len(W) if W is not None else max(2, int(y.max()) + 1) if y.dtype != torch.bool else 2
+    return _measure(lambda: [(x, y, None)], W, b, names, (num_classes, x.shape[1]), once=False)
+
+
+def measure(
+    model: nn.Module,
+    loader: Iterable[Any],
+    head: str | nn.Module | None = None,
+    *,
+    device: torch.device | str | None = None,
+    names: Sequence[str] | None = None,
+) -> Measurement:
+    """Measure any network whose last layer is linear, by hooking that layer.
+
+    The model is run in eval mode without gradients, and put back as it was. Two passes are made (moments, then
+    nearest centres); a loader that can be iterated only once gets one, and the measurement no `centre_agreement`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Called as ``model(inputs)``.
+    loader : iterable
+        Batches ``(inputs, labels)``, in any order, with the transforms of training.
+    head : str or torch.nn.Module, optional
+        The linear layer that makes the logits, by name in ``model.named_modules()`` or itself; by default the
+        ``nn.Linear`` whose output is the model's output.
+    device : torch.device or str, optional
+        Where to run; by default where the model's parameters are.
+    names : sequence of str, optional
+        K class names.
+
+    Returns
+    -------
+    Measurement
+
+    Raises
+    ------
+    CollapseError
+        If the head cannot be found or is not linear, the loader is empty, or labels do not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3, bias=False))
+    >>> batches = [(torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 0]))]
+    >>> measure(model, batches)
+    Measurement(ClassMoments(K=3, d=8, 6 samples, scatter), head)
+    """
+    device = torch.device(device) if device is not None else next((p.device for p in model.parameters()), None)
+    once = iter(loader) is loader
+    with _evaluating(model), torch.no_grad():
+        batches = iter(loader)
+        first = next(batches, None)
+        if first is None:
+            raise CollapseError("loader: no batches; give at least one sample")
+        layer = _find_head(model, head, _unpack(first)[0].to(device))
+
+        def samples() -> Iterator[Sample]:
+            for batch in chain([first], batches) if once else loader:
+                inputs, labels = _unpack(batch)
+                features, logits = _forward(model, layer, inputs.to(device))
+                yield features, labels, logits
+
+        return _measure(samples, layer.weight, layer.bias, names, (layer.out_features, layer.in_features), once)
+
+
+def _measure(
+    samples: Callable[[], Iterable[Sample]],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    names: Sequence[str] | None,
+    shape: tuple[int, int],
+    once: bool,
+) -> Measurement:
+    """Run the first pass, and the second one unless samples can be had only once."""
+    num_classes, dim = shape
+    moments = ClassMoments(num_classes, dim, scatter=8 * dim**2 <= LARGEST_SCATTER_BYTES)
+    checked_names = class_names(names, num_classes)
+    if weight is None:
+        for features, labels, _ in samples():
+            moments.update(features, labels)
+        return Measurement(moments, names=checked_names)
+    W, b = unpacked_head(packed_head(weight, bias, num_classes, dim).cpu())
+    assert W is not None
+    sums = torch.zeros(3, num_classes, dtype=torch.float64)
+    for features, labels, logits in samples():
+        moments.update(features, labels)
+        z = nn.functional.linear(features.cpu().double(), W, b) if logits is None else logits.cpu().double()
+        y = labels.cpu().long()
+        losses = nn.functional.cross_entropy(z, y, reduction="none")
+        sums.index_add_(1, y, torch.stack([(-losses).exp(), losses, (z.argmax(1) == y).double()]))
+    counts = torch.where(moments.seen, moments.counts, torch.nan)
+    confidences, mean_losses, recalls = (_array(row) for row in sums / counts)
+    agreement = None
+    if not once:
+        agreeing = torch.zeros(num_classes, dtype=torch.float64)
+        for features, labels, _ in samples():
+            x = features.cpu().double()
+            agreeing.index_add_(
+                0, labels.cpu().long(), (nearest_centre(x, moments.means) == decision(x, W, b)).double()
+            )
+        agreement = _array(agreeing / counts)
+    return Measurement(moments, W, b, confidences, mean_losses, recalls, agreement, checked_names)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every submodule in eval mode, and each back in its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _find_head(model: nn.Module, head: str | nn.Module | None, inputs: Tensor) -> nn.Linear:
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if head is None:
+        found = _layer_that_makes_the_output(model, list(linear.values()), inputs)
+        if found is None:
+            raise CollapseError(f"head=None: no nn.Linear makes the model's output; name it, one of {list(linear)}")
+        return found
+    layer = dict(model.named_modules()).get(head) if isinstance(head, str) else head
+    if not isinstance(layer, nn.Linear):
+        kind = "no module of the model" if layer is None else f"a {type(layer).__name__}"
+        raise CollapseError(f"head={shorten(head)}: is {kind}; name an nn.Linear, one of {list(linear)}")
+    return layer
+
+
+def _layer_that_makes_the_output(model: nn.Module, layers: list[nn.Linear], inputs: Tensor) -> nn.Linear | None:
+    outputs: dict[nn.Linear, Tensor] = {}
+    hooks = [layer.register_forward_hook(lambda m, _, out: outputs.__setitem__(m, out)) for layer in layers]
+    try:
+        result = model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return next((layer for layer, out in outputs.items() if out is result), None)
+
+
+def _forward(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what goes into the head and what comes out of it, (n, d) and (n, K)."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = layer.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
+    try:
+        model(inputs)
+    finally:
+        hook.remove()
+    if len(seen) != 1:
+        raise CollapseError(f"head: was called {len(seen)} times in one forward pass; expected once")
+    return seen[0]
+
+
+def _unpack(batch: Any) -> tuple[Tensor, Tensor]:
+    if not (isinstance(batch, Sequence) and len(batch) >= 2 and isinstance(batch[0], Tensor)):
+        raise CollapseError(f"loader: a batch is a {type(batch).__name__}; expected a pair (inputs, labels) of tensors")
+    return batch[0], torch.as_tensor(batch[1])
+
+
+def _as_tensor(name: str, value: ArrayLike | Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    try:
+        return torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError):
+        raise CollapseError(f"{name}={shorten(value)}: give an array of numbers") from None
+
+
+def _array(tensor: Tensor) -> Array:
+    return tensor.detach().cpu().numpy().astype(np.float64)

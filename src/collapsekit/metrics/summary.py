@@ -1,0 +1,55 @@
+"""The two tables of numbers that every consumer of class moments reports: scalars, and vectors by class."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from collapsekit.metrics import functional as F
+from collapsekit.metrics.moments import ClassMoments
+from collapsekit.theory.closed_form import GeneralOrthogonalFrame
+
+
+def scalars(
+    moments: ClassMoments,
+    weight: Tensor | None = None,
+    frame: GeneralOrthogonalFrame | None = None,
+) -> dict[str, float]:
+    """Return every scalar metric that the inputs allow, by lower-case key; what they do not allow is absent."""
+    if not bool(moments.seen.any()):
+        return {}
+    centred = F._centred(moments)
+    result = {"cdnv": F.cdnv(moments)[0], "nc2_largest_cosine": F.largest_cosine(moments)}
+    if moments.scatter is not None:
+        result["nc1"] = F.nc1(moments)
+    result |= {"nc2_etf_h": F.etf_angles(centred), "nc2_norm_spread_h": F.norm_spread(centred)}
+    if weight is not None:
+        result |= {
+            "nc2_w": F.generalised_duality(weight, moments),
+            "nc2_etf_w": F.etf_angles(weight.double() - weight.double().mean(dim=0)),
+            "nc2_norm_spread_w": F.norm_spread(weight.double()),
+            "nc3_duality": F.duality(weight, moments),
+        }
+    if frame is not None:
+        result |= F.frame_metrics(moments, weight, frame)
+    return result
+
+
+def vectors(moments: ClassMoments, weight: Tensor | None = None, bias: Tensor | None = None) -> dict[str, Tensor]:
+    """Return what is known of each class, (K,) float64 by key; NaN for classes without samples."""
+    means = moments.means
+    result = {
+        "count": moments.counts,
+        "feature_sqnorm": means.square().sum(dim=1),
+        "within": moments.within,
+        "cdnv": F.cdnv(moments)[1],
+    }
+    if weight is not None:
+        W = weight.to(means)
+        target = (W * means).sum(dim=1)
+        logit_sums = means @ W.sum(dim=0)
+        if bias is not None:
+            target, logit_sums = target + bias.to(means), logit_sums + bias.to(means).sum()
+        result["classifier_sqnorm"] = W.square().sum(dim=1)
+        result["margin"] = target - (logit_sums - target) / (moments.num_classes - 1)
+        result["alignment"] = (W * means).sum(dim=1) / (W.norm(dim=1) * means.norm(dim=1))
+    return result

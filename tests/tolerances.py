@@ -1,0 +1,14 @@
+"""Tolerances, keyed by the claim that they test. No test has a tolerance of its own."""
+
+# closed form
+GOLDEN = 1e-10  # the golden values are given to ten digits
+BRUTE_OBJECTIVE = 1e-9  # relative, against bounded minimisation
+BRUTE_GRAM = 1e-6  # relative to the largest entry, against bounded minimisation
+EXACT = 1e-12  # two ways to compute the same float64 number
+UNITS = 1e-7  # relative, against numerical differentiation of a training objective
+
+# moments, against a two-pass float64 oracle; by the ratio of mean norm to within-class standard deviation
+MOMENTS_MERGED = 1e-12  # ratio up to 1e3, any split
+MOMENTS_EXTREME = 1e-9  # ratio up to 1e6, any split
+METRICS = 1e-9  # a metric against its textbook formula on well-conditioned data
+FLOAT32 = 1e-5  # float32 features against float64 ones
