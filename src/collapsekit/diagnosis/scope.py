@@ -1,0 +1,82 @@
+"""Where predictions have been tested on real networks, and whether a problem lies inside that range."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from collapsekit.problem import UFM
+from collapsekit.theory.closed_form import thresholds
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a prediction's claim rests on.
+
+    Attributes
+    ----------
+    tested_on : str
+        The networks, data and range of the tests.
+    largest_deviation : float
+        Largest |measured − predicted| class confidence among them.
+    inside : bool
+        Whether the problem lies in the tested range.
+    reasons : tuple of str
+        In what it lies outside.
+    """
+
+    tested_on: str
+    largest_deviation: float
+    inside: bool
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        where = "inside that range" if self.inside else f"OUTSIDE that range ({'; '.join(self.reasons)})"
+        return (
+            f"Scope: tested on {self.tested_on}; largest deviation of a class confidence there "
+            f"{self.largest_deviation:.4f}. This problem lies {where}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scope as plain values, with its schema version."""
+        return {"schema": 1} | asdict(self) | {"reasons": list(self.reasons)}
+
+
+def scope(problem: UFM) -> Scope:
+    """Return what a prediction for `problem` rests on.
+
+    Parameters
+    ----------
+    problem : UFM
+        What is predicted.
+
+    Returns
+    -------
+    Scope
+
+    References
+    ----------
+    The tested range is written by ``experiments/first_light.py`` from its own results.
+    """
+    tested = _tested()
+    size, imbalance = problem.num_classes, float(problem.counts.max() / problem.counts.min())
+    scale = 1 / float(thresholds(problem).headroom.min())
+    least, most = tested["penalty_scale"]
+    reasons = []
+    if size not in tested["num_classes"]:
+        reasons.append(f"{size} classes, tested {', '.join(map(str, tested['num_classes']))}")
+    if imbalance > tested["imbalance"]:
+        reasons.append(f"imbalance {imbalance:.3g}, tested up to {tested['imbalance']:.3g}")
+    if not least * (1 - 1e-9) <= scale <= most * (1 + 1e-9):
+        reasons.append(f"λ_W λ_H {scale:.3g} times the smallest threshold, tested {least:g} to {most:g}")
+    if problem.class_weights is not None:
+        reasons.append("class weights")
+    return Scope(tested["tested_on"], tested["largest_deviation"], not reasons, tuple(reasons))
+
+
+@cache
+def _tested() -> dict[str, Any]:
+    return dict(json.loads(files("collapsekit.diagnosis").joinpath("scope.json").read_text(encoding="utf-8")))

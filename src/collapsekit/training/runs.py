@@ -1,0 +1,247 @@
+"""A run and its folder: configuration, history, measurement, checkpoint; every file replaced atomically, no pickle."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from collapsekit.errors import CollapseError
+from collapsekit.metrics import ClassMoments, Measurement
+from collapsekit.problem import UFM
+from collapsekit.theory.closed_form import GeneralOrthogonalFrame, predict
+from collapsekit.training.recipe import TrainConfig
+from collapsekit.validation import Array
+
+CONFIG, HISTORY, ARRAYS, CHECKPOINT, ENVIRONMENT = (
+    "config.json",
+    "history.jsonl",
+    "arrays.safetensors",
+    "checkpoint.safetensors",
+    "env.json",
+)
+PER_CLASS = ("confidences", "losses", "recalls", "centre_agreement")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """A finished training run.
+
+    Attributes
+    ----------
+    folder : Path
+        Where it is stored.
+    config : TrainConfig
+        What decided it.
+    measured : Measurement
+        The network on its training samples.
+    test_recalls : ndarray, shape (K,)
+        Recall of each class on the held-out samples.
+    history : list of dict
+        One entry an evaluation: ``step``, ``objective``, ``cross_entropy``, ``nc1``, ``confidences``.
+    environment : dict
+        Versions, device, threads, seconds.
+    """
+
+    folder: Path
+    config: TrainConfig
+    measured: Measurement
+    test_recalls: Array
+    history: list[dict[str, Any]]
+    environment: dict[str, Any]
+
+    @property
+    def problem(self) -> UFM:
+        """What the run minimised."""
+        return self.config.problem(self.measured.counts, self.measured.names)
+
+    @property
+    def frame(self) -> GeneralOrthogonalFrame:
+        """The predicted optimum."""
+        return predict(self.problem)
+
+    @property
+    def objective(self) -> float:
+        """The measured training objective, over all N samples."""
+        return self.measured.objective(self.problem)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean of the held-out recalls."""
+        return float(np.nanmean(self.test_recalls))
+
+    def __repr__(self) -> str:
+        return f"Run({self.folder.name}: {self.config.data}, seed {self.config.seed}, objective {self.objective:.6g})"
+
+
+def run_folder(out: str | os.PathLike[str], config: TrainConfig) -> Path:
+    """Return (and create) the folder of a run below `out`, named by the hash of its configuration."""
+    folder = Path(out) / config.fingerprint
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CollapseError(f"out={str(out)!r}: {error.strerror or error}; give a folder that can be written") from None
+    return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for one process; a second one is refused at once."""
+    with (folder / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CollapseError(
+                f"out: {folder} is in use by another process; wait for it or change the configuration"
+            ) from None
+        yield
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a part."""
+    _replace(path, lambda temporary: _write_synced(temporary, text))
+
+
+def replace_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file so that a reader sees the old one or the new one, never a part."""
+    _replace(path, lambda temporary: save_file({k: t.contiguous().cpu() for k, t in tensors.items()}, temporary))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118  (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise CollapseError(f"run: {path} cannot be read ({error}); train again without resuming") from None
+
+
+def append_history(folder: Path, entry: dict[str, Any]) -> None:
+    """Add one line to the history."""
+    with (folder / HISTORY).open("a", encoding="utf-8") as handle:
+        handle.write(json.dumps(entry) + "\n")
+
+
+def read_history(folder: Path, up_to_step: float = np.inf) -> list[dict[str, Any]]:
+    """Return the history up to a step; a torn last line is dropped."""
+    entries = []
+    path = folder / HISTORY
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return [entry for entry in entries if entry["step"] <= up_to_step]
+
+
+def save_results(run: Run) -> None:
+    """Write what `load_run` needs; the environment comes last and marks the run as finished."""
+    measured = run.measured
+    tensors = {"moments": measured.moments.state, "test_recalls": torch.from_numpy(run.test_recalls)}
+    tensors["shape"] = torch.tensor([measured.moments.num_classes, measured.moments.dim])
+    for name in PER_CLASS:
+        values = getattr(measured, name)
+        if values is not None:
+            tensors[name] = torch.from_numpy(values)
+    if measured.weight is not None:
+        tensors["weight"] = measured.weight
+    if measured.bias is not None:
+        tensors["bias"] = measured.bias
+    replace_tensors(run.folder / ARRAYS, tensors)
+    names = None if measured.names is None else list(measured.names)
+    replace_text(run.folder / ENVIRONMENT, json.dumps(run.environment | {"names": names}, indent=2) + "\n")
+
+
+def load_run(folder: str | os.PathLike[str]) -> Run:
+    """Return a finished run from its folder.
+
+    Parameters
+    ----------
+    folder : path
+        As printed by ``collapsekit train``.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    CollapseError
+        If there is no finished run, or a file cannot be read.
+    """
+    path = Path(folder)
+    if not (path / ENVIRONMENT).exists():
+        what = "holds an unfinished run; finish it with train --resume" if (path / CONFIG).exists() else "holds no run"
+        raise CollapseError(f"run={str(folder)!r}: {what}")
+    environment = read_json(path / ENVIRONMENT)
+    arrays = read_tensors(path / ARRAYS)
+    try:
+        config = TrainConfig.from_dict(read_json(path / CONFIG))
+        num_classes, dim = arrays["shape"].tolist()
+        names = environment.pop("names")
+        measured = Measurement(
+            ClassMoments.from_state(arrays["moments"], num_classes, dim),
+            arrays.get("weight"),
+            arrays.get("bias"),
+            **{name: arrays[name].numpy() for name in PER_CLASS if name in arrays},
+            names=None if names is None else tuple(names),
+        )
+        return Run(path, config, measured, arrays["test_recalls"].numpy(), read_history(path), environment)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, CollapseError):
+            raise
+        raise CollapseError(f"run={str(folder)!r}: damaged ({error}); train again without resuming") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object stored in a JSON file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CollapseError(f"run: {path} cannot be read ({error}); train again without resuming") from None
+    if not isinstance(content, dict):
+        raise CollapseError(f"run: {path} holds no object; train again without resuming")
+    return content
+
+
+def environment(device: torch.device, seconds: float) -> dict[str, Any]:
+    """Return what is needed to judge whether a figure can be expected to repeat."""
+    packages = ("collapsekit", "numpy", "scikit-learn", "torch", "torchmetrics")
+    return {
+        "schema": 1,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "machine": platform.machine(),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise CollapseError(f"out: {path} cannot be written ({error}); free space or give another folder") from None
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
