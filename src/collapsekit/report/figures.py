@@ -1,0 +1,134 @@
+"""Figures: each takes data and, optionally, the axes to draw on, and returns the axes.
+
+Colours are from the Okabe-Ito palette and every colour is doubled by a marker, a line style or a label. Predictions
+are hollow or lines, measurements filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from collapsekit.diagnosis import Comparison
+from collapsekit.theory.closed_form import GeneralOrthogonalFrame
+from collapsekit.validation import Array
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+MOST_LABELS = 20
+"""Above this many classes points are not labelled and trajectories not named."""
+
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "collapsekit",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def new_axes(width: float = 4.6, height: float = 3.4) -> Axes:
+    """Return the axes of a new figure, in inches; no window and no global state."""
+    return Figure(figsize=(width, height)).add_subplot()
+
+
+def collapse_line(frame: GeneralOrthogonalFrame, comparison: Comparison, *, ax: Axes | None = None) -> Axes:
+    """Draw class confidence against headroom: the predicted line, its collapse at 1, and the measured classes."""
+    ax = ax or new_axes()
+    measured = np.array([c.measured_confidence for c in comparison.classes])
+    size = len(measured)
+    widest = max(2.0, float(frame.headroom.max())) * 1.15
+    x = np.geomspace(min(0.5, float(frame.headroom.min())) / 1.15, widest, 400)
+    loss = frame.problem.loss
+    margins = loss.margin(loss.critical_price(size) / np.sqrt(x), size)
+    ax.axvspan(x[0], 1.0, color="0.92", lw=0)
+    ax.text(0.02, 0.96, "collapsed", transform=ax.transAxes, va="top", color=GREY)
+    ax.plot(x, loss.confidence(margins, size), color=BLUE, label="predicted")
+    ax.plot(frame.headroom, measured, "o", ms=5, color=ORANGE, label="measured")
+    if size <= MOST_LABELS:
+        for c, px, py in zip(comparison.classes, frame.headroom, measured, strict=True):
+            ax.annotate(c.label[:12], (px, py), (4, -9), textcoords="offset points", fontsize=7, parse_math=False)
+    ax.axhline(1 / size, color=GREY, lw=0.8, ls=":")
+    ax.text(x[-1], 1 / size, "1/K", ha="right", va="bottom", color=GREY)
+    ax.set(xscale="log", xlim=(x[0], x[-1]), ylim=(0, 1.02))
+    ax.set(xlabel="headroom: class size / critical size", ylabel="training confidence")
+    ax.legend(frameon=False, loc="center right")
+    return ax
+
+
+def norms(counts: Array, predicted: Array, measured: Array, *, ylabel: str, ax: Axes | None = None) -> Axes:
+    """Draw squared norms against class size, predicted and measured."""
+    ax = ax or new_axes()
+    order = np.argsort(counts, kind="stable")
+    ax.plot(counts[order], predicted[order], "-", color=BLUE, lw=1)
+    ax.plot(counts, predicted, "s", ms=8, mfc="none", color=BLUE, label="predicted")
+    ax.plot(counts, measured, "o", ms=4, color=ORANGE, label="measured")
+    ax.set(xscale="log", xlabel="training samples of the class", ylabel=ylabel)
+    ax.set_ylim(bottom=0)
+    ax.legend(frameon=False)
+    return ax
+
+
+def gram(matrix: Array, *, title: str, limit: float, labels: Sequence[str] = (), ax: Axes | None = None) -> Axes:
+    """Draw a Gram matrix on a diverging scale from −`limit` to `limit`."""
+    ax = ax or new_axes(3.6, 3.2)
+    image = ax.imshow(matrix, cmap="PuOr_r", vmin=-limit, vmax=limit)
+    if 0 < len(labels) <= MOST_LABELS:
+        ax.set_xticks(range(len(labels)), [label[:6] for label in labels], parse_math=False)
+        ax.set_yticks(range(len(labels)), [label[:6] for label in labels], parse_math=False)
+    ax.set_title(title, fontsize=9)
+    figure = ax.get_figure()
+    assert figure is not None
+    figure.colorbar(image, ax=ax, shrink=0.8)
+    return ax
+
+
+def objective_trajectory(history: list[dict[str, Any]], predicted: float, *, ax: Axes | None = None) -> Axes:
+    """Draw how far the training objective lies above the predicted optimum, relative to it, over the steps."""
+    ax = ax or new_axes()
+    steps = [entry["step"] for entry in history]
+    excess = np.array([entry["objective"] for entry in history]) / predicted - 1
+    ax.plot(steps, np.maximum(excess, 1e-7), color=ORANGE)
+    ax.set(yscale="log", xlabel="training step", ylabel="objective / predicted optimum − 1")
+    return ax
+
+
+def nc1_trajectory(history: list[dict[str, Any]], *, ax: Axes | None = None) -> Axes:
+    """Draw NC1, within-class relative to between-class variability, over the steps."""
+    ax = ax or new_axes()
+    ax.plot([entry["step"] for entry in history], [entry["nc1"] for entry in history], color=GREEN)
+    ax.set(yscale="log", xlabel="training step", ylabel="NC1")
+    return ax
+
+
+def confidence_trajectory(
+    history: list[dict[str, Any]], predicted: Array, *, labels: Sequence[str], ax: Axes | None = None
+) -> Axes:
+    """Draw each class's confidence over the steps, and the predicted ones at the right edge."""
+    ax = ax or new_axes()
+    steps = [entry["step"] for entry in history]
+    confidences = np.array([entry["confidences"] for entry in history], dtype=float)
+    shades = np.linspace(0.0, 0.75, len(predicted))
+    for k, shade in enumerate(shades):
+        ax.plot(steps, confidences[:, k], color=str(shade), lw=1)
+    ax.plot(
+        [steps[-1]] * len(predicted), predicted, "s", ms=6, mfc="none", color=BLUE, label="predicted", clip_on=False
+    )
+    if len(labels) <= MOST_LABELS:
+        for label, p in zip(labels, predicted, strict=True):
+            ax.annotate(
+                label[:12],
+                (steps[-1], p),
+                (7, -3),
+                textcoords="offset points",
+                fontsize=7,
+                parse_math=False,
+                annotation_clip=False,
+            )
+    ax.set(xlabel="training step", ylabel="training confidence", ylim=(0, 1.02))
+    ax.legend(frameon=False, loc="lower right")
+    return ax
