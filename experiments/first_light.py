@@ -107,6 +107,7 @@ def main():
                 rows.append(row)
                 print(table(rows).splitlines()[-1], flush=True)
     verdict = "holds" if all(map(within_bands, rows)) else "fails"
+    RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"schema": 1, "bands": BANDS, "verdict": verdict, "runs": rows}, indent=1) + "\n")
     SCOPE.write_text(json.dumps(tested_range(rows), indent=1, ensure_ascii=False) + "\n")
     print(table(rows), f"\n\n{verdict}")
