@@ -20,7 +20,7 @@ PROFILES = ("long-tail", "step", "paper", "as-is")
 RECIPES = ("penalty",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     r"""One training run: data and its imbalance, network, penalties, optimiser, seed.
 
@@ -43,7 +43,7 @@ class TrainConfig:
     ratio : float
         Largest over smallest count, for ``"long-tail"`` and ``"step"``.
     largest : int, optional
-        Samples of the largest class; None takes what the data set allows.
+        Samples of the largest class; left out: as many as the data set allows.
     hidden : tuple of int
         Widths of the hidden ReLU layers.
     feature_dim : int
@@ -54,8 +54,10 @@ class TrainConfig:
         λ_W λ_H as a multiple of the smallest class's threshold; ignored if both decays are given.
     penalty_ratio : float
         λ_W / λ_H; ignored if both decays are given.
-    weight_decay, feature_decay : float, optional
-        wd and fd themselves, in the units of the formula above; give both or neither.
+    weight_decay : float, optional
+        wd itself, in the units of the formula above; give it with `feature_decay` or not at all.
+    feature_decay : float, optional
+        fd itself.
     warmup : float
         Share of the run over which the penalties grow to their full size, in [0, 1).
     optimizer : {"adam", "sgd"}
@@ -65,7 +67,7 @@ class TrainConfig:
     epochs : int
         Passes over the training set; one step each with the full batch.
     batch_size : int, optional
-        Samples a step; None is the full batch.
+        Samples a step; left out: the full batch.
     seed : int
         Of the split, the initial weights and the order of mini-batches.
     class_names : tuple of str, optional

@@ -1,0 +1,5 @@
+"""`python -m collapsekit.cli`."""
+
+from collapsekit.cli import main
+
+raise SystemExit(main())

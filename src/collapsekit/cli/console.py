@@ -1,0 +1,44 @@
+"""What every command shares: results on stdout, progress and errors on stderr, one line an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+stderr = Console(stderr=True)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print one JSON object on stdout."""
+    print(json.dumps(content, ensure_ascii=False, allow_nan=False))
+
+
+def print_error(message: str) -> None:
+    """Print one line on stderr, as it stands: user text is never read as markup."""
+    stderr.print(Text(" ".join(f"collapsekit: {message}".split())), soft_wrap=True)
+
+
+def print_note(message: str) -> None:
+    """Print a sentence on stdout, as it stands."""
+    Console(highlight=False).print(Text(message), soft_wrap=True)
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, muted: Sequence[bool] = ()) -> None:
+    """Print a table on stdout: the first and the last column are words, the others numbers; muted rows are dimmed.
+
+    Redirected output is as wide as it needs to be, so that nothing is cut.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    last = len(headers) - 1
+    for i, header in enumerate(headers):
+        table.add_column(Text(header), justify="left" if i in (0, last) else "right", no_wrap=i != last)
+    for i, row in enumerate(rows):
+        table.add_row(*map(Text, row), style="dim" if i < len(muted) and muted[i] else None)
+    console = Console(highlight=False)
+    needed = console.measure(table).maximum if console.is_terminal else Console(width=10_000).measure(table).maximum
+    Console(highlight=False, width=max(console.width, needed)).print(table)

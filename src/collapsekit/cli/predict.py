@@ -1,0 +1,280 @@
+"""`collapsekit predict`: which classes a recipe will lose, from counts alone; never imports torch."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from cyclopts import Parameter
+
+import collapsekit
+from collapsekit import UFM, CollapseError
+from collapsekit.cli.console import print_json, print_note, print_table
+from collapsekit.profiles import long_tail as long_tail_counts
+from collapsekit.validation import shorten
+
+MOST_ROWS = 40
+"""A table of more classes shows its head and its tail; --json has all."""
+
+
+def predict(
+    counts: Annotated[tuple[str, ...], Parameter(help="One count a class, or one file.")] = (),
+    /,
+    *,
+    long_tail: str | None = None,
+    label_column: str | None = None,
+    lambda_w: float | None = None,
+    lambda_h: float | None = None,
+    weight_decay: float | None = None,
+    feature_decay: float | None = None,
+    batch_size: int | None = None,
+    drop_last: bool = False,
+    feature_reduction: Literal["batch_sum", "batch_mean", "entry_mean", "full_sum"] = "batch_sum",
+    feature_dim: int | None = None,
+    loss_factor: float = 1.0,
+    optimizer: str = "sgd",
+    batchnorm_branches: int | None = None,
+    class_weights: tuple[float, ...] | None = None,
+    json: bool = False,
+) -> None:
+    """Say which classes a recipe will lose, with each class's threshold and headroom.
+
+    Give counts, and either the theory's penalties (--lambda-w, --lambda-h) or the recipe's own units
+    (--weight-decay with --feature-decay or --batchnorm-branches). Without penalties only thresholds are printed.
+
+    Example: collapsekit predict 500 300 40 10 --lambda-w 0.03 --lambda-h 0.001
+
+    Example: collapsekit predict --long-tail 5000:50:100 --weight-decay 0.1 --batchnorm-branches 1
+
+    Example: collapsekit predict labels.csv --label-column species --weight-decay 0.05 --batchnorm-branches 1
+
+    Parameters
+    ----------
+    counts : tuple of str
+        One count a class, or one file: a count a line, `name,count` a line, or a CSV with --label-column.
+    long_tail : str
+        LARGEST:SMALLEST:CLASSES, an exponential long tail, e.g. 5000:50:100.
+    label_column : str
+        Column of the CSV file whose values are the class labels; they are counted.
+    lambda_w : float
+        Penalty on the classifier in the theory's units.
+    lambda_h : float
+        Penalty on the features in the theory's units: a sum over all samples.
+    weight_decay : float
+        Coupled (L2) weight decay on the head, as in torch's SGD and Adam.
+    feature_decay : float
+        Explicit feature penalty, with the factor 1/2.
+    batch_size : int
+        Samples a step; left out: the full batch.
+    drop_last : bool
+        An incomplete last batch is dropped.
+    feature_reduction : str
+        How the feature penalty adds up.
+    feature_dim : int
+        Width of the features, for entry_mean.
+    loss_factor : float
+        Factor in front of the mean cross-entropy.
+    optimizer : str
+        sgd or adam (adamw is refused: its decay is no L2 penalty).
+    batchnorm_branches : int
+        Number of BatchNorm outputs summed before the ReLU that feeds the head; no feature penalty then.
+    class_weights : tuple of float
+        One weight a class, as in torch's CrossEntropyLoss(weight=...).
+    json : bool
+        Print one JSON object.
+    """
+    sizes = _counts(counts, long_tail, label_column)
+    recipe: dict[str, Any] = {
+        "feature_decay": feature_decay,
+        "batch_size": batch_size,
+        "drop_last": drop_last,
+        "feature_reduction": feature_reduction,
+        "feature_dim": feature_dim,
+        "loss_factor": loss_factor,
+        "optimizer": optimizer,
+        "batchnorm_branches": batchnorm_branches,
+        "class_weights": class_weights,
+    }
+    names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]
+    if lambda_w is None and lambda_h is None and weight_decay is None:
+        if feature_decay is not None or batchnorm_branches is not None:
+            raise CollapseError("--weight-decay: missing; the head's decay is one of the two penalties")
+        unit = UFM.from_training(sizes, weight_decay=1.0, feature_decay=1.0, class_weights=class_weights)
+        _print_thresholds(unit, names, json)
+    else:
+        _print_prediction(_problem(sizes, lambda_w, lambda_h, weight_decay, recipe), names, json)
+
+
+def _problem(
+    sizes: Any, lambda_w: float | None, lambda_h: float | None, weight_decay: float | None, recipe: dict[str, Any]
+) -> UFM:
+    if weight_decay is not None:
+        if lambda_w is not None or lambda_h is not None:
+            raise CollapseError("--weight-decay: give either the recipe's units or --lambda-w and --lambda-h, not both")
+        return UFM.from_training(sizes, weight_decay=weight_decay, **recipe)
+    if lambda_w is None or lambda_h is None:
+        missing = "--lambda-w" if lambda_w is None else "--lambda-h"
+        raise CollapseError(f"{missing}: missing; the closed form needs both penalties")
+    if recipe["feature_decay"] is not None or recipe["batchnorm_branches"] is not None:
+        raise CollapseError("--lambda-h: already the penalty on the features; give it or a recipe's units, not both")
+    return UFM(sizes, lambda_w, lambda_h, class_weights=recipe["class_weights"])
+
+
+def _counts(words: tuple[str, ...], long_tail: str | None, label_column: str | None) -> Any:
+    if (long_tail is None) == (not words):
+        raise CollapseError("counts: give one count a class, one file, or --long-tail LARGEST:SMALLEST:CLASSES")
+    if long_tail is not None:
+        parts = long_tail.split(":")
+        if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+            raise CollapseError(f"--long-tail={shorten(long_tail)}: give LARGEST:SMALLEST:CLASSES, three whole numbers")
+        return long_tail_counts(*map(int, parts))
+    if label_column is not None:
+        if len(words) != 1:
+            raise CollapseError("--label-column: give one CSV file")
+        return _label_counts(_text(words[0]), words[0], label_column)
+    if len(words) == 1 and not _is_number(words[0]):
+        return _file_counts(_text(words[0]), words[0])
+    return [_number(word, "counts") for word in words]
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CollapseError(f"counts={shorten(path)}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CollapseError(f"counts={shorten(path)}: {reason}; give counts or a file of counts") from None
+
+
+def _file_counts(text: str, path: str) -> Any:
+    """A count a line, or `name,count` a line; the name may hold commas."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise CollapseError(f"counts={shorten(path)}: the file is empty; give a count a line")
+    if any("," in line for line in lines):
+        table: dict[str, float] = {}
+        for number, row in enumerate(_rows(lines, path), 1):
+            name, count = ",".join(row[:-1]).strip(), row[-1].strip()
+            if name in table:
+                raise CollapseError(f"counts={shorten(path)}, line {number}: class {shorten(name)} occurs twice")
+            table[name] = _number(count, f"counts={shorten(path)}, line {number}")
+        return table
+    return [_number(line.strip(), f"counts={shorten(path)}, line {i}") for i, line in enumerate(lines, 1)]
+
+
+def _label_counts(text: str, path: str, column: str) -> dict[str, int]:
+    rows = _rows(text.splitlines(), path)
+    header = rows[0] if rows else []
+    if column not in header:
+        raise CollapseError(
+            f"--label-column={shorten(column)}: not in {shorten(path)}; its columns are {shorten(header)}"
+        )
+    where = header.index(column)
+    labels: Counter[str] = Counter()
+    for number, row in enumerate(rows[1:], 2):
+        if not row:
+            continue
+        label = row[where].strip() if where < len(row) else ""
+        if not label:
+            raise CollapseError(f"--label-column={shorten(column)}: row {number} of {shorten(path)} has no label")
+        labels[label] += 1
+    return dict(labels.most_common())
+
+
+def _rows(lines: list[str], path: str) -> list[list[str]]:
+    try:
+        return list(csv.reader(lines))
+    except csv.Error as error:
+        raise CollapseError(f"counts={shorten(path)}: not a CSV file ({error})") from None
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _number(word: str, where: str) -> float:
+    if not _is_number(word):
+        raise CollapseError(f"{where}: {shorten(word)} is not a number; give one count a class")
+    return float(word)
+
+
+def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
+    limits = collapsekit.thresholds(unit)
+    if json:
+        content = limits.to_dict()
+        for key in ("headroom", "critical_count"):  # they depend on penalties, and none were given
+            del content[key]
+        print_json(content | {"labels": names, "counts": unit.counts.astype(int).tolist()})
+        return
+    print_table(
+        ("class", "count", "dies at λ_W λ_H ≥", ""),
+        [
+            (names[k], f"{unit.counts[k]:.0f}", f"{limits.critical_product[k]:.6g}", "")
+            for k in _shown(unit.num_classes)
+        ],
+    )
+    print_note(
+        f"The first class dies at λ_W λ_H = {limits.minority_collapse:.6g}, the last at "
+        f"{limits.complete_collapse:.6g}. Give penalties to see confidences and headroom."
+    )
+
+
+def _print_prediction(problem: UFM, names: list[str], json: bool) -> None:
+    from collapsekit.diagnosis.scope import scope
+
+    frame, limits, ground = collapsekit.predict(problem), collapsekit.thresholds(problem), scope(problem)
+    if json:
+        content = frame.to_dict() | {"labels": names, "thresholds": limits.to_dict(), "scope": ground.to_dict()}
+        print_json(content)
+        return
+    shown = _shown(problem.num_classes)
+    headers = ("class", "count", "confidence", "margin", "‖h‖²", "‖w‖²", "headroom", "dies below count", "status")
+    rows = [
+        (
+            names[k],
+            f"{problem.counts[k]:.0f}",
+            f"{frame.confidences[k]:.4f}",
+            f"{frame.margins[k]:.4f}",
+            f"{frame.feature_sqnorms[k]:.4g}",
+            f"{frame.classifier_sqnorms[k]:.4g}",
+            f"{frame.headroom[k]:.4g}",
+            f"{limits.critical_count[k]:.4g}",
+            "collapses" if frame.collapsed[k] else "survives",
+        )
+        for k in shown
+    ]
+    print_table(headers, rows, muted=[bool(frame.collapsed[k]) for k in shown])
+    if len(shown) < problem.num_classes:
+        print_note(f"… {problem.num_classes - len(shown)} classes between are not shown; --json prints all.")
+    print_note(_summary(frame, limits, problem))
+    print_note(str(ground))
+
+
+def _summary(frame: Any, limits: Any, problem: UFM) -> str:
+    dead, product = int(frame.collapsed.sum()), problem.lambda_w * float(np.asarray(problem.lambda_h).max())
+    fate = f"{dead} of {problem.num_classes} classes collapse" if dead else "No class collapses"
+    factor = float(np.sqrt(frame.headroom.min()))
+    change = (
+        f"divide both decays by more than {1 / factor:.3g} to keep every class"
+        if dead
+        else f"both decays may grow by a factor below {factor:.3g}"
+    )
+    return (
+        f"{fate} at λ_W λ_H = {product:.4g} (first class dies at {limits.minority_collapse:.4g}, the last at "
+        f"{limits.complete_collapse:.4g}); {change}."
+    )
+
+
+def _shown(num_classes: int) -> list[int]:
+    if num_classes <= MOST_ROWS:
+        return list(range(num_classes))
+    half = MOST_ROWS // 2
+    return [*range(half), *range(num_classes - half, num_classes)]
