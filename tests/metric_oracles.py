@@ -7,8 +7,9 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-import tolerances
 from numpy.testing import assert_allclose, assert_array_equal
+
+import tolerances
 
 
 class Table(NamedTuple):

@@ -22,7 +22,7 @@ def problems(draw, max_classes=8, max_ratio=1e3, weighted=True):
     counts = np.maximum(1, np.round(10 ** rng.uniform(0, np.log10(max_ratio), size))).astype(int)
     weights = 10 ** rng.uniform(-0.5, 0.5, size) if weighted and draw(st.booleans()) else None
     omega = np.ones(size) if weights is None else weights
-    critical = omega**2 * (size - 1) * counts / (size * counts.sum() ** 2)  # λ_W λ_H at which each class dies
+    critical = omega**2 * (size - 1) * counts / (size * float(counts.sum()) ** 2)  # λ_W λ_H at which each class dies
     scale = 10 ** draw(st.floats(-3, 0.5))
     product = scale * np.exp(rng.uniform(np.log(critical.min()), np.log(critical.max()) + 1e-9))
     ratio = 10 ** draw(st.floats(-4, 4))

@@ -4,6 +4,8 @@
 GOLDEN = 1e-10  # the golden values are given to ten digits
 BRUTE_OBJECTIVE = 1e-9  # relative, against bounded minimisation
 BRUTE_GRAM = 1e-6  # relative to the largest entry, against bounded minimisation
+MARGIN = 1e-14  # absolute, against 40 digits
+THRESHOLD_BAND = 1e-3  # |1 − q/q_crit| from which margins are also EXACT relatively
 EXACT = 1e-12  # two ways to compute the same float64 number
 UNITS = 1e-7  # relative, against numerical differentiation of a training objective
 

@@ -25,13 +25,14 @@ def main(arguments: list[str] | None = None) -> int:
         version=__version__,
         default_parameter=Parameter(consume_multiple=True, negative=()),
         help_format="plaintext",
+        suppress_keyboard_interrupt=False,
     )
     # Commands are named, not imported, so that `predict` never waits for torch.
     app.command("collapsekit.cli.predict:predict", name="predict")
     app.command("collapsekit.cli.train:train", name="train")
     app.command("collapsekit.cli.report:report", name="report")
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         print_error(f"{error} Try --help.")
         return USER_ERROR

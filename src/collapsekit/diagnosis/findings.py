@@ -98,7 +98,7 @@ class Comparison:
         labels: dict[str, list[str]] = {}
         for finding in self.classes:
             labels.setdefault(finding.status, []).append(finding.label)
-        confidences = f"class confidences within {self.largest_deviation:.4f} of the prediction"
+        confidences = f"class confidences within {max(self.largest_deviation, 1e-4):.4f} of the prediction"
         if self.reached:
             return f"The network reached the predicted geometry: {confidences}, {_losses(labels.get('collapsed', []))}."
         reasons = [f"{confidences}, objective {self.objective_excess:.2%} above the predicted optimum"]
@@ -160,7 +160,7 @@ def compare(
     >>> weights, features = frame.weights_and_features()
     >>> labels = np.repeat([0, 1], [6, 3])
     >>> compare(frame, measure_features(features[labels], labels, weights)).verdict
-    'The network reached the predicted geometry: class confidences within 0.0000 of the prediction, no class collapsed.'
+    'The network reached the predicted geometry: class confidences within 0.0001 of the prediction, no class collapsed.'
     """
     if measured.weight is None or measured.confidences is None:
         raise CollapseError("measured: without a head there are no confidences; measure with weight=")

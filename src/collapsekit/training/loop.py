@@ -122,8 +122,8 @@ def _trained(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             if step in due:
+                _require_finite(model, loss, step, config)
                 entry = _evaluated(model, split, problem, step)
-                _require_finite(entry, config)
                 runs.append_history(folder, entry)
                 _checkpoint(folder, model, optimizer, step)
                 if progress is not None:
@@ -182,10 +182,10 @@ def _evaluated(model: Classifier, split: Split, problem: UFM, step: int) -> dict
     }
 
 
-def _require_finite(entry: dict[str, Any], config: TrainConfig) -> None:
-    if not math.isfinite(entry["objective"]):
+def _require_finite(model: nn.Module, loss: Tensor, step: int, config: TrainConfig) -> None:
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *model.parameters())):
         raise CollapseError(
-            f"learning_rate={config.learning_rate:g}: training diverged before step {entry['step']}; give a smaller one"
+            f"learning_rate={config.learning_rate:g}: training diverged before step {step}; give a smaller one"
         )
 
 

@@ -1,0 +1,303 @@
+"""Independent oracles of the numpy core: nothing of src but the UFM container, whose fields are only read.
+
+Brute force knows neither margins nor frames: it minimises the objective of docs/theory.md over W and H ≥ 0.
+"""
+
+from typing import NamedTuple
+
+import mpmath
+import numpy as np
+import tolerances
+from numpy.testing import assert_allclose
+from scipy.optimize import minimize
+
+DIGITS = 40
+
+
+def loss_shares(problem):
+    """ω_k n_k / N from the container's raw fields."""
+    omega = np.ones(len(problem.counts)) if problem.class_weights is None else problem.class_weights
+    return omega * problem.counts / problem.counts.sum()
+
+
+def cross_entropy(logits):
+    """Cross-entropy of row k for target k, and the softmax."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    total = np.exp(shifted).sum(axis=1, keepdims=True)
+    return np.log(total[:, 0]) - np.diagonal(shifted), np.exp(shifted) / total
+
+
+# (a) the objective as written, and the recipe that a network is trained with; both accept complex arrays
+
+
+def sample_losses(weights, features, labels, bias=0.0):
+    """Cross-entropy of each sample, (N,): features (N, d), labels (N,)."""
+    logits = features @ weights.T + bias
+    shifted = logits - logits.real.max(axis=1, keepdims=True)
+    return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+
+
+def sample_objective(problem, weights, features, labels, bias=0.0):
+    """UFM+ as written: features (N, d) one row a sample, labels (N,)."""
+    omega = np.ones(len(problem.counts)) if problem.class_weights is None else problem.class_weights
+    lambda_h = np.broadcast_to(problem.lambda_h, len(problem.counts))
+    bias_penalty = problem.bias if isinstance(problem.bias, float) else 0.0
+    return (
+        (omega[labels] * sample_losses(weights, features, labels, bias)).sum() / len(labels)
+        + problem.lambda_w / 2 * (weights**2).sum()
+        + (lambda_h[labels] * (features**2).sum(axis=1)).sum() / 2
+        + bias_penalty / 2 * np.sum(np.square(bias))
+    )
+
+
+def feature_penalty(batch, features, reduction):
+    """The penalty of one step without fd/2: over the batch, or over all samples."""
+    return {
+        "batch_sum": (batch**2).sum(),
+        "batch_mean": (batch**2).sum(axis=1).mean(),
+        "entry_mean": (batch**2).mean(),
+        "full_sum": (features**2).sum(),
+    }[reduction]
+
+
+def batchnorm_penalty(features, branches):
+    """‖γ‖² + ‖β‖² of m equal BatchNorm branches whose sum has the mean and deviation of the features."""
+    beta = features.mean(axis=0) / branches
+    gamma = np.sqrt(((features / branches - beta) ** 2).mean(axis=0))  # np.var takes moduli, which no complex step sees
+    return branches * ((gamma**2).sum() + (beta**2).sum())
+
+
+def recipe_objective(weights, features, labels, *, weight_decay, feature_decay=None, batch_size=None, **recipe):
+    """What a recipe minimises: the mean over an epoch of its steps' objectives, over all cyclic orders of the data.
+
+    Over these orders every sample stands at every position equally often, as it does over random ones.
+    """
+    total = len(labels)
+    size = min(batch_size or total, total)
+    steps = total // size if recipe.get("drop_last") else -(-total // size)
+    class_weights = np.asarray(recipe.get("class_weights", np.ones(len(weights))))
+    fixed = weight_decay / 2 * (weights**2).sum()
+    if "batchnorm_branches" in recipe:
+        fixed = fixed + weight_decay / 2 * batchnorm_penalty(features, recipe["batchnorm_branches"])
+    values = []
+    for shift in range(total):
+        order = np.roll(np.arange(total), shift)
+        for rows in (order[i * size : (i + 1) * size] for i in range(steps)):
+            batch, w = features[rows], class_weights[labels[rows]]
+            step = recipe.get("loss_factor", 1.0) * (w @ sample_losses(weights, batch, labels[rows])) / w.sum()
+            if feature_decay is not None:
+                reduction = recipe.get("feature_reduction", "batch_sum")
+                step = step + feature_decay / 2 * feature_penalty(batch, features, reduction)
+            values.append(step)
+    return fixed + np.mean(values)
+
+
+def gradient(function, *arrays):
+    """Gradient in all entries of the arrays, flat, by complex steps: as exact as the function itself."""
+    point, tiny = np.concatenate([array.ravel() for array in arrays]).astype(complex), 1e-100
+    ends = np.cumsum([array.size for array in arrays])[:-1]
+    slopes = np.empty(point.size)
+    for i in range(point.size):
+        moved = point.copy()
+        moved[i] += tiny * 1j
+        parts = [part.reshape(array.shape) for part, array in zip(np.split(moved, ends), arrays, strict=True)]
+        slopes[i] = function(*parts).imag / tiny
+    return slopes
+
+
+def assert_same_minimisers(problem, recipe, seed=0, dim=3):
+    """The recipe's gradient in W and in every sample's feature is `loss_factor` times that of the problem."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(len(problem.counts)), problem.counts.astype(int)))
+    point = rng.normal(size=(len(problem.counts), dim)), np.abs(rng.normal(size=(len(labels), dim)))
+    wanted = gradient(lambda W, H: recipe_objective(W, H, labels, **recipe), *point)
+    actual = gradient(lambda W, H: sample_objective(problem, W, H, labels), *point)
+    assert_allclose(recipe.get("loss_factor", 1.0) * actual, wanted, rtol=tolerances.UNITS, atol=tolerances.EXACT)
+
+
+# (b) brute force
+
+
+class Optimum(NamedTuple):
+    objective: float
+    weights: np.ndarray  # (K, d)
+    features: np.ndarray  # (K, d)
+
+
+class Balanced:
+    """UFM+ in variables V, U of equal penalty κ/2: W = V (κ/λ_W)^½, h_k = u_k (κ/(λ_H,k n_k))^½; x = (V, U) flat."""
+
+    def __init__(self, problem):
+        self.size = len(problem.counts)
+        lambda_h = np.broadcast_to(problem.lambda_h, self.size)
+        self.shares = loss_shares(problem)
+        self.kappa = np.sqrt(problem.lambda_w * np.exp(np.log(lambda_h).mean()))
+        self.unit_w = np.sqrt(self.kappa / problem.lambda_w)
+        self.unit_h = np.sqrt(self.kappa / (lambda_h * problem.counts))
+        self.factor = self.unit_w * self.unit_h  # z_k = factor_k V u_k
+
+    def split(self, x):
+        return x.reshape(2, self.size, -1)
+
+    def value(self, x):
+        V, U = self.split(x)
+        losses, P = cross_entropy(self.factor[:, None] * (U @ V.T))
+        G = (self.shares * self.factor)[:, None] * (P - np.eye(self.size))
+        gradient = np.stack([G.T @ U + self.kappa * V, G @ V + self.kappa * U])
+        return self.shares @ losses + self.kappa / 2 * (x @ x), gradient.ravel()
+
+    def hessian(self, x):
+        V, U = self.split(x)
+        size, d = V.shape
+        _, P = cross_entropy(self.factor[:, None] * (U @ V.T))
+        G = (self.shares * self.factor)[:, None] * (P - np.eye(size))
+        H = np.zeros((2, size, d, 2, size, d))
+        for k in range(size):
+            S = self.shares[k] * self.factor[k] ** 2 * (np.diag(P[k]) - np.outer(P[k], P[k]))
+            H[0, :, :, 0] += np.einsum("ij,a,b->iajb", S, U[k], U[k])
+            H[1, k, :, 1, k] += V.T @ S @ V
+            mixed = np.einsum("ij,a,jb->iab", S, U[k], V) + np.einsum("i,ab->iab", G[k], np.eye(d))
+            H[0, :, :, 1, k] += mixed
+            H[1, k, :, 0] += mixed.transpose(2, 0, 1)
+        return H.reshape(x.size, x.size) + self.kappa * np.eye(x.size)
+
+
+def descend(model, x):
+    """Bounded L-BFGS, all precision it has."""
+    half = x.size // 2
+    bounds = [(None, None)] * half + [(0, None)] * half
+    options = {"maxiter": 20_000, "maxfun": 40_000, "ftol": 0, "gtol": 1e-13, "maxcor": 30}
+    return minimize(model.value, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+
+
+def polish(model, x, steps=60):
+    """Newton on the free variables, shifted by the gradient's norm: quadratic even where minimisers form a manifold."""
+    half = x.size // 2
+    for _ in range(steps):
+        value, gradient = model.value(x)
+        free = np.ones(x.size, dtype=bool)
+        free[half:] = (x[half:] > 0) | (gradient[half:] < 0)
+        size = np.linalg.norm(gradient[free])
+        if size < 1e-15 * max(1.0, value):
+            break
+        values, vectors = np.linalg.eigh(model.hessian(x)[np.ix_(free, free)])
+        step = np.zeros(x.size)
+        step[free] = -vectors @ ((vectors.T @ gradient[free]) / (np.abs(values) + size))
+        trial = x + step
+        trial[half:] = np.maximum(trial[half:], 0)
+        for _ in range(30):
+            if model.value(trial)[0] <= value + 1e-15 * abs(value):
+                break
+            trial = x + 0.5 * (trial - x)
+        else:
+            break
+        x = trial
+    return x
+
+
+def brute_force(problem, seed=0, starts=2, rounds=8):
+    """The least value found over W and H ≥ 0, d ≥ 4K.
+
+    From each start: descend; then add columns with a small random kick, along which every escape direction grows, until
+    a kick no longer helps. The landscape has many spurious stationary points (docs/theory.md, section 5).
+    """
+    model, rng = Balanced(problem), np.random.default_rng(seed)
+    best, size = None, model.size
+    for _ in range(starts):
+        x = descend(model, np.abs(rng.normal(0, 1, (2, size, 4 * size))).ravel())
+        for _ in range(rounds):
+            V, U = model.split(x)
+            used = (V**2).sum(axis=0) + (U**2).sum(axis=0) > 1e-14
+            kick = np.stack([rng.normal(0, 1e-2, (size, 2 * size)), np.abs(rng.normal(0, 1e-2, (size, 2 * size)))])
+            trial = descend(model, np.concatenate([np.stack([V, U])[:, :, used], kick], axis=2).ravel())
+            gain = model.value(x)[0] - model.value(trial)[0]
+            x = trial if gain > 0 else x
+            if gain < 1e-9 * model.value(x)[0]:
+                break
+        if best is None or model.value(x)[0] < model.value(best)[0]:
+            best = x
+    V, U = model.split(best)
+    used = (V**2).sum(axis=0) + (U**2).sum(axis=0) > 1e-14
+    best = polish(model, np.stack([V, U])[:, :, used].ravel())
+    V, U = model.split(best)
+    return Optimum(model.value(best)[0], model.unit_w * V, model.unit_h[:, None] * U)
+
+
+def largest_error(actual, expected):
+    """Largest deviation relative to the largest entry; a zero matrix must be met exactly."""
+    size = np.abs(expected).max(initial=0)
+    return np.abs(actual - expected).max() / (size if size > 0 else np.finfo(float).tiny)
+
+
+def assert_is_optimum(frame, optimum=None):
+    """Objective, margins, confidences, norms and Grams of a prediction against brute force."""
+    found = brute_force(frame.problem) if optimum is None else optimum
+    size, geometry = len(frame.margins), frame.geometry()
+    logits = found.features @ found.weights.T
+    margins = (size * np.diagonal(logits) - logits.sum(axis=1)) / (size - 1)
+    expected = {
+        "gram_h": (geometry.gram_h, found.features @ found.features.T),
+        "gram_w": (geometry.gram_w, found.weights @ found.weights.T),
+        "cross": (geometry.cross, logits.T),
+        "margins": (frame.margins, margins),
+        "confidences": (frame.confidences, np.diagonal(cross_entropy(logits)[1])),
+        "feature_sqnorms": (frame.feature_sqnorms, (found.features**2).sum(axis=1)),
+        "classifier_sqnorms": (frame.classifier_sqnorms, (found.weights**2).sum(axis=1)),
+    }
+    assert_allclose(frame.objective, found.objective, rtol=tolerances.BRUTE_OBJECTIVE)
+    for name, pair in expected.items():
+        assert_allclose(largest_error(*pair), 0, atol=tolerances.BRUTE_GRAM, err_msg=name)
+    assert_allclose(margins[frame.collapsed], 0, atol=tolerances.BRUTE_GRAM * max(1, margins.max()))
+
+
+# (c) extended precision
+
+
+class Scalar(NamedTuple):
+    margin: mpmath.mpf
+    objective: mpmath.mpf
+    closeness: mpmath.mpf  # |1 − q/q_crit|
+
+
+def scalar_minimum(alpha, cost, num_classes):
+    """Minimiser of α log(1 + (K−1) e^−s) + c s over s ≥ 0 to 40 digits, by bisection on the derivative."""
+    with mpmath.workdps(DIGITS):
+        others = mpmath.mpf(num_classes - 1)
+
+        def slope(s):
+            return cost - alpha * others / (others + mpmath.exp(s))
+
+        low, high = mpmath.mpf(0), mpmath.mpf(1)
+        while slope(high) < 0:
+            high *= 2
+        for _ in range(4 * DIGITS if slope(0) < 0 else 0):
+            middle = (low + high) / 2
+            low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+        objective = alpha * mpmath.log(1 + others * mpmath.exp(-low)) + cost * low
+        return Scalar(low, objective, abs(1 - cost / alpha * num_classes / others))
+
+
+def scalar_minima(problem):
+    """One Scalar a class, from the exact float64 inputs."""
+    size, result = len(problem.counts), []
+    omega = np.ones(size) if problem.class_weights is None else problem.class_weights
+    lambda_h = np.broadcast_to(problem.lambda_h, size)
+    with mpmath.workdps(DIGITS):
+        counts = [mpmath.mpf(n) for n in problem.counts.tolist()]
+        for n, weight, penalty in zip(counts, omega.tolist(), lambda_h.tolist(), strict=True):
+            product = mpmath.mpf(problem.lambda_w) * mpmath.mpf(penalty)
+            cost = mpmath.sqrt(product * n * (size - 1) / size)
+            result.append(scalar_minimum(mpmath.mpf(weight) * n / mpmath.fsum(counts), cost, size))
+    return result
+
+
+def assert_is_scalar_optimum(frame):
+    """Margins and objective against extended precision; relative margins only off the threshold."""
+    with mpmath.workdps(DIGITS):
+        exact = scalar_minima(frame.problem)
+        for margin, expected in zip(frame.margins.tolist(), exact, strict=True):
+            relative = tolerances.EXACT if expected.closeness >= tolerances.THRESHOLD_BAND else 0
+            allowed = max(tolerances.MARGIN, relative * expected.margin)
+            assert abs(mpmath.mpf(margin) - expected.margin) <= allowed, (margin, expected)
+        objective = float(mpmath.fsum(expected.objective for expected in exact))
+    assert_allclose(frame.objective, objective, rtol=tolerances.EXACT)
