@@ -4,6 +4,7 @@ import mpmath
 import numpy as np
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize
+
 from tolerances import BRUTE_GRAM, BRUTE_OBJECTIVE
 
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import mpmath
 import numpy as np
-import tolerances
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize
+
+import tolerances
 
 DIGITS = 40
 

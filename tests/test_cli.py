@@ -128,7 +128,7 @@ def test_misuse_is_one_line_and_exit_2(folder, capsys, arguments, fragment):
 
 
 def test_train_json_has_the_agreed_keys(folder, capsys):
-    assert main([*SMOKE, "--json", "--class-names", *"$a <b> [red]c d e f g h i j".split()]) == 0
+    assert main([*SMOKE, "--json", "--class-names", *["$a", "<b>", "[red]c", "d", "e", "f", "g", "h", "i", "j"]]) == 0
     out, _ = capsys.readouterr()
     content = json.loads(out)
     assert set(content["classes"][0]) == CLASS_KEYS
@@ -167,5 +167,7 @@ def test_help_has_an_example(capsys, command):
 
 
 def test_predict_never_imports_torch():
-    code = "import sys; from collapsekit.cli import main; main(['predict', '5', '3']); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from collapsekit.cli import main; main(['predict', '5', '3']); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

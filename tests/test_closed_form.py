@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import mpmath
 import numpy as np
-import brute_force as oracles
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+
+import brute_force as oracles
+from collapsekit import UFM, CollapseError, predict, thresholds
 from strategies import examples, problems
 from tolerances import BRUTE_OBJECTIVE, EXACT, GOLDEN
-
-from collapsekit import UFM, CollapseError, predict, thresholds
 
 FIRST = UFM([500, 300, 40, 10], 3e-2, 1e-3)
 
@@ -113,9 +113,7 @@ def test_symmetries(problem):
     permuted = predict(UFM(problem.counts[order], problem.lambda_w, problem.lambda_h, class_weights=weights))
     assert_allclose(permuted.margins, frame.margins[order], rtol=EXACT, atol=EXACT)
     assert_allclose(permuted.classifier_sqnorms, frame.classifier_sqnorms[order], rtol=EXACT)
-    smaller = predict(
-        UFM(problem.counts, problem.lambda_w / 2, problem.lambda_h, class_weights=problem.class_weights)
-    )
+    smaller = predict(UFM(problem.counts, problem.lambda_w / 2, problem.lambda_h, class_weights=problem.class_weights))
     assert (smaller.confidences >= frame.confidences).all()
     if problem.class_weights is None:
         assert (np.diff(frame.confidences[np.argsort(problem.counts)]) >= 0).all()

@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from metric_oracles import assert_moments, class_table, raw_moments
 from numpy.testing import assert_allclose, assert_array_equal
-from strategies import examples
-from tolerances import EXACT, MOMENTS_EXTREME, MOMENTS_MERGED
 
 from collapsekit import CollapseError
 from collapsekit.metrics import ClassMoments
+from metric_oracles import assert_moments, class_table, raw_moments
+from strategies import examples
+from tolerances import EXACT, MOMENTS_EXTREME, MOMENTS_MERGED
 
 INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 

@@ -8,11 +8,11 @@ import pytest
 import safetensors.torch
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from tolerances import EXACT, FLOAT32
 
 from collapsekit import CollapseError, CrossEntropy, thresholds
 from collapsekit.training import TrainConfig, load_run, load_split, train
 from collapsekit.training.objective import penalised_loss
+from tolerances import EXACT, FLOAT32
 
 SMOKE = TrainConfig(epochs=40, hidden=(8,), feature_dim=12)
 

@@ -56,7 +56,10 @@ def collapse_line(frame: GeneralOrthogonalFrame, comparison: Comparison, *, ax: 
     ax.text(x[-1], 1 / size, "1/K", ha="right", va="bottom", color=GREY)
     ax.set(xscale="log", xlim=(x[0], x[-1]), ylim=(0, 1.02))
     ax.set(xlabel="headroom: class size / critical size", ylabel="training confidence")
-    ax.legend(frameon=False, loc="center right")
+    ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1e3, 1e4) if x[0] <= t <= x[-1]]
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.minorticks_off()
+    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.16))
     return ax
 
 
@@ -119,10 +122,10 @@ def confidence_trajectory(
         [steps[-1]] * len(predicted), predicted, "s", ms=6, mfc="none", color=BLUE, label="predicted", clip_on=False
     )
     if len(labels) <= MOST_LABELS:
-        for label, p in zip(labels, predicted, strict=True):
+        for height, names in _stacked(labels, predicted):
             ax.annotate(
-                label[:12],
-                (steps[-1], p),
+                names,
+                (steps[-1], height),
                 (7, -3),
                 textcoords="offset points",
                 fontsize=7,
@@ -132,3 +135,14 @@ def confidence_trajectory(
     ax.set(xlabel="training step", ylabel="training confidence", ylim=(0, 1.02))
     ax.legend(frameon=False, loc="lower right")
     return ax
+
+
+def _stacked(labels: Sequence[str], heights: Array, apart: float = 0.025) -> list[tuple[float, str]]:
+    """Join labels that would be printed over one another."""
+    stacks: list[tuple[float, str]] = []
+    for k in np.argsort(heights, kind="stable"):
+        if stacks and heights[k] - stacks[-1][0] < apart:
+            stacks[-1] = (stacks[-1][0], f"{stacks[-1][1]}, {labels[k][:12]}")
+        else:
+            stacks.append((float(heights[k]), labels[k][:12]))
+    return stacks
