@@ -162,12 +162,15 @@ def gradients(recipe, problem):
     return [(ours, factor * theirs) for ours, theirs in pairs]
 
 
+def assert_same_gradients(recipe, problem):
+    for trained, predicted in gradients(recipe, problem):
+        assert_allclose(trained, predicted, rtol=UNITS, atol=UNITS * np.abs(predicted).max())
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_units_against_the_training_objective(row):
     recipe = ROWS[row]
-    problem = UFM.from_training(COUNTS, weight_decay=WD, feature_decay=FD, **recipe)
-    for trained, predicted in gradients(recipe, problem):
-        assert_allclose(trained, predicted, rtol=UNITS, atol=UNITS * np.abs(predicted).max())
+    assert_same_gradients(recipe, UFM.from_training(COUNTS, weight_decay=WD, feature_decay=FD, **recipe))
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -179,8 +182,7 @@ def test_the_units_oracle_rejects_wrong_units(row, name):
     penalties[name] *= 1 + 1e-4
     wrong = UFM(COUNTS, **penalties, class_weights=right.class_weights)
     with pytest.raises(AssertionError):
-        for trained, predicted in gradients(recipe, wrong):
-            assert_allclose(trained, predicted, rtol=UNITS, atol=UNITS * np.abs(predicted).max())
+        assert_same_gradients(recipe, wrong)
 
 
 def test_incomplete_last_batches():

@@ -8,6 +8,7 @@ MARGIN = 1e-14  # absolute, against 40 digits
 THRESHOLD_BAND = 1e-3  # |1 − q/q_crit| from which margins are also EXACT relatively
 EXACT = 1e-12  # two ways to compute the same float64 number
 UNITS = 1e-7  # relative, against numerical differentiation of a training objective
+STATIONARY = 1e-12  # drift in one step of a coupled optimiser at the optimum
 
 # moments, against a two-pass float64 oracle; by the ratio of mean norm to within-class standard deviation
 MOMENTS_MERGED = 1e-12  # ratio up to 1e3, any split
