@@ -15,7 +15,7 @@ from metric_oracles import assert_moments, class_table, raw_moments
 from strategies import examples
 from tolerances import EXACT, MOMENTS_EXTREME, MOMENTS_MERGED
 
-INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+INTEGERS = [torch.uint8, torch.uint16, torch.uint32, torch.int8, torch.int16, torch.int32, torch.int64]
 
 
 def cloud(seed, samples, num_classes, dim, spread):
@@ -57,15 +57,26 @@ def test_any_split_in_any_merge_order(spread, rtol, seed, num_classes, dim, data
         assert_moments(moments, features, labels, rtol)
 
 
-def test_the_oracle_rejects_raw_second_moments():
+def from_table(table):
+    """ClassMoments that hold what `table` says."""
+    rows = np.c_[table.counts, table.within * table.counts, table.means]
+    state = np.concatenate([rows.ravel(), table.scatter.ravel()]).astype(float)
+    return ClassMoments.from_state(torch.from_numpy(state), *table.means.shape)
+
+
+def test_the_oracle_accepts_the_truth_and_rejects_raw_second_moments_in_every_part():
     features, labels = cloud(0, 200, 3, 4, 1e-6)
-    (moments,) = accumulate(features, labels, 3)
-    assert_moments(moments, features, labels, MOMENTS_EXTREME)
-    wrong = raw_moments(features, labels, 3)
-    state = torch.cat([torch.from_numpy(np.c_[wrong.counts, wrong.within * wrong.counts, wrong.means]).flatten()])
-    state = torch.cat([state, torch.from_numpy(wrong.scatter.astype(float)).flatten()])
-    with pytest.raises(AssertionError):
-        assert_moments(ClassMoments.from_state(state, 3, 4), features, labels, MOMENTS_EXTREME)
+    truth, raw = class_table(features, labels, 3), raw_moments(features, labels, 3)
+    assert_moments(from_table(truth), features, labels, MOMENTS_EXTREME)
+    wrong = {
+        "counts": truth.counts + 1,
+        "means": truth.means * (1 + 1e-9),
+        "within": raw.within,
+        "scatter": raw.scatter,
+    }
+    for part, value in wrong.items():
+        with pytest.raises(AssertionError):
+            assert_moments(from_table(truth._replace(**{part: value})), features, labels, MOMENTS_EXTREME)
 
 
 def test_merge_is_associative_and_commutative():
@@ -104,6 +115,39 @@ def test_batches_of_one_empty_batches_empty_and_single_sample_classes():
     assert_moments(moments, features, labels, MOMENTS_MERGED)
     assert moments.unseen == [1, 3]
     assert moments.singletons == [2]
+    assert moments.seen.tolist() == [True, False, True, False]
+
+
+def test_before_any_sample():
+    moments = ClassMoments(2, 3)
+    assert_array_equal(moments.counts, [0, 0])
+    assert_array_equal(moments.scatter, np.zeros((3, 3)))
+    assert moments.means.isnan().all()
+    assert moments.within.isnan().all()
+    assert_array_equal(moments.merge(ClassMoments(2, 3)).state, moments.state)
+    assert repr(moments) == "ClassMoments(K=2, d=3, 0 samples, scatter)"
+
+
+def test_features_that_require_grad_leave_no_graph():
+    features, labels = cloud(7, 20, 3, 4, 0.1)
+    moments = ClassMoments(3, 4)
+    moments.update(torch.from_numpy(features).requires_grad_(), torch.from_numpy(labels))
+    assert not moments.state.requires_grad
+
+
+def test_results_are_copies_but_from_state_shares():
+    features, labels = cloud(8, 20, 3, 4, 0.1)
+    (moments,) = accumulate(features, labels, 3)
+    before = moments.state.clone()
+    for part in (moments.counts, moments.means, moments.within, moments.scatter):
+        part.fill_(7.0)
+    assert_array_equal(moments.state, before)
+    ClassMoments.from_state(moments.state, 3, 4).update(torch.ones(1, 4), torch.tensor([0]))
+    assert moments.counts[0] == before[0] + 1
+
+
+def test_the_state_of_a_device_without_float64_lives_on_the_cpu():
+    assert ClassMoments(2, 3, device="mps").state.device == torch.device("cpu")
 
 
 def test_without_scatter():
@@ -149,8 +193,28 @@ def test_misuse_names_the_culprit_and_changes_nothing(features, labels, fragment
 def test_misuse_of_size_and_merge():
     with pytest.raises(CollapseError, match="GiB"):
         ClassMoments(2, 200_000)
-    with pytest.raises(CollapseError, match="cannot join"):
-        ClassMoments(2, 3).merge(ClassMoments(2, 4))
+    assert ClassMoments(2, 200_000, scatter=False).scatter is None
+    for other in (ClassMoments(2, 4), ClassMoments(3, 3), ClassMoments(2, 3, scatter=False)):
+        with pytest.raises(CollapseError, match="cannot join"):
+            ClassMoments(2, 3).merge(other)
+
+
+def test_squares_beyond_float64_are_refused_in_any_split():
+    features, labels = torch.tensor([[1e200], [-1e200]], dtype=torch.float64), torch.tensor([0, 0])
+    moments = ClassMoments(2, 1)
+    with pytest.raises(CollapseError, match="squares overflow float64"):
+        moments.update(features, labels)
+    moments.update(features[:1], labels[:1])
+    before = moments.state.clone()
+    with pytest.raises(CollapseError, match="squares overflow float64"):
+        moments.update(features[1:], labels[1:])
+    assert_array_equal(moments.state, before)
+
+
+@pytest.mark.parametrize(("num_classes", "dim"), [(0, 3), (-1, 3), (2.5, 3), (2, 0), (2, 1.5)])
+def test_misuse_of_sizes(num_classes, dim):
+    with pytest.raises(CollapseError, match=r"num_classes|dim"):
+        ClassMoments(num_classes, dim)
 
 
 def test_table_oracle_itself_on_numbers_done_by_hand():

@@ -7,6 +7,7 @@ BRUTE_GRAM = 1e-6  # relative to the largest entry, against bounded minimisation
 MARGIN = 1e-14  # absolute, against 40 digits
 THRESHOLD_BAND = 1e-3  # |1 − q/q_crit| from which margins are also EXACT relatively
 EXACT = 1e-12  # two ways to compute the same float64 number
+GRAMS = 1e-11  # two ways to compute norms and Grams; margins near their threshold have lost a digit
 UNITS = 1e-7  # relative, against numerical differentiation of a training objective
 STATIONARY = 1e-12  # drift in one step of a coupled optimiser at the optimum
 
@@ -14,4 +15,5 @@ STATIONARY = 1e-12  # drift in one step of a coupled optimiser at the optimum
 MOMENTS_MERGED = 1e-12  # ratio up to 1e3, any split
 MOMENTS_EXTREME = 1e-9  # ratio up to 1e6, any split
 METRICS = 1e-9  # a metric against its textbook formula on well-conditioned data
+COLLAPSED_NC1 = 1e-28  # exactly collapsed features whose class means round: a square of roundings
 FLOAT32 = 1e-5  # float32 features against float64 ones

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from collapsekit.errors import CollapseError
-from collapsekit.validation import Array, class_names, frozen, numeric
+from collapsekit.validation import Array, class_names, frozen, numeric, shorten
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -70,6 +70,9 @@ class Geometry:
         n = numeric("counts", counts)
         if n.ndim != 1 or n.size < 2:
             raise CollapseError(f"counts: shape {n.shape}; give one count a class, for at least two classes")
+        bad = np.flatnonzero(~np.isfinite(n) | (n < 0) | (n != np.floor(n)))
+        if bad.size:
+            raise CollapseError(f"counts: class {bad[0]} has {n[bad[0]]:g}; give whole numbers, 0 for an unseen class")
         for name, value in (("gram_h", gram_h), ("gram_w", gram_w), ("cross", cross)):
             matrix = numeric(name, value)
             if matrix.shape != (n.size, n.size):
@@ -136,7 +139,7 @@ class Geometry:
         Raises
         ------
         CollapseError
-            If the numbers of classes differ.
+            If `other` is no geometry of the same number of classes.
 
         Examples
         --------
@@ -147,6 +150,8 @@ class Geometry:
         >>> far.shape["features"], round(far.scale["features"], 6), far.residual["features"]
         (0.0, 0.693147, 1.0)
         """
+        if not isinstance(other, Geometry):
+            raise CollapseError(f"other={shorten(other)}: give a Geometry")
         if other.num_classes != self.num_classes:
             raise CollapseError(
                 f"other: {other.num_classes} classes against {self.num_classes}; compare geometries of the same classes"

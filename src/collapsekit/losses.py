@@ -47,7 +47,9 @@ class CrossEntropy:
 
     def confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the target's softmax probability at each margin, same shape, in [1/K, 1) for margins ≥ 0."""
-        return np.asarray(1.0 / (1.0 + (num_classes - 1) * np.exp(-margins)))
+        wrong = np.log(num_classes - 1) - margins  # log-odds of error; overflow means certainty of it
+        with np.errstate(over="ignore"):
+            return np.asarray(1.0 / (1.0 + np.exp(wrong)))
 
     def critical_price(self, num_classes: int) -> float:
         """Return the price q of margin (per unit of loss weight) from which a class keeps none: ``−φ'(0)``."""

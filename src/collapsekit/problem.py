@@ -115,13 +115,13 @@ class UFM:
         self._set("counts", n)
         self._set("names", class_names(names, n.size))
         self._set("lambda_w", positive_number("lambda_w", lambda_w, remedy))
-        per_class = np.ndim(lambda_h) > 0
+        per_class = numeric("lambda_h", lambda_h).ndim > 0
         check = partial(positive_vector, num_classes=n.size) if per_class else positive_number
         self._set("lambda_h", check("lambda_h", lambda_h, remedy=remedy))
         if class_weights is not None:
             class_weights = positive_vector("class_weights", class_weights, n.size, "leave it out for equal weights")
         self._set("class_weights", class_weights)
-        if not (bias is None or bias == "free"):
+        if not (bias is None or (isinstance(bias, str) and bias == "free")):
             bias = positive_number("bias", bias, "give None, 'free' or a penalty")
         self._set("bias", bias)
         if not isinstance(relu, bool):
@@ -290,7 +290,7 @@ class UFM:
             )
         if feature_decay is not None and batchnorm_branches is not None:
             raise CollapseError(
-                f"feature_decay={feature_decay:g} with batchnorm_branches={batchnorm_branches}: the decay of a "
+                f"feature_decay={shorten(feature_decay)} with batchnorm_branches={batchnorm_branches}: the decay of a "
                 "BatchNorm before the ReLU is itself the feature penalty; give one of the two"
             )
         if batchnorm_branches is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,8 @@ def class_names(value: Sequence[str] | None, num_classes: int) -> tuple[str, ...
     """Return K distinct names as a tuple, or None."""
     if value is None:
         return None
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise CollapseError(f"names={shorten(value)}: give a sequence of {num_classes} names")
     names = tuple(str(name) for name in value)
     if len(names) != num_classes:
         raise CollapseError(f"names: {len(names)} names for {num_classes} classes; give one a class")

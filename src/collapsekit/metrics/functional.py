@@ -132,7 +132,7 @@ def etf_angles(rows_of: Tensor) -> float:
 
     Give centred class means or a classifier. References: Papyan et al. 2020 (equiangularity, maximal angle).
     """
-    unit = _unit_rows(rows_of)
+    unit = _unit_rows(rows_of.detach())
     size = len(unit)
     if size < 2:
         return float("nan")
@@ -143,7 +143,7 @@ def etf_angles(rows_of: Tensor) -> float:
 
 def norm_spread(rows_of: Tensor) -> float:
     """Return the coefficient of variation of row norms (population standard deviation over mean): 0 if equal."""
-    norms = rows_of.norm(dim=1)
+    norms = rows_of.detach().norm(dim=1)
     return float(norms.std(correction=0) / norms.mean())
 
 
@@ -153,7 +153,7 @@ def duality(weight: Tensor, moments: ClassMoments) -> float:
     Classes without samples are left out of both. References: Papyan et al. 2020 (self-duality).
     """
     centred = _centred(moments)
-    return _shape(weight.to(centred)[moments.seen], centred)
+    return _shape(weight.detach().to(centred)[moments.seen], centred)
 
 
 def generalised_duality(weight: Tensor, moments: ClassMoments) -> float:
@@ -161,7 +161,7 @@ def generalised_duality(weight: Tensor, moments: ClassMoments) -> float:
 
     References: Dang et al., ICML 2024, section 5.
     """
-    return _shape(weight.to(moments.state), _scaled_centred(moments, moments.counts.sqrt()))
+    return _shape(weight.detach().to(moments.state), _scaled_centred(moments, moments.counts.sqrt()))
 
 
 def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: GeneralOrthogonalFrame) -> dict[str, float]:
@@ -202,7 +202,7 @@ def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: GeneralOr
     result = _compare("nc2_h", lambda r: means[r] @ means.T, lambda r: _diagonal(feature_sqnorms, r), size)
     if weight is None:
         return result
-    W, margins = weight.to(means), like(frame.margins)
+    W, margins = weight.detach().to(means), like(frame.margins)
     scales = (
         like(frame.problem.lambda_h) * like(frame.problem.counts) * size / (size - 1) / frame.problem.lambda_w
     ).sqrt()

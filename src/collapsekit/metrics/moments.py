@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.errors import CollapseError
+from collapsekit.validation import whole_number
 
 LARGEST_SCATTER_BYTES = 2 * 1024**3
 
@@ -40,7 +41,7 @@ class ClassMoments:
     Raises
     ------
     CollapseError
-        If the scatter matrix would exceed 2 GiB.
+        If a size is no whole number above 0, or the scatter matrix would exceed 2 GiB.
 
     References
     ----------
@@ -58,6 +59,8 @@ class ClassMoments:
     def __init__(
         self, num_classes: int, dim: int, *, scatter: bool = True, device: torch.device | str | None = None
     ) -> None:
+        num_classes = whole_number("num_classes", num_classes, 1, "give the number of classes")
+        dim = whole_number("dim", dim, 1, "give the width of the features")
         size = state_size(num_classes, dim, scatter=scatter)
         state = torch.zeros(size, dtype=torch.float64, device=_float64_device(device))
         self._view(state, num_classes, dim)
@@ -169,8 +172,11 @@ class ClassMoments:
         share = n / (before + n)
         delta = means - self._means[classes]
         rows = delta * (before * share).sqrt()[:, None]
+        squares = squares + rows.square().sum(dim=1)
+        if not torch.isfinite(squares).all():
+            raise _overflow()
         self._means[classes] += delta * share[:, None]
-        self._sums_of_squares[classes] += squares + rows.square().sum(dim=1)
+        self._sums_of_squares[classes] += squares
         self._counts[classes] = before + n
         return rows
 
@@ -227,6 +233,10 @@ def _non_finite(features: Tensor) -> CollapseError:
         return CollapseError(
             f"features: sample {i} holds {value}; {len(bad)} of {len(features)} samples are not finite"
         )
+    return _overflow()
+
+
+def _overflow() -> CollapseError:
     return CollapseError("features: squares overflow float64; scale them down")
 
 

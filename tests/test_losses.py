@@ -1,0 +1,127 @@
+"""Cross-entropy: value, gradient, scalar form, margin and confidence, against extended precision; extremes."""
+
+from dataclasses import FrozenInstanceError
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+import oracles
+from collapsekit import CrossEntropy
+from strategies import examples
+from tolerances import EXACT, MARGIN
+
+LOSS = CrossEntropy()
+SIZES = st.integers(2, 12)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def exact_losses(logits):
+    """Extended precision, row by row."""
+    with mpmath.workdps(oracles.DIGITS):
+        rows = [[mpmath.mpf(z) for z in row] for row in logits.tolist()]
+        return [float(mpmath.log(mpmath.fsum(map(mpmath.exp, row))) - row[k]) for k, row in enumerate(rows)]
+
+
+@settings(max_examples=examples(100))
+@given(SIZES, SEEDS, st.sampled_from([1e-3, 1.0, 30.0, 1e3]))
+def test_value_in_extended_precision(size, seed, scale):
+    logits = np.random.default_rng(seed).normal(scale=scale, size=(size, size))
+    before = logits.copy()
+    assert_allclose(LOSS.value(logits), exact_losses(logits), rtol=EXACT, atol=EXACT * scale)
+    assert_array_equal(logits, before)
+
+
+def test_the_value_oracle_rejects_a_wrong_target():
+    logits = np.random.default_rng(0).normal(size=(4, 4))
+    with pytest.raises(AssertionError):
+        assert_allclose(LOSS.value(logits[:, ::-1]), exact_losses(logits), rtol=EXACT)
+
+
+@settings(max_examples=examples(100))
+@given(SIZES, SEEDS, st.sampled_from([0.1, 1.0, 10.0]))
+def test_gradient_is_the_derivative_of_the_losses(size, seed, scale):
+    logits = np.random.default_rng(seed).normal(scale=scale, size=(size, size))
+    labels = np.arange(size)
+    slopes = oracles.gradient(lambda z: oracles.sample_losses(np.eye(size), z, labels).sum(), logits)
+    gradient = LOSS.gradient(logits)
+    assert_allclose(gradient.ravel(), slopes, rtol=0, atol=EXACT)
+    assert_allclose(gradient.sum(axis=1), 0, atol=EXACT)
+    with pytest.raises(AssertionError):
+        assert_allclose(gradient.ravel() + 1e-9, slopes, rtol=0, atol=EXACT)
+
+
+@settings(max_examples=examples(100))
+@given(SIZES, st.floats(-50, 50), st.floats(-20, 20))
+def test_scalar_is_the_value_at_equal_wrong_logits(size, margin, shift):
+    logits = margin * np.eye(size) + shift
+    scalar = LOSS.scalar(np.array([margin]), size)
+    assert_allclose(LOSS.value(logits), np.repeat(scalar, size), rtol=EXACT, atol=EXACT * 100)
+
+
+@settings(max_examples=examples(100))
+@given(SIZES, st.floats(-50, 50))
+def test_confidence_is_the_softmax_and_the_exponential_of_the_loss(size, margin):
+    confidence = LOSS.confidence(np.array([margin]), size)
+    assert_allclose(confidence, np.exp(-LOSS.scalar(np.array([margin]), size)), rtol=EXACT)
+    assert_allclose(confidence[0], 1 + LOSS.gradient(margin * np.eye(size))[0, 0], rtol=EXACT, atol=EXACT)
+
+
+@settings(max_examples=examples(300))
+@given(st.integers(2, 1000), st.floats(1e-12, 3))
+def test_margin_minimises_the_scalar_problem(size, price):
+    margin = float(LOSS.margin(np.array([price]), size)[0])
+    expected = oracles.scalar_minimum(mpmath.mpf(1), mpmath.mpf(price), size)
+    relative = EXACT * expected.margin if expected.closeness > 1e-3 else 0
+    assert abs(margin - expected.margin) <= max(MARGIN, relative)
+    chosen = LOSS.scalar(np.array([margin]), size) + price * margin
+    for other in np.maximum(0, margin + np.array([-1, -1e-2, 1e-2, 1])):
+        assert LOSS.scalar(np.array([other]), size) + price * other >= chosen * (1 - EXACT)
+
+
+def test_the_scalar_oracle_rejects_a_wrong_margin():
+    expected = oracles.scalar_minimum(mpmath.mpf(1), mpmath.mpf(0.1), 5)
+    right = LOSS.margin(np.array([0.1]), 5)[0]
+    assert_allclose(right, float(expected.margin), rtol=0, atol=MARGIN)
+    with pytest.raises(AssertionError):
+        assert_allclose(right + 1e-12, float(expected.margin), rtol=0, atol=MARGIN)
+
+
+@pytest.mark.parametrize("size", [2, 3, 10, 10**6])
+def test_critical_price_is_the_slope_at_zero_and_kills_the_margin(size):
+    critical = LOSS.critical_price(size)
+    slope = oracles.gradient(lambda s: np.log(1 + (size - 1) * np.exp(-s[0])), np.zeros(1))
+    assert_allclose(critical, -slope[0], rtol=EXACT)
+    prices = critical * np.array([1 - 1e-9, 1, 1 + 1e-15, 1 + 1e-9, 1e300])
+    assert_array_equal(LOSS.margin(prices, size) > 0, [True, False, False, False, False])
+
+
+def test_margins_fall_with_the_price():
+    prices = np.geomspace(1e-300, 2, 2000)
+    assert (np.diff(LOSS.margin(prices, 7)) <= 0).all()
+
+
+@pytest.mark.parametrize("height", [1e4, -1e4, 1e300])
+def test_extreme_logits_neither_overflow_nor_lose_the_loss(height):
+    logits = height * np.eye(3)
+    right, wrong = (0.0, height) if height > 0 else (-height + np.log(2), 0.0)
+    assert_allclose(LOSS.value(logits), right, rtol=EXACT)
+    assert_allclose(LOSS.value(logits[[1, 2, 0]]), wrong + (0 if height > 0 else np.log(2)), rtol=EXACT)
+    assert_allclose(LOSS.gradient(logits).sum(axis=1), 0, atol=EXACT)
+    assert_allclose(LOSS.gradient(logits)[0, 0], 0 if height > 0 else -1, rtol=0, atol=EXACT)
+    assert_allclose(LOSS.scalar(np.array([height]), 3), right, rtol=EXACT)
+
+
+@pytest.mark.parametrize(("margin", "confidence"), [(1e4, 1.0), (800.0, 1.0), (-700.0, 0.0), (-1e4, 0.0)])
+def test_confidence_of_extreme_margins(margin, confidence):
+    assert_allclose(LOSS.confidence(np.array([margin]), 10), confidence, rtol=0, atol=EXACT)
+
+
+def test_losses_are_values():
+    assert CrossEntropy() == LOSS
+    assert "\n" not in repr(LOSS)
+    with pytest.raises(FrozenInstanceError):
+        LOSS.smoothing = 0.1
