@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import oracles
 from collapsekit import CrossEntropy
 from strategies import examples
-from tolerances import EXACT, MARGIN
+from tolerances import EXACT, MARGIN, THRESHOLD_BAND
 
 LOSS = CrossEntropy()
 SIZES = st.integers(2, 12)
@@ -75,7 +75,7 @@ def test_confidence_is_the_softmax_and_the_exponential_of_the_loss(size, margin)
 def test_margin_minimises_the_scalar_problem(size, price):
     margin = float(LOSS.margin(np.array([price]), size)[0])
     expected = oracles.scalar_minimum(mpmath.mpf(1), mpmath.mpf(price), size)
-    relative = EXACT * expected.margin if expected.closeness > 1e-3 else 0
+    relative = EXACT * expected.margin if expected.closeness >= THRESHOLD_BAND else 0
     assert abs(margin - expected.margin) <= max(MARGIN, relative)
     chosen = LOSS.scalar(np.array([margin]), size) + price * margin
     for other in np.maximum(0, margin + np.array([-1, -1e-2, 1e-2, 1])):

@@ -4,9 +4,12 @@
 GOLDEN = 1e-10  # the golden values are given to ten digits
 BRUTE_OBJECTIVE = 1e-9  # relative, against bounded minimisation
 BRUTE_GRAM = 1e-6  # relative to the largest entry, against bounded minimisation
+BRUTE_FLOOR = 1e-6  # Grams below this share of their natural unit are compared with the unit
+BRUTE_BAND = 1e-5  # |headroom − 1| below which the objective is too flat for any descent in float64
 MARGIN = 1e-14  # absolute, against 40 digits
 THRESHOLD_BAND = 1e-3  # |1 − q/q_crit| from which margins are also EXACT relatively
 EXACT = 1e-12  # two ways to compute the same float64 number
+LIMIT = 0.05  # relative, a limit λ → 0 that is approached like 1/log(1/λ)
 GRAMS = 1e-11  # two ways to compute norms and Grams; margins near their threshold have lost a digit
 UNITS = 1e-7  # relative, against numerical differentiation of a training objective
 STATIONARY = 1e-12  # drift in one step of a coupled optimiser at the optimum

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from torchmetrics import Metric
 
 from collapsekit.errors import CollapseError
@@ -74,15 +77,15 @@ class NeuralCollapse(Metric):
         super().__init__(**kwargs)
         self.num_classes = whole_number("num_classes", num_classes, 2, "give the number of classes")
         self.dim = whole_number("dim", dim, 1, "give the width of the features")
+        self.frame = None if problem is None else predict(problem)
         if problem is not None and problem.num_classes != self.num_classes:
             raise CollapseError(f"problem: {problem.num_classes} classes; num_classes={num_classes}")
-        self.frame = None if problem is None else predict(problem)
         size = state_size(self.num_classes, self.dim, scatter=scatter)
         reducer = partial(merge_states, num_classes=self.num_classes, dim=self.dim)
         self.add_state("moments_state", torch.zeros(size, dtype=torch.float64), dist_reduce_fx=reducer)
         head = torch.zeros(self.num_classes, self.dim + 2, dtype=torch.float64)
         self.add_state("head_state", head, dist_reduce_fx=last_head)
-        hits = torch.zeros(3, self.num_classes, dtype=torch.float64)
+        hits = torch.zeros(4, self.num_classes, dtype=torch.float64)  # samples, correct; with a head: samples, agreeing
         self.add_state("centre_hits", hits, dist_reduce_fx="sum")
         self.register_buffer("centres", None, persistent=False)
 
@@ -114,7 +117,7 @@ class NeuralCollapse(Metric):
         if head is not None:
             self.head_state = head.to(self.head_state.device)
         if isinstance(self.centres, Tensor):
-            self._count_centres(features, labels)
+            self._count_centres(features, labels, head)
 
     @property
     def moments(self) -> ClassMoments:
@@ -122,8 +125,17 @@ class NeuralCollapse(Metric):
         return ClassMoments.from_state(self.moments_state, self.num_classes, self.dim)
 
     def use_centres(self) -> None:
-        """Freeze the current class means as the centres of later nearest-centre decisions."""
-        self.centres = self.moments.means
+        """Freeze the current class means as the centres of later nearest-centre decisions.
+
+        Raises
+        ------
+        CollapseError
+            If there are no samples yet.
+        """
+        with self._all_ranks():
+            if not bool(self.moments.seen.any()):
+                raise CollapseError("use_centres: no centres yet; update with samples first")
+            self.centres = self.moments.means
 
     def compute(self) -> dict[str, float]:
         """Return every metric that can be known, as floats by lower-case key: loggable as is.
@@ -135,32 +147,56 @@ class NeuralCollapse(Metric):
         """
         weight, _ = unpacked_head(self.head_state)
         result = summary.scalars(self.moments, weight, self.frame)
-        samples, agreeing, correct = self.centre_hits.sum(dim=1).tolist()
+        samples, correct, headed, agreeing = self.centre_hits.sum(dim=1).tolist()
         if samples:
             result["ncc_accuracy"] = correct / samples
-            if weight is not None:
-                result["ncc"] = agreeing / samples
+        if headed:
+            result["ncc"] = agreeing / headed
         return result
 
     def compute_per_class(self) -> dict[str, Tensor]:
         """Return what is known of each class, (K,) float64 by key; NaN for classes without samples."""
-        weight, bias = unpacked_head(self.head_state)
-        result = summary.vectors(self.moments, weight, bias)
-        samples, agreeing, correct = self.centre_hits
-        if samples.any():
-            result["ncc_accuracy"] = correct / samples
-            if weight is not None:
-                result["ncc"] = agreeing / samples
+        with self._all_ranks():
+            weight, bias = unpacked_head(self.head_state)
+            result = summary.vectors(self.moments, weight, bias)
+            samples, correct, headed, agreeing = self.centre_hits
+            if samples.any():
+                result["ncc_accuracy"] = correct / samples
+            if headed.any():
+                result["ncc"] = agreeing / headed
         return result
 
-    def _count_centres(self, features: Tensor, labels: Tensor) -> None:
+    def _all_ranks(self) -> AbstractContextManager[None]:
+        """Within it the state is that of all processes: what torchmetrics does around `compute` only."""
+        return self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self.sync_on_compute)
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Join the state of another metric, or a state itself; what was computed before is forgotten."""
+        super().merge_state(incoming_state)
+        self._computed = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> Module:
+        """Let `half`, `to` and the like move the state to another device, but never to another precision."""
+        names = [name for name in (*self._defaults, "centres") if isinstance(getattr(self, name), Tensor)]
+        states = {name: getattr(self, name) for name in names}
+        defaults = dict(self._defaults)
+        super()._apply(fn, exclude_state)
+        for name, state in states.items():
+            setattr(self, name, state.to(getattr(self, name).device))
+        for name, default in defaults.items():
+            self._defaults[name] = default.to(getattr(self, name).device)  # type: ignore[union-attr]
+        return self
+
+    def _count_centres(self, features: Tensor, labels: Tensor, head: Tensor | None) -> None:
         x, y = checked_batch(features, labels, self.num_classes, self.dim, self.centre_hits.device)
-        weight, bias = unpacked_head(self.head_state)
-        hits = torch.zeros_like(self.centre_hits)
         nearest = nearest_centre(x, self.centres)
-        decided = nearest.new_full(nearest.shape, -1) if weight is None else decision(x, weight, bias)
-        rows = torch.stack([torch.ones_like(y), nearest == decided, nearest == y]).to(torch.float64)
-        self.centre_hits += hits.index_add_(1, y, rows)
+        one, zero = torch.ones_like(nearest), torch.zeros_like(nearest)
+        rows = [one, nearest == y, zero, zero]
+        if head is not None:
+            weight, bias = unpacked_head(head)
+            assert weight is not None
+            rows[2:] = [one, nearest == decision(x, weight, bias)]
+        self.centre_hits.index_add_(1, y, torch.stack([row.to(torch.float64) for row in rows]))
 
 
 def packed_head(weight: Tensor, bias: Tensor | None, num_classes: int, dim: int) -> Tensor:

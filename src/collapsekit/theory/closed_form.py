@@ -10,7 +10,7 @@ import numpy as np
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
 from collapsekit.problem import UFM
-from collapsekit.validation import Array, frozen
+from collapsekit.validation import Array, frozen, whole_number
 
 LARGEST_GEOMETRY_BYTES = 2 * 1024**3
 
@@ -106,7 +106,9 @@ class GeneralOrthogonalFrame:
         True
         """
         alive = np.flatnonzero(~self.collapsed)
-        dim = dim or self.problem.dim or max(1, alive.size)
+        if dim is None:
+            dim = self.problem.dim or max(1, alive.size)
+        dim = whole_number("dim", dim, 1, "give the feature dimension or leave it out")
         if dim < alive.size:
             raise CollapseError(f"dim={dim}: {alive.size} surviving classes need as many dimensions")
         size = self.problem.num_classes
