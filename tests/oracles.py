@@ -182,7 +182,7 @@ def polish(model, x, steps=60):
         values, vectors = np.linalg.eigh(model.hessian(x)[np.ix_(free, free)])
         step = np.zeros(x.size)
         step[free] = -vectors @ ((vectors.T @ gradient[free]) / (np.abs(values) + size + 1e-300))
-        if np.abs(step).max() < 1e-13 * np.abs(x).max():
+        if np.abs(step).max(initial=0) <= 1e-13 * np.abs(x).max(initial=0):
             break
         trial = x + step
         trial[half:] = np.maximum(trial[half:], 0)

@@ -1,15 +1,22 @@
 """measure on real networks against textbook formulas on the features that a hand-made forward pass gives."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import metric_oracles as oracle
 from collapsekit import UFM, CollapseError, predict
+from collapsekit.metrics import functional as F
 from collapsekit.metrics import measure, measure_features
-from tolerances import FLOAT32, METRICS
+from samples import draw_samples, samples
+from strategies import examples
+from tolerances import EXACT, FLOAT32, METRICS
 
 K = 4
 
@@ -148,3 +155,338 @@ def test_misuse_of_features():
         measure_features(np.eye(2), [0, 1], np.eye(2)).objective(UFM([2, 1], 1, 1))
     with pytest.raises(CollapseError, match="weight=None"):
         measure_features(np.eye(2), [0, 1]).geometry()
+
+
+# stored features
+
+
+def assert_per_class(values, labels, expected):
+    for k in range(len(expected)):
+        own = labels == k
+        assert_allclose(expected[k], values[own].mean() if own.any() else np.nan, rtol=METRICS)
+
+
+@settings(max_examples=examples(60))
+@given(s=samples())
+def test_stored_features_against_the_textbook(s):
+    measured = measure_features(*s)
+    logits = s.features @ s.weight.T + s.bias
+    confidences, losses, recalls = oracle.softmax_table(logits, s.labels, s.num_classes)
+    assert_allclose(measured.confidences, confidences, rtol=METRICS)
+    assert_allclose(measured.losses, losses, rtol=METRICS, atol=EXACT)
+    assert_array_equal(measured.recalls, recalls)
+    assert_allclose(measured.margins, oracle.margins(logits, s.labels, s.num_classes), rtol=METRICS, atol=METRICS)
+    agree = oracle.centre_votes(s.features, oracle.class_table(*s.labelled).means) == logits.argmax(axis=1)
+    assert_per_class(agree, s.labels, measured.centre_agreement)
+    metrics = measured.metrics()
+    assert_allclose(metrics["ncc"], agree.mean(), rtol=METRICS, atol=EXACT)
+    assert_allclose(metrics["train_accuracy"], (logits.argmax(axis=1) == s.labels).mean(), rtol=METRICS, atol=EXACT)
+    assert_allclose(metrics["nc1"], oracle.nc1(*s.labelled), rtol=METRICS)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"class_weights": [0.5, 1, 4]}, {"bias": 0.3}, {"bias": "free"}, {"lambda_h": [0.2, 0.1, 0.4]}],
+    ids=str,
+)
+def test_objective_is_a_sum_over_samples(options):
+    s = draw_samples([20, 8, 3], 5, spread=1.0)
+    problem = UFM(**{"counts": [20, 8, 3], "lambda_w": 0.1, "lambda_h": 0.02} | options)
+    bias = s.bias if "bias" in options else None
+    measured = measure_features(s.features, s.labels, s.weight, bias)
+    expected = oracle.objective(problem, s.features, s.labels, s.weight, bias)
+    assert_allclose(measured.objective(problem), expected, rtol=METRICS)
+    collapsed_only = problem.objective(s.weight, measured.moments.means.numpy(), bias)
+    assert collapsed_only < expected * (1 - METRICS)  # the objective of the means alone is another number
+
+
+def test_the_oracles_reject_wrong_answers():
+    s = draw_samples([20, 8, 3], 5, spread=1.0)
+    logits = s.features @ s.weight.T
+    confidences, losses, recalls = oracle.softmax_table(logits, s.labels, 3)
+    overall = np.array(
+        [oracle.softmax_table(logits[s.labels == k], s.labels[s.labels == k], 3)[:, k] for k in range(3)]
+    )
+    assert_allclose(overall.T, [confidences, losses, recalls], rtol=METRICS)
+    wrong = {
+        "confidence of the mean loss": (np.exp(-losses), confidences),
+        "logit instead of loss": (-logits[np.arange(31), s.labels].mean(), losses.mean()),
+        "recall of the wrong class": (recalls[::-1], recalls),
+        "margin to the runner-up": (
+            [np.mean([z[k] - np.delete(z, k).max() for z in logits[s.labels == k]]) for k in range(3)],
+            oracle.margins(logits, s.labels, 3),
+        ),
+        "feature penalty as a mean": (
+            oracle.objective(UFM([20, 8, 3], 0.1, 0.02 / 31), s.features, s.labels, s.weight),
+            oracle.objective(UFM([20, 8, 3], 0.1, 0.02), s.features, s.labels, s.weight),
+        ),
+    }
+    for name, (answer, right) in wrong.items():
+        with pytest.raises(AssertionError):
+            assert_allclose(answer, right, rtol=METRICS, err_msg=name)
+
+
+def test_stored_features_equal_the_network_that_made_them(case):
+    model, loader, features, labels = case
+    stored = measure_features(features, labels, model.fc.weight, model.fc.bias)
+    live = measure(model, loader, "fc")
+    assert_allclose(live.moments.state, stored.moments.state, rtol=METRICS, atol=EXACT)
+    for key, value in stored.per_class().items():
+        assert_allclose(live.per_class()[key], value, rtol=METRICS, err_msg=key)
+    for key, value in stored.metrics().items():
+        assert_allclose(live.metrics()[key], value, rtol=METRICS, err_msg=key)
+
+
+@pytest.mark.parametrize("kind", ["list", "float32 head", "parameter", "reversed", "read-only", "strided"])
+def test_arrays_of_any_kind(kind):
+    s = draw_samples([9, 5, 2], 4)
+    expected = measure_features(*s)
+    torch.set_warn_always(True)
+    readonly = s.features.copy()
+    readonly.flags.writeable = False
+    given_ = {
+        "list": [value.tolist() for value in s],
+        "float32 head": (s.features, s.labels, torch.from_numpy(s.weight), torch.from_numpy(s.bias)),
+        "parameter": (s.features, s.labels, nn.Parameter(torch.from_numpy(s.weight)), s.bias),
+        "reversed": (s.features[::-1], s.labels[::-1], s.weight, s.bias),
+        "read-only": (readonly, s.labels, s.weight, s.bias),
+        "strided": (np.repeat(s.features, 2, axis=1)[:, ::2], s.labels, s.weight, s.bias),
+    }[kind]
+    try:
+        measured = measure_features(*given_)
+    finally:
+        torch.set_warn_always(False)
+    assert_allclose(measured.confidences, expected.confidences, rtol=EXACT)
+    assert_allclose(measured.moments.state, expected.moments.state, rtol=EXACT, atol=EXACT)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"])
+@pytest.mark.parametrize("with_head", [True, False])
+def test_labels_of_every_integer_type(dtype, with_head):
+    s = draw_samples([9, 5, 2], 4)
+    measured = measure_features(s.features, s.labels.astype(dtype), s.weight if with_head else None)
+    assert_array_equal(measured.moments.state, s.moments().state)
+
+
+# what a measurement says
+
+WITHOUT_HEAD = {"count", "feature_sqnorm", "within", "cdnv"}
+WITH_HEAD = WITHOUT_HEAD | {"classifier_sqnorm", "margin", "alignment", "confidence", "loss", "recall", "ncc"}
+NAMES = ("cat", "dog", "eel", "fox")
+
+
+def test_keys_names_and_json():
+    s = draw_samples([12, 7, 0, 1], 5)
+    measured = measure_features(*s, names=NAMES)
+    assert set(measured.per_class()) == WITH_HEAD
+    assert measured.geometry().names == measured.names == NAMES
+    content = json.loads(json.dumps(measured.to_dict()))
+    assert content["names"] == list(NAMES)
+    assert content["unseen"] == [2]
+    assert content["singletons"] == [3]
+    assert content["metrics"] == measured.metrics()
+    assert set(content["per_class"]) == WITH_HEAD
+    assert content["schema"] == 1
+    for key, value in measured.per_class().items():
+        assert value.dtype == np.float64
+        assert value.shape == (4,)
+        if key not in {"count", "classifier_sqnorm"}:
+            assert np.isnan(value[2]), key
+
+
+def test_without_a_head():
+    s = draw_samples([12, 7, 3], 5)
+    measured = measure_features(s.features, s.labels)
+    assert set(measured.per_class()) == WITHOUT_HEAD
+    assert set(measured.metrics()) == {"nc1", "cdnv", "nc2_largest_cosine", "nc2_etf_h", "nc2_norm_spread_h"}
+    assert measured.confidences is measured.losses is measured.recalls is measured.centre_agreement is None
+    assert np.isnan(measured.margins).all()
+    assert "no head" in repr(measured)
+    assert measured.moments.num_classes == 3
+    assert measure_features(s.features, s.labels, num_classes=5).moments.unseen == [3, 4]
+    with pytest.raises(CollapseError, match="weight=None"):
+        measured.objective(UFM([12, 7, 3], 0.1, 0.1))
+    json.dumps(measured.to_dict())
+
+
+def test_metrics_against_a_frame():
+    s = draw_samples([12, 7, 3], 5)
+    measured, frame = measure_features(*s), predict(UFM([12, 7, 3], 1e-2, 1e-3))
+    expected = oracle.against_frame(s.weight, s.features, s.labels, frame)
+    values = measured.metrics(frame)
+    assert set(values) == set(measured.metrics()) | set(expected)
+    for key, value in expected.items():
+        assert_allclose(values[key], value, rtol=METRICS, err_msg=key)
+    assert F.frame_metrics(measured.moments, measured.weight, frame).keys() == expected.keys()
+
+
+def test_geometry_is_made_of_means_and_head():
+    s = draw_samples([12, 7, 0, 3], 5)
+    geometry = measure_features(*s).geometry()
+    means = oracle.class_table(*s.labelled).means.astype(float)
+    assert_allclose(geometry.gram_h, means @ means.T, rtol=METRICS)
+    assert_allclose(geometry.gram_w, s.weight @ s.weight.T, rtol=METRICS)
+    assert_allclose(geometry.cross, s.weight @ means.T, rtol=METRICS)
+    assert_array_equal(geometry.counts, [12, 7, 0, 3])
+    assert np.isnan(geometry.gram_h[2]).all()
+    assert np.isnan(geometry.cross[:, 2]).all()
+    other = predict(UFM([12, 7, 1, 3], 1e-3, 1e-3)).geometry()
+    assert np.isfinite(list(geometry.distance(other).residual.values())).all()
+
+
+# networks and loaders
+
+
+def test_dataloader_generator_and_extra_parts_of_a_batch(case):
+    model, loader, features, labels = case
+    inputs = torch.cat([x for x, _ in loader])
+    expected = measure(model, loader, "fc").moments
+    shuffled = DataLoader(TensorDataset(inputs, torch.from_numpy(labels)), batch_size=7, shuffle=True)
+    forms = [shuffled, (batch for batch in loader), [(x, y.tolist(), "index") for x, y in loader]]
+    for head in ("fc", None):
+        for form in forms[:1] + forms[2:] if head is None else forms:
+            measured = measure(model, form, head)
+            oracle.assert_moments(measured.moments, features, labels, METRICS)
+            assert_allclose(measured.moments.state, expected.state, rtol=METRICS, atol=EXACT)
+
+
+def test_a_generator_loses_no_batch_while_the_head_is_sought(case):
+    model, loader, features, labels = case
+    measured = measure(model, (batch for batch in loader))
+    oracle.assert_moments(measured.moments, features, labels, METRICS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_networks_of_any_precision(case, dtype):
+    model, loader, _, labels = case
+    model.to(dtype)
+    model.eval()
+    inputs = torch.cat([x for x, _ in loader]).to(dtype)
+    with torch.no_grad():
+        features, logits = model.body(inputs), model(inputs)
+    measured = measure(model.train(), [(inputs, torch.from_numpy(labels))], "fc")
+    oracle.assert_moments(measured.moments, features.double().numpy(), labels, METRICS)
+    assert_allclose(measured.losses, oracle.softmax_table(logits.double().numpy(), labels, K)[1], rtol=METRICS)
+    assert measured.weight.dtype == torch.float64
+
+
+class Failing(Network):
+    """Breaks at its second batch, after the head has run."""
+
+    calls = 0
+
+    def forward(self, inputs):
+        self.calls += 1
+        logits = super().forward(inputs)
+        if self.calls == self.fails_at:
+            raise RuntimeError("out of memory")
+        return logits
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+@pytest.mark.parametrize("head", ["fc", None])
+def test_a_network_that_fails_is_left_without_hooks(head, fails_at):
+    model = Failing()
+    model.fails_at = fails_at
+    model.body[1].eval()
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        measure(model, [(torch.randn(3, 5), torch.tensor([0, 1, 2]))] * 3, head)
+    assert not any(module._forward_hooks for module in model.modules())
+    assert [module.training for module in model.modules()] == modes
+    assert torch.is_grad_enabled()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Twice(Network):
+    def forward(self, inputs):
+        return self.fc(self.body(inputs)) + self.fc(self.body(2 * inputs))
+
+
+def test_heads_that_cannot_be_used():
+    batch = [(torch.randn(3, 5), torch.tensor([0, 1, 2]))]
+    with pytest.raises(CollapseError, match="called 2 times"):
+        measure(Twice(), batch, "fc")
+    with pytest.raises(CollapseError, match=r"head=None: no nn.Linear makes .*one of .*'fc'"):
+        measure(Twice(), batch)
+    with pytest.raises(CollapseError, match=r"no nn.Linear makes .*'0'"):
+        measure(nn.Sequential(nn.Linear(5, 3), nn.Softmax(dim=1)), batch)
+    foreign = Network()
+    with pytest.raises(CollapseError, match="head"):
+        measure(foreign, batch, Network().fc)
+    assert not foreign.fc._forward_hooks
+
+
+def test_a_diverged_network_is_named():
+    model = Network()
+    with torch.no_grad():
+        model.fc.weight.fill_(torch.nan)
+    with pytest.raises(CollapseError, match="diverged"):
+        measure(model, [(torch.randn(3, 5), torch.tensor([0, 1, 2]))], "fc")
+
+
+@pytest.mark.parametrize(
+    ("batch", "fragment"),
+    [
+        ({"inputs": torch.zeros(2, 5), "labels": torch.tensor([0, 1])}, "a batch is a dict; expected a pair"),
+        ((np.zeros((2, 5)), np.array([0, 1])), "expected a pair"),
+        ((torch.zeros(2, 5), torch.eye(2)), "labels: dtype torch.float32"),
+        ((torch.zeros(2, 5), torch.tensor([0])), r"labels: shape \(1,\) for 2 features"),
+        ((torch.zeros(2, 7, 5), torch.tensor([0, 1])), r"features: shape \(2, 7, 8\)"),
+    ],
+)
+def test_misuse_of_a_batch(batch, fragment):
+    model = Network()
+    model.body = nn.Linear(5, 8)
+    with pytest.raises(CollapseError, match=fragment):
+        measure(model, [batch], "fc")
+
+
+def test_names_are_checked(case):
+    model, loader, _, _ = case
+    assert measure(model, loader, "fc", names=NAMES).names == NAMES
+    with pytest.raises(CollapseError, match="3 names for 4 classes"):
+        measure(model, loader, "fc", names=NAMES[:3])
+    with pytest.raises(CollapseError, match="'cat' stands for two classes"):
+        measure(model, loader, "fc", names=["cat", "cat", "a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        ({"features": np.full((4, 3), np.nan)}, "features: sample 0 holds nan"),
+        ({"features": np.r_[np.zeros((3, 3)), [[0, np.inf, 0]]]}, "features: sample 3 holds inf"),
+        ({"features": np.zeros((4, 3), dtype=int)}, "features: dtype"),
+        ({"features": "abc"}, "features"),
+        ({"labels": [0, 1, 0]}, "labels: shape"),
+        ({"labels": []}, "labels"),
+        ({"labels": [0.0, 1.0, 0.0, 1.0]}, "labels: dtype"),
+        ({"labels": [np.nan] * 4}, "labels: dtype"),
+        ({"labels": [1j] * 4}, "labels: dtype"),
+        ({"labels": [True, False, True, False]}, "labels: dtype"),
+        ({"labels": [0, 1, 0, -1]}, "sample 3 has label -1"),
+        ({"labels": [0, 1, 0, 2], "num_classes": 2}, "sample 3 has label 2"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"num_classes": 2.5}, "num_classes"),
+        ({"num_classes": "two"}, "num_classes"),
+        ({"labels": [0] * 4, "num_classes": 1}, "num_classes"),
+        ({"bias": [0.0, 0.0]}, "bias: given without weight"),
+        ({"weight": np.zeros((2, 4))}, "weight: shape"),
+        ({"weight": 3.0}, "weight: shape"),
+        ({"weight": np.zeros((2, 3)), "bias": np.zeros(3)}, "bias: shape"),
+        ({"weight": np.zeros((2, 3)), "num_classes": 3}, "weight: shape"),
+        ({"labels": [0] * 4, "weight": np.zeros((1, 3))}, "num_classes|weight"),
+        ({"weight": np.full((2, 3), np.nan)}, "diverged"),
+        ({"names": ["a"]}, "1 names for 2 classes"),
+    ],
+    ids=str,
+)
+def test_misuse_of_stored_features(arguments, fragment):
+    with pytest.raises(CollapseError, match=fragment):
+        measure_features(**{"features": np.ones((4, 3)), "labels": [0, 1, 0, 1]} | arguments)
+
+
+def test_a_frame_of_other_classes_is_refused():
+    s = draw_samples([9, 5], 4)
+    with pytest.raises(CollapseError, match="classes"):
+        measure_features(*s).metrics(predict(UFM([3, 3, 3], 1e-3, 1e-3)))
