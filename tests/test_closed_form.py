@@ -1,192 +1,407 @@
-"""The closed form: golden values, brute force, extended precision, symmetries, limits and refusals."""
+"""The closed form against tests/oracles.py, which share nothing with it; limits, laws and refusals."""
 
 import json
 from dataclasses import replace
 
-import mpmath
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-import brute_force as oracles
-from collapsekit import UFM, CollapseError, predict, thresholds
+import oracles
+from collapsekit import UFM, CollapseError, long_tail, predict, thresholds
 from strategies import examples, problems
-from tolerances import BRUTE_OBJECTIVE, EXACT, GOLDEN
+from tolerances import EXACT, GOLDEN, GRAMS, LIMIT, MARGIN
 
+SEEDS = st.integers(0, 2**32 - 1)
 FIRST = UFM([500, 300, 40, 10], 3e-2, 1e-3)
+SECOND = UFM([200, 100, 50, 50], 5e-3, 5e-4)
+THIRD = UFM([400, 200, 20, 20], 4e-2, 1e-3)
+WORDS = ["margins", "confidences", "feature_sqnorms", "classifier_sqnorms", "headroom"]
 
 
-def test_golden_values_one():
-    frame = predict(FIRST)
-    assert_allclose(frame.margins, [2.6128458342, 2.2912803938, 0.5340824859, 0], atol=GOLDEN)
-    assert_allclose(frame.feature_sqnorms, [0.5542683023, 0.6274929786, 0.4005618644, 0], atol=GOLDEN)
-    assert_allclose(frame.classifier_sqnorms, [7.4957714677, 5.5205213001, 1.6932897665, 1.3372347758], atol=GOLDEN)
-    assert_allclose(frame.geometry().gram_w[0, 1], -3.8336768322, atol=GOLDEN)
-    assert_allclose(frame.objective, 0.7559496807, atol=GOLDEN)
-    assert_array_equal(frame.collapsed, [False, False, False, True])
+def rebuilt(problem, **changed):
+    fields = ["counts", "lambda_w", "lambda_h", "class_weights"]
+    return UFM(**{name: getattr(problem, name) for name in fields} | changed)
 
 
-def test_golden_values_two():
-    frame = predict(UFM([200, 100, 50, 50], 5e-3, 5e-4))
-    assert_allclose(frame.margins, [4.3102575952, 3.9468544025, 3.575986011, 3.575986011], atol=GOLDEN)
-    assert_allclose(frame.objective, 0.2607492608, atol=GOLDEN)
-
-
-def test_golden_values_three():
-    frame = predict(UFM([400, 200, 20, 20], 4e-2, 1e-3))
-    assert_allclose(frame.confidences, [0.8247287816, 0.7521290658, 0.25, 0.25], atol=GOLDEN)
-    assert_allclose(frame.objective, 0.7571752008, atol=GOLDEN)
-    assert frame.collapsed.sum() == 2
-
-
-@settings(max_examples=examples(200))
-@given(problems())
-def test_equals_brute_force(problem):
-    # At a threshold the objective is flat to fourth order and no descent finds Grams to 1e-6; extended precision does.
-    assume(np.abs(thresholds(problem).headroom - 1).min() > 1e-3)
-    oracles.assert_agrees(predict(problem), *oracles.brute_force(problem))
-
-
-@pytest.mark.parametrize("field", ["objective", "feature_sqnorms", "margins", "classifier_sqnorms"])
-def test_brute_force_rejects_a_wrong_answer(field):
-    frame = predict(FIRST)
-    optimum = oracles.brute_force(FIRST)
-    oracles.assert_agrees(frame, *optimum)
-    with pytest.raises(AssertionError):
-        oracles.assert_agrees(replace(frame, **{field: getattr(frame, field) * (1 + 1e-5)}), *optimum)
-
-
-@settings(max_examples=examples(300))
-@given(problems(max_ratio=1e9))
-def test_margins_in_extended_precision(problem):
-    frame, size = predict(problem), problem.num_classes
-    with mpmath.workdps(40):
-        for k in range(size):
-            n, total = mpmath.mpf(problem.counts[k]), mpmath.mpf(problem.counts.sum())
-            weight = mpmath.mpf(float(oracles.omega(problem)[k]))
-            # The exact inputs, not their rounded products, define the problem.
-            product = mpmath.mpf(problem.lambda_w) * mpmath.mpf(problem.lambda_h)
-            price = total / weight * mpmath.sqrt(product * (size - 1) / (size * n))
-            distance = 1 - price * size / (size - 1)
-            exact = mpmath.log((size - 1) * (1 - price) / price) if distance > 0 else mpmath.mpf(0)
-            error = abs(mpmath.mpf(float(frame.margins[k])) - exact)
-            assert error <= max(1e-14, 1e-12 * exact if abs(distance) >= 1e-3 else 1e-14)
-
-
-def test_bisection_agrees_with_the_margins_and_rejects_others():
-    frame = predict(FIRST)
-    costs = np.sqrt(FIRST.lambda_w * FIRST.lambda_h * FIRST.counts * 3 / 4)
-    exact = [oracles.scalar_minimum(a, c, 4) for a, c in zip(FIRST.loss_weights, costs, strict=True)]
-    assert_allclose(frame.margins, np.array(exact, dtype=float), rtol=EXACT)
-    with pytest.raises(AssertionError):
-        assert_allclose(frame.margins * (1 + 1e-9), np.array(exact, dtype=float), rtol=EXACT)
-
-
-@settings(max_examples=examples(200))
-@given(problems(max_ratio=1e3), st.integers(0, 7))
-def test_a_class_dies_exactly_at_its_threshold(problem, k):
-    k %= problem.num_classes
-    limits = thresholds(problem)
-    for factor, dead in ((1 - 1e-9, False), (1 + 1e-9, True)):
-        product = limits.critical_product[k] * factor
-        moved = UFM(problem.counts, product / 1e-3, 1e-3, class_weights=problem.class_weights)
-        assert predict(moved).collapsed[k] == dead
-    frame = predict(problem)
-    assert_array_equal(frame.collapsed, limits.headroom <= 1 + EXACT)
-    assert_allclose(limits.headroom, problem.counts / limits.critical_count, rtol=EXACT)
-    assert limits.minority_collapse == limits.critical_product.min()
-    assert limits.complete_collapse == limits.critical_product.max()
-
-
-@settings(max_examples=examples(200))
-@given(problems())
-def test_symmetries(problem):
-    frame = predict(problem)
-    scaled = predict(
-        UFM(problem.counts, problem.lambda_w * 7, problem.lambda_h / 7, class_weights=problem.class_weights)
-    )
-    assert_allclose(scaled.margins, frame.margins, rtol=1e-9, atol=1e-12)
-    order = np.random.default_rng(0).permutation(problem.num_classes)
-    weights = None if problem.class_weights is None else problem.class_weights[order]
-    permuted = predict(UFM(problem.counts[order], problem.lambda_w, problem.lambda_h, class_weights=weights))
-    assert_allclose(permuted.margins, frame.margins[order], rtol=EXACT, atol=EXACT)
-    assert_allclose(permuted.classifier_sqnorms, frame.classifier_sqnorms[order], rtol=EXACT)
-    smaller = predict(UFM(problem.counts, problem.lambda_w / 2, problem.lambda_h, class_weights=problem.class_weights))
-    assert (smaller.confidences >= frame.confidences).all()
-    if problem.class_weights is None:
-        assert (np.diff(frame.confidences[np.argsort(problem.counts)]) >= 0).all()
-
-
-@settings(max_examples=examples(200))
-@given(problems())
-def test_the_frame_is_feasible_attains_its_objective_and_has_its_geometry(problem):
-    frame = predict(problem)
-    weights, features = frame.weights_and_features()
-    assert features.min() >= 0
-    assert_allclose(problem.objective(weights, features), frame.objective, rtol=BRUTE_OBJECTIVE)
-    geometry = frame.geometry()
-    scale = max(1.0, np.abs(weights @ weights.T).max())
-    assert_allclose(geometry.gram_w / scale, weights @ weights.T / scale, atol=EXACT)
-    assert_allclose(geometry.gram_h, features @ features.T, rtol=EXACT, atol=EXACT)
-    assert_allclose(geometry.cross, weights @ features.T, rtol=EXACT, atol=EXACT * 10)
-
-
-def test_no_trial_point_beats_the_objective():
-    frame, rng = predict(FIRST), np.random.default_rng(0)
-    weights, features = frame.weights_and_features(6)
-    for size in (1e-4, 1e-2, 1):
-        for _ in range(50):
-            trial = np.maximum(0, features + size * rng.normal(size=features.shape))
-            assert FIRST.objective(weights + size * rng.normal(size=weights.shape), trial) >= frame.objective
-
-
-def test_inverse_root_weights_equalise_margins_and_thresholds():
-    counts = np.array([500.0, 300, 40, 10])
-    problem = UFM(counts, 1e-3, 1e-4, class_weights=5 * counts**-0.5)
-    assert_allclose(np.ptp(predict(problem).margins), 0, atol=EXACT)
-    assert_allclose(np.ptp(thresholds(problem).headroom) / thresholds(problem).headroom[0], 0, atol=EXACT)
-
-
-def test_complete_collapse():
-    frame = predict(UFM([5, 3], 10.0, 10.0))
-    assert frame.collapsed.all()
-    assert_allclose(frame.objective, np.log(2), rtol=EXACT)
-    assert_array_equal(frame.geometry().gram_w, np.zeros((2, 2)))
-
-
-def test_dim_equal_to_the_survivors_is_enough():
-    assert predict(UFM([500, 300, 40, 10], 3e-2, 1e-3, dim=3)).collapsed.sum() == 1
-    with pytest.raises(CollapseError, match="dim=2: 3 classes survive"):
-        predict(UFM([500, 300, 40, 10], 3e-2, 1e-3, dim=2))
+# Golden values (docs/theory.md, section 9); rtol=0 because numpy's default of 1e-7 would hide three digits
 
 
 @pytest.mark.parametrize(
-    ("options", "fragment"), [({"bias": "free"}, "bias='free'"), ({"bias": 0.1}, "bias=0.1"), ({"relu": False}, "relu")]
+    ("problem", "name", "expected"),
+    [
+        (FIRST, "margins", [2.6128458342, 2.2912803938, 0.5340824859, 0]),
+        (FIRST, "feature_sqnorms", [0.5542683023, 0.6274929786, 0.4005618644, 0]),
+        (FIRST, "classifier_sqnorms", [7.4957714677, 5.5205213001, 1.6932897665, 1.3372347758]),
+        (FIRST, "objective", 0.7559496807),
+        (SECOND, "margins", [4.3102575952, 3.9468544025, 3.575986011, 3.575986011]),
+        (SECOND, "objective", 0.2607492608),
+        (THIRD, "confidences", [0.8247287816, 0.7521290658, 0.25, 0.25]),
+        (THIRD, "objective", 0.7571752008),
+    ],
+    ids=str,
 )
-def test_problems_without_a_closed_form_are_refused(options, fragment):
-    problem = UFM([5, 3], 0.1, 0.1, **options)
-    for function in (predict, thresholds):
-        with pytest.raises(CollapseError, match=fragment):
-            function(problem)
+def test_golden_values(problem, name, expected):
+    assert_allclose(getattr(predict(problem), name), expected, rtol=0, atol=GOLDEN)
 
 
-def test_a_million_classes():
-    counts = np.arange(1, 1_000_001)
-    frame = predict(UFM(counts, 1e-9, 1e-9))
-    assert frame.collapsed.any()
-    assert not frame.collapsed.all()
-    with pytest.raises(CollapseError, match="GiB"):
+def test_golden_inner_product_and_collapsed_classes():
+    assert_allclose(predict(FIRST).geometry().gram_w[0, 1], -3.8336768322, rtol=0, atol=GOLDEN)
+    collapsed = [predict(problem).collapsed.tolist() for problem in (FIRST, SECOND, THIRD)]
+    assert collapsed == [[False] * 3 + [True], [False] * 4, [False] * 2 + [True] * 2]
+
+
+# Brute force
+
+
+@settings(max_examples=examples(200))
+@given(problems())
+def test_prediction_is_the_brute_force_optimum(problem):
+    oracles.assert_is_optimum(predict(problem))
+
+
+@settings(max_examples=examples(40))
+@given(problems(), SEEDS)
+def test_prediction_is_the_brute_force_optimum_with_a_feature_penalty_for_each_class(problem, seed):
+    spread = np.exp(np.random.default_rng(seed).normal(size=problem.num_classes))
+    oracles.assert_is_optimum(predict(rebuilt(problem, lambda_h=problem.lambda_h * spread)))
+
+
+@pytest.mark.parametrize("problem", [FIRST, SECOND, THIRD], ids=str)
+@pytest.mark.parametrize("name", ["objective", "margins", "confidences", "feature_sqnorms", "classifier_sqnorms"])
+def test_brute_force_rejects_a_changed(problem, name):
+    frame, optimum = predict(problem), oracles.brute_force(problem)
+    oracles.assert_is_optimum(frame, optimum)
+    with pytest.raises(AssertionError):
+        oracles.assert_is_optimum(replace(frame, **{name: getattr(frame, name) * (1 + 1e-4)}), optimum)
+
+
+def test_brute_force_rejects_a_class_wrongly_dead():
+    frame, optimum = predict(FIRST), oracles.brute_force(FIRST)
+    with pytest.raises(AssertionError):
+        oracles.assert_is_optimum(replace(frame, collapsed=np.array([False, False, True, True])), optimum)
+
+
+def test_brute_force_finds_strictly_more_where_dim_is_too_small():
+    narrow = oracles.descend(oracles.Balanced(FIRST), np.abs(np.random.default_rng(0).normal(size=2 * 4 * 2)))
+    assert oracles.Balanced(FIRST).value(narrow)[0] > predict(FIRST).objective * (1 + 1e-4)
+
+
+@settings(max_examples=examples(100))
+@given(problems(), SEEDS, st.sampled_from([1e-6, 1e-3, 1.0]))
+def test_no_point_nearby_is_better(problem, seed, size):
+    frame, rng = predict(problem), np.random.default_rng(seed)
+    weights, features = frame.weights_and_features(2 * problem.num_classes)
+    by_w, by_h = (size * (np.abs(a).max() + 1e-3) for a in (weights, features))
+    weights = weights + by_w * rng.normal(size=weights.shape)
+    features = np.maximum(0, features + by_h * rng.normal(size=features.shape))
+    assert problem.objective(weights, features) >= frame.objective * (1 - EXACT)
+
+
+# Extended precision
+
+
+@settings(max_examples=examples(200))
+@given(problems())
+@example(UFM([1, 10**9], 1e-12, 1e-12))
+@example(UFM([1, 10**9, 10**9, 7], 1e-6, 1e-6))
+@example(UFM([1, 10**9], 2e-9, 1e-10, class_weights=[3, 0.5]))
+@example(UFM(long_tail(10**9, 1, 50), 1e-12, 1e-10))
+def test_margins_and_objective_in_extended_precision(problem):
+    oracles.assert_is_scalar_optimum(predict(problem))
+
+
+@settings(max_examples=examples(100))
+@given(SEEDS, st.floats(-12, 0))
+def test_margins_of_one_sample_beside_a_billion(seed, exponent):
+    rng = np.random.default_rng(seed)
+    counts = np.concatenate([[1, 10**9], np.round(10 ** rng.uniform(0, 9, 4))])
+    product = thresholds(UFM(counts, 1, 1)).critical_product.max() * 10**exponent
+    oracles.assert_is_scalar_optimum(predict(UFM(counts, np.sqrt(product), np.sqrt(product))))
+
+
+@pytest.mark.parametrize("name", ["margins", "objective"])
+def test_extended_precision_rejects_a_changed(name):
+    frame = predict(FIRST)
+    oracles.assert_is_scalar_optimum(frame)
+    with pytest.raises(AssertionError):
+        oracles.assert_is_scalar_optimum(replace(frame, **{name: getattr(frame, name) * (1 + 1e-11)}))
+
+
+# Thresholds
+
+
+@settings(max_examples=examples(200))
+@given(problems(), SEEDS)
+def test_a_class_lives_below_its_critical_product_and_is_dead_from_it_on(problem, seed):
+    k, limits = seed % problem.num_classes, thresholds(problem)
+
+    def dead(factor):
+        return bool(
+            predict(rebuilt(problem, lambda_w=limits.critical_product[k] * factor / problem.lambda_h)).collapsed[k]
+        )
+
+    assert [dead(factor) for factor in (1 - 1e-12, 1, 1 + 1e-12)] == [False, True, True]
+
+
+@settings(max_examples=examples(200))
+@given(problems())
+def test_thresholds_are_the_formula_and_headroom_is_the_ratio_of_counts(problem):
+    size, total, limits = problem.num_classes, problem.counts.sum(), thresholds(problem)
+    omega = np.ones(size) if problem.class_weights is None else problem.class_weights
+    product = omega**2 * (size - 1) * problem.counts / (size * total**2)
+    count = size / (size - 1) * total**2 * problem.lambda_w * problem.lambda_h / omega**2
+    assert_allclose(limits.critical_product, product, rtol=EXACT)
+    assert_allclose(limits.critical_count, count, rtol=EXACT)
+    assert_allclose(limits.headroom, problem.counts / limits.critical_count, rtol=EXACT)
+    assert_array_equal(limits.headroom, predict(problem).headroom)
+    assert (limits.minority_collapse, limits.complete_collapse) == (
+        limits.critical_product.min(),
+        limits.critical_product.max(),
+    )
+
+
+def test_the_transition_is_continuous_and_the_headroom_s_root_is_the_room_of_both_decays():
+    limits = thresholds(SECOND)
+    room = np.sqrt(limits.headroom[3])
+    margins = [predict(UFM(SECOND.counts, 5e-3 * room * f, 5e-4 * room * f)).margins[3] for f in (1 - 1e-6, 1 + 1e-6)]
+    assert 0 < margins[0] < 1e-5
+    assert margins[1] == 0
+
+
+def test_with_weights_the_last_class_to_die_is_not_the_largest():
+    limits = thresholds(UFM([100, 50], 1, 1, class_weights=[1, 2]))
+    assert limits.critical_product.argmax() == 1
+
+
+# Laws
+
+
+@settings(max_examples=examples(200))
+@given(problems(), st.floats(1e-3, 1e3))
+def test_only_the_product_of_the_penalties_sets_margins(problem, factor):
+    frame = predict(problem)
+    other = predict(rebuilt(problem, lambda_w=problem.lambda_w * factor, lambda_h=problem.lambda_h / factor))
+    assert_allclose(other.margins, frame.margins, rtol=EXACT, atol=10 * MARGIN)
+    assert_allclose(other.objective, frame.objective, rtol=EXACT)
+    assert_allclose(
+        other.feature_sqnorms,
+        frame.feature_sqnorms * factor,
+        rtol=GRAMS,
+        atol=10 * MARGIN * other.feature_sqnorms.max(),
+    )
+    assert_allclose(other.classifier_sqnorms, frame.classifier_sqnorms / factor, rtol=GRAMS)
+
+
+@settings(max_examples=examples(200))
+@given(problems(), st.floats(1.0, 10))
+def test_confidence_falls_with_the_penalties_and_rises_with_the_count(problem, factor):
+    frame = predict(problem)
+    for name in ("lambda_w", "lambda_h"):
+        more = predict(rebuilt(problem, **{name: getattr(problem, name) * factor}))
+        assert (more.confidences <= frame.confidences).all()
+        assert more.objective >= frame.objective * (1 - EXACT)
+    plain = predict(rebuilt(problem, class_weights=None))
+    assert (np.diff(plain.confidences[np.argsort(problem.counts)]) >= 0).all()
+
+
+def test_confidence_rises_with_the_count_at_fixed_total():
+    confidences = [predict(UFM([n, 1000 - n, 50], 1e-2, 1e-3)).confidences[0] for n in range(1, 1000, 7)]
+    assert (np.diff(confidences) >= 0).all()
+    assert confidences[0] == 1 / 3 < confidences[-1]
+
+
+@settings(max_examples=examples(100))
+@given(problems(), SEEDS)
+def test_a_permutation_of_the_classes_permutes_the_prediction(problem, seed):
+    order = np.random.default_rng(seed).permutation(problem.num_classes)
+    omega = None if problem.class_weights is None else problem.class_weights[order]
+    frame, other = predict(problem), predict(rebuilt(problem, counts=problem.counts[order], class_weights=omega))
+    for name in WORDS:
+        assert_allclose(getattr(other, name), getattr(frame, name)[order], rtol=GRAMS, atol=EXACT, err_msg=name)
+    assert_array_equal(other.collapsed, frame.collapsed[order])
+    assert_allclose(other.objective, frame.objective, rtol=EXACT)
+
+
+@settings(max_examples=examples(200))
+@given(problems())
+def test_the_frame_attains_its_objective_and_its_grams(problem):
+    frame = predict(problem)
+    weights, features = frame.weights_and_features()
+    geometry = frame.geometry()
+    assert features.min() >= 0
+    assert features.shape[1] == max(1, (~frame.collapsed).sum())
+    assert_allclose(problem.objective(weights, features), frame.objective, rtol=EXACT)
+    pairs = {
+        "gram_h": features @ features.T,
+        "gram_w": weights @ weights.T,
+        "cross": weights @ features.T,
+        "margins": frame.margins,
+        "feature_sqnorms": frame.feature_sqnorms,
+        "classifier_sqnorms": frame.classifier_sqnorms,
+    }
+    for name, expected in pairs.items():
+        assert_allclose(oracles.largest_error(getattr(geometry, name), expected), 0, atol=GRAMS, err_msg=name)
+    balance = problem.lambda_w * (weights**2).sum(), problem.lambda_h * problem.counts @ (features**2).sum(axis=1)
+    assert_allclose(*balance, rtol=GRAMS)
+
+
+@settings(max_examples=examples(100))
+@given(problems())
+def test_collapsed_classes_tie_and_share_one_classifier_row(problem):
+    frame = predict(problem)
+    weights, features = frame.weights_and_features(problem.num_classes)
+    assert_array_equal(frame.margins > 0, ~frame.collapsed)
+    for vector in (frame.margins, frame.feature_sqnorms):
+        assert_array_equal(vector[frame.collapsed], 0)
+    assert_allclose(frame.confidences[frame.collapsed], 1 / problem.num_classes, rtol=EXACT)
+    assert_array_equal(features[frame.collapsed], 0)
+    assert_array_equal(np.ptp(weights[frame.collapsed], axis=0) if frame.collapsed.any() else 0, 0)
+
+
+@settings(max_examples=examples(100))
+@given(problems(weighted=False), st.floats(0.1, 10))
+def test_inverse_root_weights_equalise_margins_and_headrooms(problem, scale):
+    weighted = rebuilt(problem, class_weights=scale / np.sqrt(problem.counts))
+    frame = predict(weighted)
+    assert_allclose(frame.headroom, frame.headroom[0], rtol=EXACT)
+    assert_allclose(frame.margins, frame.margins[0], rtol=EXACT, atol=10 * MARGIN)
+
+
+# Special cases and limits
+
+
+def test_balanced_counts_give_an_orthogonal_frame_and_a_simplex():
+    geometry = predict(UFM([50] * 5, 1e-2, 1e-3)).geometry()
+    off = ~np.eye(5, dtype=bool)
+    assert_array_equal(geometry.feature_cosines[off], 0)
+    assert_allclose(geometry.classifier_cosines[off], -1 / 4, rtol=EXACT)
+    assert_allclose(geometry.alignment, np.sqrt(4 / 5), rtol=EXACT)
+
+
+def test_two_classes():
+    frame = predict(UFM([30, 10], 1e-2, 1e-2))
+    q = 40 * 1e-2 * np.sqrt(1 / (2 * np.array([30, 10])))
+    assert_allclose(frame.confidences, 1 - q, rtol=EXACT)
+    assert_allclose(frame.margins, np.log((1 - q) / q), rtol=EXACT)
+    weights, _ = frame.weights_and_features()
+    assert_allclose(weights[0], -weights[1], rtol=EXACT)
+
+
+def test_minority_features_are_longer_where_penalties_vanish():
+    norms = predict(UFM([10_000, 1], 1e-80, 1e-80)).feature_sqnorms
+    assert_allclose(norms[1] / norms[0], 100, rtol=LIMIT)
+
+
+def test_complete_collapse():
+    frame = predict(UFM([5, 3], 10.0, 10.0, class_weights=[1, 2]))
+    assert frame.collapsed.all()
+    assert_allclose(frame.objective, (5 + 6) / 8 * np.log(2), rtol=EXACT)
+    geometry = frame.geometry()
+    for matrix in (geometry.gram_h, geometry.gram_w, geometry.cross, *frame.weights_and_features()):
+        assert_array_equal(matrix, 0)
+    assert np.isnan(geometry.alignment).all()
+
+
+def test_extreme_penalties_neither_warn_nor_lose_the_prediction():
+    tiny, huge = predict(UFM([5, 3], 1e-120, 1e-20)), predict(UFM([5, 3], 1e120, 1e30))
+    assert not tiny.collapsed.any()
+    assert huge.collapsed.all()
+    assert predict(UFM([5, 3], 1e-150, 1e150)).margins[0] == predict(UFM([5, 3], 1.0, 1.0)).margins[0] == 0
+
+
+# Dimensions, sizes, refusals
+
+
+@pytest.mark.parametrize("dim", [3, 4, 9])
+def test_as_many_dimensions_as_survivors_are_enough(dim):
+    problem = UFM(FIRST.counts, 3e-2, 1e-3, dim=dim)
+    weights, features = predict(problem).weights_and_features()
+    assert weights.shape == features.shape == (4, dim)
+    assert_allclose(problem.objective(weights, features), predict(FIRST).objective, rtol=EXACT)
+    oracles.assert_is_optimum(predict(problem))
+
+
+@pytest.mark.parametrize(("dim", "fragment"), [(2, "dim=2: 3 classes survive"), (1, "widen the feature layer")])
+def test_fewer_dimensions_than_survivors_are_refused(dim, fragment):
+    with pytest.raises(CollapseError, match=fragment):
+        predict(UFM(FIRST.counts, 3e-2, 1e-3, dim=dim))
+    assert thresholds(UFM(FIRST.counts, 3e-2, 1e-3, dim=dim)).headroom.shape == (4,)
+
+
+@pytest.mark.parametrize("dim", [2, 0, -1, 3.5, "wide"])
+def test_weights_and_features_refuse_a_dim_without_room(dim):
+    with pytest.raises(CollapseError, match="dim="):
+        predict(FIRST).weights_and_features(dim)
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        ({"bias": "free"}, "bias='free': a bias changes the geometry under imbalance and has no closed form"),
+        ({"bias": 0.1}, "bias=0.1: .*train the head without one .*or give bias=None"),
+        ({"relu": False}, "relu=False: .*give relu=True"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("function", [predict, thresholds])
+def test_problems_without_a_closed_form_are_refused(function, options, fragment):
+    with pytest.raises(CollapseError, match=fragment):
+        function(UFM([5, 3], 0.1, 0.1, **options))
+
+
+@pytest.mark.parametrize("function", [predict, thresholds])
+def test_only_problems_are_accepted(function):
+    with pytest.raises(CollapseError, match=r"problem=\[5, 3\]: give a UFM"):
+        function([5, 3])
+
+
+def test_a_million_classes_are_predicted_and_their_grams_refused_by_size():
+    frame = predict(UFM(np.arange(1, 10**6 + 1), 1e-9, 1e-9))
+    assert 0 < frame.collapsed.sum() < 10**6
+    with pytest.raises(CollapseError, match=r"geometry: K = 1000000 needs 22351\.7 GiB .* limit of 2 GiB"):
         frame.geometry()
 
 
-def test_results_are_json_and_one_line_and_inputs_stay():
-    counts = np.array([5, 3, 2])
-    frame = predict(UFM(counts, 0.1, 0.1))
-    assert_array_equal(counts, [5, 3, 2])
-    assert json.loads(json.dumps(frame.to_dict()))["schema"] == 1
-    assert json.loads(json.dumps(thresholds(frame.problem).to_dict()))["schema"] == 1
+def test_geometry_is_refused_exactly_above_two_gibibytes(monkeypatch):
+    monkeypatch.setattr("collapsekit.theory.closed_form.LARGEST_GEOMETRY_BYTES", 3 * 8 * 4**2)
+    assert predict(FIRST).geometry().num_classes == 4
+    with pytest.raises(CollapseError, match="K = 5"):
+        predict(UFM([5] * 5, 1e-2, 1e-2)).geometry()
+
+
+# Results
+
+
+def test_results_are_json_with_a_schema_and_carry_the_names():
+    frame = predict(UFM({"a": 5, "b": 3, "c": 1}, 0.1, 0.01, class_weights=[1, 2, 3]))
+    content = json.loads(json.dumps(frame.to_dict()))
+    assert content["schema"] == content["problem"]["schema"] == 1
+    for name in WORDS:
+        assert_array_equal(content[name], getattr(frame, name))
+    assert content["problem"]["names"] == ["a", "b", "c"]
+    assert frame.geometry().names == ("a", "b", "c")
+    limits = json.loads(json.dumps(thresholds(frame.problem).to_dict()))
+    assert limits["schema"] == 1
+    assert limits["minority_collapse"] == min(limits["critical_product"])
+
+
+def test_results_are_read_only_and_their_repr_is_one_line():
+    frame = predict(FIRST)
     assert "\n" not in repr(frame)
-    with pytest.raises(ValueError, match="read-only"):
-        frame.margins[0] = 1
+    assert "1 collapsed" in repr(frame)
+    for name in WORDS:
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(frame, name)[0] = 1
+
+
+def test_inputs_stay_as_they_were():
+    counts, penalties, weights = np.array([5, 3]), np.array([0.1, 0.2]), np.array([1.0, 2.0])
+    copies = [array.copy() for array in (counts, penalties, weights)]
+    frame = predict(UFM(counts, 0.1, penalties, class_weights=weights))
+    frame.geometry()
+    for array, copy in zip((counts, penalties, weights), copies, strict=True):
+        assert_array_equal(array, copy)
+        assert array.flags.writeable

@@ -6,6 +6,7 @@ are hollow or lines, measurements filled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,9 +57,7 @@ def collapse_line(frame: GeneralOrthogonalFrame, comparison: Comparison, *, ax: 
     ax.text(x[-1], 1 / size, "1/K", ha="right", va="bottom", color=GREY)
     ax.set(xscale="log", xlim=(x[0], x[-1]), ylim=(0, 1.02))
     ax.set(xlabel="headroom: class size / critical size", ylabel="training confidence")
-    ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1e3, 1e4) if x[0] <= t <= x[-1]]
-    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
-    ax.minorticks_off()
+    _plain_ticks(ax)
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.16))
     return ax
 
@@ -72,6 +71,7 @@ def norms(counts: Array, predicted: Array, measured: Array, *, ylabel: str, ax: 
     ax.plot(counts, measured, "o", ms=4, color=ORANGE, label="measured")
     ax.set(xscale="log", xlabel="training samples of the class", ylabel=ylabel)
     ax.set_ylim(bottom=0)
+    _plain_ticks(ax)
     ax.legend(frameon=False)
     return ax
 
@@ -135,6 +135,16 @@ def confidence_trajectory(
     ax.set(xlabel="training step", ylabel="training confidence", ylim=(0, 1.02))
     ax.legend(frameon=False, loc="lower right")
     return ax
+
+
+def _plain_ticks(ax: Axes) -> None:
+    """Label a logarithmic x axis with 1, 2, 5, 10 …, or with powers of ten alone if it is long."""
+    low, high = ax.get_xlim()
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
+    ticks = [s * 10.0**d for d in decades for s in steps if low <= s * 10.0**d <= high]
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.minorticks_off()
 
 
 def _stacked(labels: Sequence[str], heights: Array, apart: float = 0.025) -> list[tuple[float, str]]:

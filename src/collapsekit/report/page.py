@@ -97,7 +97,8 @@ def _pictures(run: Run, comparison: Comparison) -> Iterator[Picture]:
             figures.objective_trajectory(run.history, frame.objective),
         )
         yield _picture(
-            "NC1: within-class relative to between-class variability of the features.",
+            "NC1: within-class relative to between-class variability of the features. Where classes have collapsed it "
+            "divides by their vanishing means, and may rise although features of every class coincide ever better.",
             figures.nc1_trajectory(run.history),
         )
         yield _picture(
