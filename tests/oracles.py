@@ -248,12 +248,12 @@ def assert_is_optimum(frame, optimum=None):
         "confidences": (frame.confidences, np.diagonal(cross_entropy(logits)[1]), 1),
         "feature_sqnorms": (frame.feature_sqnorms, (found.features**2).sum(axis=1), model.unit_h.max() ** 2),
         "classifier_sqnorms": (frame.classifier_sqnorms, (found.weights**2).sum(axis=1), model.unit_w**2),
-        "collapsed margins": (np.zeros(size), np.where(frame.collapsed, margins, 0), max(1, margins.max())),
     }
     assert_allclose(frame.objective, found.objective, rtol=tolerances.BRUTE_OBJECTIVE)
     for name, (actual, expected, unit) in pairs.items():
         error = largest_error(actual, expected, tolerances.BRUTE_FLOOR * unit)
         assert_allclose(error, 0, atol=tolerances.BRUTE_GRAM, err_msg=name)
+    assert_allclose(margins[frame.collapsed], 0, atol=tolerances.BRUTE_GRAM * max(1, margins.max()))
 
 
 # (c) extended precision

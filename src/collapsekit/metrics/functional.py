@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from collapsekit.errors import CollapseError
 from collapsekit.metrics.moments import ClassMoments
 from collapsekit.theory.closed_form import GeneralOrthogonalFrame
 
@@ -187,11 +188,20 @@ def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: GeneralOr
     frame : GeneralOrthogonalFrame
         The prediction.
 
+    Raises
+    ------
+    CollapseError
+        If the prediction is for another number of classes.
+
     References
     ----------
     Dang et al., ICML 2024, section 5; residuals: derived here.
     """
     size = moments.num_classes
+    if frame.problem.num_classes != size:
+        raise CollapseError(
+            f"frame: {frame.problem.num_classes} classes, measured {size}; predict for the same classes"
+        )
     seen = moments.seen
     means = torch.where(seen[:, None], moments.means, 0.0)
 

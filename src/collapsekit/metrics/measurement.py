@@ -20,7 +20,7 @@ from collapsekit.metrics.metric import decision, nearest_centre, packed_head, un
 from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES, ClassMoments
 from collapsekit.problem import UFM
 from collapsekit.theory.closed_form import GeneralOrthogonalFrame
-from collapsekit.validation import Array, class_names, shorten
+from collapsekit.validation import Array, class_names, shorten, whole_number
 
 Sample = tuple[Tensor, Tensor, Tensor | None]
 """Features (n, d), labels (n,), logits (n, K) if the network has computed them."""
@@ -200,8 +200,13 @@ def measure_features(
         raise CollapseError("features: no samples; give at least one")
     W = None if weight is None else _as_tensor("weight", weight)
     b = None if bias is None else _as_tensor("bias", bias)
+    if W is None and b is not None:
+        raise CollapseError("bias: given without weight; pass both of the head")
+    if W is not None and W.ndim != 2:
+        raise CollapseError(f"weight: shape {tuple(W.shape)}; expected (K, {x.shape[1]}), one row a class")
     if num_classes is None:
-        num_classes = len(W) if W is not None else max(2, int(y.max()) + 1) if y.dtype != torch.bool else 2
+        num_classes = _largest_label(y) + 1 if W is None else len(W)
+    num_classes = whole_number("num_classes", num_classes, 2, "give at least two classes")
     return _measure(lambda: [(x, y, None)], W, b, names, (num_classes, x.shape[1]), once=False)
 
 
@@ -363,11 +368,21 @@ def _unpack(batch: Any) -> tuple[Tensor, Tensor]:
     return batch[0], torch.as_tensor(batch[1])
 
 
+def _largest_label(labels: Tensor) -> int:
+    """The largest label, at least 1; what is wrong with labels of another kind is said when they are counted."""
+    if labels.numel() == 0 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        return 1
+    return max(1, int(labels.to(torch.int64).max()))
+
+
 def _as_tensor(name: str, value: ArrayLike | Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
     try:
-        return torch.as_tensor(np.asarray(value))
+        array = np.asarray(value)
+        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+            array = array.copy()  # torch shares memory with neither
+        return torch.as_tensor(array)
     except (TypeError, ValueError):
         raise CollapseError(f"{name}={shorten(value)}: give an array of numbers") from None
 
