@@ -263,8 +263,10 @@ def test_a_class_without_samples_is_left_out(seed, other):
     assert_array_equal(np.isnan(seen.feature_cosines), ~(rest[:, None] & rest))
     assert np.isfinite(seen.classifier_cosines).all()
     assert "nan" not in repr(seen)
-    assert_parts(seen.distance(grams(weights, features, counts)), residual=everywhere(0), shape=everywhere(0))
+    whole = grams(weights, features, counts)
+    for distance in (seen.distance(whole), whole.distance(seen), seen.distance(seen)):
+        assert_parts(distance, shape=everywhere(0), scale=everywhere(0), residual=everywhere(0))
     nearly = features.copy()
     nearly[rest] *= 1.5
-    moved = with_unseen(weights, nearly, counts, k).distance(grams(weights, features, counts))
+    moved = with_unseen(weights, nearly, counts, k).distance(whole)
     assert_parts(moved, scale={"features": np.log(1.5**2), "classifier": 0, "cross": np.log(1.5)})

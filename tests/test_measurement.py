@@ -178,10 +178,24 @@ def test_stored_features_against_the_textbook(s):
     assert_allclose(measured.margins, oracle.margins(logits, s.labels, s.num_classes), rtol=METRICS, atol=METRICS)
     agree = oracle.centre_votes(s.features, oracle.class_table(*s.labelled).means) == logits.argmax(axis=1)
     assert_per_class(agree, s.labels, measured.centre_agreement)
+    means = oracle.seen_means(*s.labelled)
+    expected = {
+        "nc1": oracle.nc1(*s.labelled),
+        "cdnv": oracle.cdnv(*s.labelled)[0],
+        "nc2_largest_cosine": oracle.largest_cosine(means),
+        "nc2_etf_h": oracle.etf_angles(means - means.mean(axis=0)),
+        "nc2_norm_spread_h": oracle.norm_spread(means - means.mean(axis=0)),
+        "nc2_w": oracle.generalised_duality(s.weight, s.features, s.labels),
+        "nc2_etf_w": oracle.etf_angles(s.weight - s.weight.mean(axis=0)),
+        "nc2_norm_spread_w": oracle.norm_spread(s.weight),
+        "nc3_duality": oracle.duality(s.weight, s.features, s.labels),
+        "ncc": agree.mean(),
+        "train_accuracy": (logits.argmax(axis=1) == s.labels).mean(),
+    }
     metrics = measured.metrics()
-    assert_allclose(metrics["ncc"], agree.mean(), rtol=METRICS, atol=EXACT)
-    assert_allclose(metrics["train_accuracy"], (logits.argmax(axis=1) == s.labels).mean(), rtol=METRICS, atol=EXACT)
-    assert_allclose(metrics["nc1"], oracle.nc1(*s.labelled), rtol=METRICS)
+    assert metrics.keys() == expected.keys()
+    for key, value in expected.items():
+        assert_allclose(metrics[key], value, rtol=METRICS, atol=EXACT, err_msg=key)
 
 
 @pytest.mark.parametrize(

@@ -299,6 +299,15 @@ def test_forward_without_a_head_keeps_the_last_one():
     assert_same(metric.compute(), filled().compute(), METRICS)
 
 
+@pytest.mark.parametrize("call", [NeuralCollapse.update, NeuralCollapse.forward])
+def test_the_last_of_several_heads_is_kept(call):
+    metric = NeuralCollapse(K, DIM)
+    for factor, (features, labels) in enumerate(batches()):
+        call(metric, features, labels, weight=factor * WEIGHT)
+    expected = 16 * WEIGHT.double().square().sum(1)
+    assert_allclose(metric.compute_per_class()["classifier_sqnorm"], expected, rtol=EXACT)
+
+
 @pytest.mark.parametrize("owner", [0, 1])
 def test_merge_state_keeps_the_head_of_whichever_has_one(owner):
     parts = [NeuralCollapse(K, DIM), NeuralCollapse(K, DIM)]

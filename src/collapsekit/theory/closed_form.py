@@ -192,13 +192,15 @@ def predict(problem: UFM) -> GeneralOrthogonalFrame:
         )
     feature_sqnorms = np.sqrt((size - 1) * problem.lambda_w / (size * problem.counts * problem.lambda_h)) * margins
     b = _scaled_means_sqnorms(problem, feature_sqnorms)
+    collapsed = ~alive
+    collapsed.flags.writeable = False
     return GeneralOrthogonalFrame(
         problem=problem,
         margins=frozen(margins),
         confidences=frozen(loss.confidence(margins, size)),
         feature_sqnorms=frozen(feature_sqnorms),
         classifier_sqnorms=frozen((1 - 2 / size) * b + b.sum() / size**2),
-        collapsed=~alive,
+        collapsed=collapsed,
         headroom=frozen((loss.critical_price(size) / prices) ** 2),
         objective=float(problem.loss_weights @ loss.scalar(margins, size) + costs @ margins),
     )
