@@ -308,6 +308,19 @@ def test_the_last_of_several_heads_is_kept(call):
     assert_allclose(metric.compute_per_class()["classifier_sqnorm"], expected, rtol=EXACT)
 
 
+def test_inference_mode_leaves_no_trace():
+    """As with torchmetrics' own metrics: Lightning resets in inference mode."""
+    metric = filled()
+    with torch.inference_mode():
+        metric.reset()
+        for features, labels in batches():
+            metric.update(features, labels, weight=WEIGHT)
+        metric.reset()
+    for features, labels in batches():
+        metric.update(features, labels, weight=WEIGHT)
+    assert_same(metric.compute(), filled().compute())
+
+
 @pytest.mark.parametrize("owner", [0, 1])
 def test_merge_state_keeps_the_head_of_whichever_has_one(owner):
     parts = [NeuralCollapse(K, DIM), NeuralCollapse(K, DIM)]
@@ -419,6 +432,15 @@ def test_a_refused_batch_leaves_every_state(features, labels, fragment):
         metric.update(features, labels, weight=2 * WEIGHT)
     for name, value in metric.metric_state.items():
         assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("other", [NeuralCollapse(K, DIM + 1), NeuralCollapse(K, DIM, scatter=False)], ids=["d", "S"])
+def test_states_of_other_sizes_are_not_merged(other):
+    metric = filled()
+    before = metric.moments_state.clone()
+    with pytest.raises(CollapseError, match="cannot join|must agree"):
+        metric.merge_state(other)
+    assert_array_equal(metric.moments_state, before)
 
 
 @pytest.mark.parametrize("problem", ["no", UFM([3, 2, 2, 2], 1e-2, 1e-3, bias="free")])

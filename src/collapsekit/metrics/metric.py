@@ -113,6 +113,7 @@ class NeuralCollapse(Metric):
         head = None if weight is None else packed_head(weight, bias, self.num_classes, self.dim)
         if weight is None and bias is not None:
             raise CollapseError("bias: given without weight; pass both of the head")
+        self._leave_inference_mode()
         self.moments.update(features, labels)
         if head is not None:
             self.head_state = head.to(self.head_state.device)
@@ -172,8 +173,24 @@ class NeuralCollapse(Metric):
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Join the state of another metric, or a state itself; what was computed before is forgotten."""
+        other = incoming_state if isinstance(incoming_state, dict) else vars(incoming_state)
+        size = other["moments_state"].numel() if "moments_state" in other else 0
+        if size != self.moments_state.numel():
+            raise CollapseError(
+                f"incoming_state: {size} numbers cannot join {self.moments_state.numel()}; num_classes, dim and scatter "
+                "must agree"
+            )
         super().merge_state(incoming_state)
         self._computed = None
+
+    def _leave_inference_mode(self) -> None:
+        """Replace states that were made in inference mode (Lightning resets there): they cannot be updated outside."""
+        if torch.is_inference_mode_enabled():
+            return
+        for name in self._defaults:
+            state = getattr(self, name)
+            if state.is_inference():
+                setattr(self, name, state.clone())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> Module:
         """Let `half`, `to` and the like move the state to another device, but never to another precision."""
