@@ -137,24 +137,38 @@ class Balanced:
         self.unit_h = np.sqrt(self.kappa / (lambda_h * problem.counts))
         self.factor = self.unit_w * self.unit_h  # z_k = factor_k V u_k
 
+        loss = problem.loss
+        self.temperature, self.offsets = loss.temperature, np.zeros((self.size, self.size))
+        if loss.margins is not None:
+            np.fill_diagonal(self.offsets, -np.asarray(loss.margins))
+        self.targets = (1 - loss.smoothing) * np.eye(self.size) + loss.smoothing / self.size
+
+    def loss(self, U, V):
+        """Losses of the classes, their slopes in the logits, softmax."""
+        logits = self.factor[:, None] * (U @ V.T) / self.temperature + self.offsets
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        total = np.exp(shifted).sum(axis=1, keepdims=True)
+        P = np.exp(shifted) / total
+        return np.log(total[:, 0]) - (self.targets * shifted).sum(axis=1), (P - self.targets) / self.temperature, P
+
     def split(self, x):
         return x.reshape(2, self.size, -1)
 
     def value(self, x):
         V, U = self.split(x)
-        losses, P = cross_entropy(self.factor[:, None] * (U @ V.T))
-        G = (self.shares * self.factor)[:, None] * (P - np.eye(self.size))
+        losses, slopes, _ = self.loss(U, V)
+        G = (self.shares * self.factor)[:, None] * slopes
         gradient = np.stack([G.T @ U + self.kappa * V, G @ V + self.kappa * U])
         return self.shares @ losses + self.kappa / 2 * (x @ x), gradient.ravel()
 
     def hessian(self, x):
         V, U = self.split(x)
         size, d = V.shape
-        _, P = cross_entropy(self.factor[:, None] * (U @ V.T))
-        G = (self.shares * self.factor)[:, None] * (P - np.eye(size))
+        _, slopes, P = self.loss(U, V)
+        G = (self.shares * self.factor)[:, None] * slopes
         H = np.zeros((2, size, d, 2, size, d))
         for k in range(size):
-            S = self.shares[k] * self.factor[k] ** 2 * (np.diag(P[k]) - np.outer(P[k], P[k]))
+            S = self.shares[k] * (self.factor[k] / self.temperature) ** 2 * (np.diag(P[k]) - np.outer(P[k], P[k]))
             H[0, :, :, 0] += np.einsum("ij,a,b->iajb", S, U[k], U[k])
             H[1, k, :, 1, k] += V.T @ S @ V
             mixed = np.einsum("ij,a,jb->iab", S, U[k], V) + np.einsum("i,ab->iab", G[k], np.eye(d))
@@ -245,7 +259,7 @@ def assert_is_optimum(frame, optimum=None):
         "gram_w": (geometry.gram_w, found.weights @ found.weights.T, model.unit_w**2),
         "cross": (geometry.cross, logits.T, 1),
         "margins": (frame.margins, margins, 1),
-        "confidences": (frame.confidences, np.diagonal(cross_entropy(logits)[1]), 1),
+        "confidences": (frame.confidences, np.diagonal(cross_entropy(logits / model.temperature)[1]), 1),
         "feature_sqnorms": (frame.feature_sqnorms, (found.features**2).sum(axis=1), model.unit_h.max() ** 2),
         "classifier_sqnorms": (frame.classifier_sqnorms, (found.weights**2).sum(axis=1), model.unit_w**2),
     }

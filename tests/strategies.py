@@ -5,7 +5,7 @@ import os
 import numpy as np
 from hypothesis import strategies as st
 
-from collapsekit import UFM
+from collapsekit import UFM, CrossEntropy
 
 
 def examples(full: int) -> int:
@@ -27,3 +27,15 @@ def problems(draw, max_classes=8, max_ratio=1e3, weighted=True):
     product = scale * np.exp(rng.uniform(np.log(critical.min()), np.log(critical.max()) + 1e-9))
     ratio = 10 ** draw(st.floats(-4, 4))
     return UFM(counts, np.sqrt(product * ratio), np.sqrt(product / ratio), class_weights=weights)
+
+
+@st.composite
+def losses(draw, num_classes):
+    """Draw a cross-entropy with smoothing, target margins and temperature, each present or not."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    smoothing = draw(st.sampled_from([0.0, 0.05, 0.3]))
+    margins = None
+    if draw(st.booleans()):
+        margins = rng.normal(0, 2, num_classes)
+        margins = np.abs(margins) if smoothing else margins  # with smoothing low margins have no closed form
+    return CrossEntropy(smoothing, margins, 10 ** draw(st.floats(-1, 1)))

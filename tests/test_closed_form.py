@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import oracles
-from collapsekit import UFM, CollapseError, long_tail, predict, thresholds
-from strategies import examples, problems
+from collapsekit import UFM, CollapseError, CrossEntropy, long_tail, predict, thresholds
+from strategies import examples, losses, problems
 from tolerances import EXACT, GOLDEN, GRAMS, LIMIT, MARGIN
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -70,6 +70,26 @@ def test_prediction_is_the_brute_force_optimum_with_a_feature_penalty_for_each_c
     problem = rebuilt(problem, lambda_h=problem.lambda_h * spread)
     assume(oracles.off_threshold(thresholds(problem).headroom))
     oracles.assert_is_optimum(predict(problem))
+
+
+@settings(max_examples=examples(200))
+@given(st.data())
+def test_prediction_is_the_brute_force_optimum_with_smoothing_margins_and_temperature(data):
+    problem = data.draw(problems())
+    loss = data.draw(losses(problem.num_classes))
+    plain, own = (one.critical_price(problem.num_classes) for one in (problem.loss, loss))
+    factor = np.median(own / plain)  # so that none, some or all classes collapse, as without
+    problem = rebuilt(problem, lambda_w=problem.lambda_w * factor, lambda_h=problem.lambda_h * factor, loss=loss)
+    assume(oracles.off_threshold(thresholds(problem).headroom))
+    oracles.assert_is_optimum(predict(problem))
+
+
+def test_a_target_margin_too_low_for_its_smoothing_is_refused():
+    loss = CrossEntropy(smoothing=0.3, margins=[0, -3, 0])
+    with pytest.raises(CollapseError, match="target margin of class 1"):
+        predict(rebuilt(UFM([3, 2, 1], 1e-2, 1e-3), loss=loss))
+    with pytest.raises(CollapseError, match="2 target margins for 3 classes"):
+        UFM([3, 2, 1], 1e-2, 1e-3, loss=CrossEntropy(margins=[1, 2]))
 
 
 @pytest.mark.parametrize("problem", [FIRST, SECOND, THIRD], ids=str)
@@ -316,6 +336,12 @@ def test_extreme_penalties_neither_warn_nor_lose_the_prediction():
 
 
 # Dimensions, sizes, refusals
+
+
+def test_penalties_too_small_for_float64_s_headroom_still_have_thresholds():
+    limits = thresholds(UFM([5, 3], 1e-300, 1e-300))
+    assert_allclose(limits.critical_product, [5 / 128, 3 / 128], rtol=EXACT)
+    assert np.isinf(limits.headroom).all()
 
 
 @pytest.mark.parametrize("dim", [3, 4, 9])

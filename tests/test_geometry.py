@@ -270,3 +270,10 @@ def test_a_class_without_samples_is_left_out(seed, other):
     nearly[rest] *= 1.5
     moved = with_unseen(weights, nearly, counts, k).distance(whole)
     assert_parts(moved, scale={"features": np.log(1.5**2), "classifier": 0, "cross": np.log(1.5)})
+
+
+@pytest.mark.parametrize("name", ["gram_h", "gram_w", "cross"])
+def test_infinite_entries_are_refused(name):
+    matrices = {key: np.eye(2) for key in ("gram_h", "gram_w", "cross")} | {name: np.array([[1, np.inf], [0, 1]])}
+    with pytest.raises(CollapseError, match=f"{name}: holds infinite"):
+        Geometry(**matrices, counts=[1, 1])

@@ -5,13 +5,14 @@ from dataclasses import FrozenInstanceError
 import mpmath
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import oracles
-from collapsekit import CrossEntropy
-from strategies import examples
+from collapsekit import CollapseError, CrossEntropy
+from strategies import examples, losses
 from tolerances import EXACT, MARGIN, THRESHOLD_BAND
 
 LOSS = CrossEntropy()
@@ -125,3 +126,64 @@ def test_losses_are_values():
     assert "\n" not in repr(LOSS)
     with pytest.raises(FrozenInstanceError):
         LOSS.smoothing = 0.1
+
+
+# Smoothing, target margins, temperature
+
+
+@settings(max_examples=examples(100))
+@given(st.data(), SIZES, SEEDS)
+def test_the_whole_family_equals_torch(data, size, seed):
+    loss, logits = data.draw(losses(size)), np.random.default_rng(seed).normal(scale=3, size=(size, size))
+    z = torch.tensor(logits, requires_grad=True)
+    shifts = torch.diag(torch.tensor(loss.margins or [0.0] * size, dtype=torch.float64))
+    values = torch.nn.functional.cross_entropy(
+        z / loss.temperature - shifts, torch.arange(size), label_smoothing=loss.smoothing, reduction="none"
+    )
+    values.sum().backward()
+    scale = np.abs(logits).max() / loss.temperature + 10
+    assert_allclose(loss.value(logits), values.detach(), rtol=0, atol=EXACT * scale)
+    assert_allclose(loss.gradient(logits), z.grad, rtol=0, atol=EXACT / min(1, loss.temperature))
+
+
+@settings(max_examples=examples(100))
+@given(st.data(), SIZES, st.floats(-5, 5))
+def test_scalar_and_confidence_of_the_whole_family_at_equal_wrong_logits(data, size, margin):
+    loss = data.draw(losses(size))
+    logits = margin * loss.temperature * np.eye(size) + 1.5
+    scalar = loss.scalar(np.full(size, margin * loss.temperature), size)
+    assert_allclose(scalar, loss.value(logits), rtol=EXACT, atol=10 * EXACT)
+    softmax = oracles.cross_entropy(logits / loss.temperature)[1]
+    assert_allclose(loss.confidence(np.full(size, margin * loss.temperature), size), np.diagonal(softmax), rtol=EXACT)
+
+
+@settings(max_examples=examples(100))
+@given(st.data(), SIZES, SEEDS)
+def test_margins_of_the_whole_family_in_extended_precision(data, size, seed):
+    loss = data.draw(losses(size))
+    critical = np.broadcast_to(loss.critical_price(size), size)
+    prices = critical * np.random.default_rng(seed).uniform(0.001, 1.3, size)
+    shifts = loss.margins or (0.0,) * size
+    with mpmath.workdps(oracles.DIGITS):
+        others = mpmath.mpf(size - 1)
+        for k, margin in enumerate(loss.margin(prices, size).tolist()):
+            r = mpmath.mpf(loss.temperature) * prices[k] + mpmath.mpf(loss.smoothing) * others / size
+            expected = loss.temperature * max(0, shifts[k] + mpmath.log(others * (1 / r - 1))) if r < 1 else 0
+            assert abs(margin - expected) <= 10 * MARGIN * max(1, loss.temperature) * max(1, abs(shifts[k]))
+
+
+@pytest.mark.parametrize(
+    ("values", "fragment"),
+    [
+        ({"smoothing": 1.0}, "smoothing=1.0"),
+        ({"smoothing": -0.1}, "smoothing=-0.1"),
+        ({"smoothing": "a"}, "smoothing='a'"),
+        ({"temperature": 0}, "temperature=0"),
+        ({"margins": [1.0, np.nan]}, "class 1 has nan"),
+        ({"margins": [[1.0]]}, r"shape \(1, 1\)"),
+        ({"margins": [1e3, 0]}, "class 0 has 1000"),
+    ],
+)
+def test_misuse_of_the_family(values, fragment):
+    with pytest.raises(CollapseError, match=fragment):
+        CrossEntropy(**values)

@@ -9,11 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.optimize import minimize
 
 import oracles
-from collapsekit import UFM, CollapseError, predict
+from collapsekit import UFM, CollapseError, CrossEntropy, predict
 from strategies import examples, problems
-from tolerances import EXACT, STATIONARY
+from tolerances import EXACT, FROZEN_SHIFT, STATIONARY
 
 NAN, INF = float("nan"), float("inf")
 
@@ -134,6 +135,64 @@ def test_no_split_over_batchnorm_branches_is_cheaper_than_the_law(seed, branches
     price = UFM.from_training([5, 3, 2], weight_decay=0.3, batchnorm_branches=branches).lambda_h * (features**2).sum()
     assert 0.3 * ((gamma**2).sum() + (beta**2).sum()) >= price * (1 - EXACT)
     assert_allclose(0.3 * oracles.batchnorm_penalty(features, branches), price, rtol=EXACT)
+
+
+def frozen_shift_objective(x, counts, wd):
+    """Head and free pre-activations of BatchNorm with β = 0, class-collapsed: x = (W, P) flat; value and gradient."""
+    size, shares = len(counts), counts / counts.sum()
+    W, P = x.reshape(2, size, -1)
+    centred = P - shares @ P
+    H = np.maximum(centred, 0)
+    losses, softmax = oracles.cross_entropy(H @ W.T)
+    G = shares[:, None] * (softmax - np.eye(size))
+    variances = shares @ centred**2  # = γ²
+    D = (G @ W) * (centred > 0) + wd * shares[:, None] * centred
+    gradient = np.stack([G.T @ H + wd * W, D - shares[:, None] * D.sum(axis=0)])
+    return shares @ losses + wd / 2 * ((W**2).sum() + variances.sum()), gradient.ravel()
+
+
+@pytest.mark.parametrize(("counts", "wd"), [([5, 4, 3], 0.1), ([50, 30, 15, 5], 0.1), ([50, 30, 15, 5], 0.25)])
+def test_brute_force_over_pre_activations_with_a_frozen_shift_ends_at_the_law(counts, wd):
+    problem = UFM.from_training(counts, weight_decay=wd, batchnorm_branches=1, batchnorm_decay="gain_frozen_shift")
+    rng, size, n = np.random.default_rng(0), len(counts), np.array(counts, dtype=float)
+    assert_allclose(problem.lambda_h, wd / (n.sum() - n), rtol=EXACT)
+    found = [
+        minimize(
+            frozen_shift_objective, rng.normal(size=2 * size * 6 * size), (n, wd), "L-BFGS-B", jac=True, tol=1e-14
+        ).fun
+        for _ in range(10)
+    ]
+    assert_allclose(min(found), predict(problem).objective, rtol=FROZEN_SHIFT)
+
+
+@pytest.mark.parametrize(
+    ("changed", "fragment"),
+    [
+        ({"batchnorm_decay": "none"}, "nothing penalises the features"),
+        ({"batchnorm_decay": "gain"}, "its variance"),
+        ({"batchnorm_decay": "gain_frozen_shift"}, r"class 0 holds 60%"),
+        ({"batchnorm_decay": "shift"}, "batchnorm_decay='shift'"),
+        ({"batchnorm_branches": 0}, "batchnorm_branches=0"),
+        ({"batch_size": -3}, "batch_size=-3"),
+        ({"feature_reduction": "x"}, "feature_reduction='x'"),
+        ({"colour": 1}, "colour: no argument"),
+        ({"lambda_w": 1}, "lambda_w: no argument"),
+        ({"class_weights": [1, 2, 3], "loss": CrossEntropy(smoothing=0.1)}, "class_weights with label smoothing"),
+    ],
+    ids=str,
+)
+def test_batchnorm_recipes_outside_the_law_are_refused(changed, fragment):
+    with pytest.raises(CollapseError, match=fragment):
+        UFM.from_training([6, 3, 1], **({"weight_decay": 0.1, "batchnorm_branches": 1} | changed))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_objective_refuses_what_is_not_finite(bad):
+    problem, zeros = UFM([2, 1], 0.1, 0.1), np.zeros((2, 3))
+    with pytest.raises(CollapseError, match="weights: not finite"):
+        problem.objective(zeros + bad, zeros)
+    with pytest.raises(CollapseError, match="features: not finite"):
+        problem.objective(zeros, zeros + bad)
 
 
 @pytest.mark.parametrize(
@@ -268,14 +327,20 @@ def test_accepted_forms_of_counts(counts):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"class_weights": [1, 2], "bias": "free", "dim": 4, "names": ["a", "b"]}, {"bias": 0.5, "relu": False}],
+    [
+        {},
+        {"loss": CrossEntropy(smoothing=0.1, margins=[1, 2], temperature=2)},
+        {"class_weights": [1, 2], "bias": "free", "dim": 4, "names": ["a", "b"]},
+        {"bias": 0.5, "relu": False},
+    ],
     ids=str,
 )
 def test_to_dict_is_json_and_rebuilds_the_problem(options):
     problem = UFM([5, 3], 0.1, [0.1, 0.2], **options)
     content = json.loads(json.dumps(problem.to_dict()))
-    assert (content.pop("schema"), content.pop("loss")) == (1, "CrossEntropy")
-    assert UFM(**content).to_dict() == problem.to_dict()
+    loss = content.pop("loss")
+    assert (content.pop("schema"), loss.pop("name")) == (1, "CrossEntropy")
+    assert UFM(loss=CrossEntropy(**loss), **content).to_dict() == problem.to_dict()
 
 
 def test_repr_is_one_line_and_names_what_is_unusual():

@@ -12,6 +12,7 @@ EXACT = 1e-12  # two ways to compute the same float64 number
 LIMIT = 0.05  # relative, a limit λ → 0 that is approached like 1/log(1/λ)
 GRAMS = 1e-11  # two ways to compute norms and Grams; margins near their threshold have lost a digit
 UNITS = 1e-7  # relative, against numerical differentiation of a training objective
+FROZEN_SHIFT = 1e-8  # relative, objective of descent through the kinks of a ReLU
 STATIONARY = 1e-12  # drift in one step of a coupled optimiser at the optimum
 
 # moments, against a two-pass float64 oracle; by the ratio of mean norm to within-class standard deviation

@@ -77,6 +77,8 @@ class Geometry:
             matrix = numeric(name, value)
             if matrix.shape != (n.size, n.size):
                 raise CollapseError(f"{name}: shape {matrix.shape}; expected ({n.size}, {n.size}) for {n.size} counts")
+            if np.isinf(matrix).any():
+                raise CollapseError(f"{name}: holds infinite entries; give finite ones, NaN for unseen classes")
             object.__setattr__(self, name, frozen(matrix))
         spread = np.zeros(n.size) if within is None else numeric("within", within)
         if spread.shape != n.shape:

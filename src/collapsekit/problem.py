@@ -26,6 +26,7 @@ from collapsekit.validation import (
 )
 
 FeatureReduction = Literal["batch_sum", "batch_mean", "entry_mean", "full_sum"]
+BatchNormDecay = Literal["gain_and_shift", "gain_frozen_shift", "gain", "none"]
 COUPLED_OPTIMIZERS = ("sgd", "adam")
 
 
@@ -132,6 +133,8 @@ class UFM:
         self._set("dim", dim)
         if not isinstance(loss, CrossEntropy):
             raise CollapseError(f"loss={shorten(loss)}: give a loss of this package, e.g. CrossEntropy()")
+        if loss.margins is not None and len(loss.margins) != n.size:
+            raise CollapseError(f"loss: {len(loss.margins)} target margins for {n.size} classes; give one a class")
         self._set("loss", loss)
 
     def _set(self, name: str, value: object) -> None:
@@ -182,6 +185,9 @@ class UFM:
         """
         W, H = numeric("weights", weights), numeric("features", features)
         size = self.num_classes
+        for name, array in (("weights", W), ("features", H)):
+            if not np.isfinite(array).all():
+                raise CollapseError(f"{name}: not finite; give finite numbers")
         if W.ndim != 2 or W.shape != H.shape or len(W) != size:
             raise CollapseError(f"weights {W.shape}, features {H.shape}: both must be (K, d) with K = {size}")
         if bias is not None and self.bias is None:
@@ -207,6 +213,7 @@ class UFM:
         loss_factor: float = 1.0,
         optimizer: str = "sgd",
         batchnorm_branches: int | None = None,
+        batchnorm_decay: BatchNormDecay = "gain_and_shift",
         class_weights: ArrayLike | None = None,
         **problem: Any,
     ) -> UFM:
@@ -224,9 +231,10 @@ class UFM:
         ``"entry_mean"``     mean over all entries, ``h.pow(2).mean()``       fd / (N d)
         ``"full_sum"``       Σ over all N samples of ‖h‖²                     fd
         BatchNorm, no fd     (wd/2)(‖γ‖² + ‖β‖²) of m BatchNorms              wd / (m N)
+        the same, β = 0      (wd/2)‖γ‖²                                       wd / (m N (1 − π_k)), π_k ≤ 1/2
         ==================== ================================================ ==================================
 
-        Both penalties are divided by `loss_factor` (0.5 for a halved loss).
+        with ``π_k = n_k/N``. Both penalties are divided by `loss_factor` (0.5 for a halved loss).
 
         Parameters
         ----------
@@ -252,11 +260,15 @@ class UFM:
         batchnorm_branches : int, optional
             m, the number of BatchNorm outputs summed before the ReLU that feeds the head; their γ and β decay with
             `weight_decay` and no feature penalty is used.
+        batchnorm_decay : {"gain_and_shift", "gain_frozen_shift", "gain", "none"}
+            What of those BatchNorms decays: γ and β; γ, with β frozen at 0; γ alone, with β free; nothing. The last
+            two are refused, because no penalty on the features of this form follows from them.
         class_weights : array_like, shape (K,), optional
             torch's ``CrossEntropyLoss(weight=...)``, whose mean divides by the weights in the batch, so that
             ``ω_k = w_k N / Σ_m w_m n_m`` (exact for full batches).
         **problem
-            Further arguments of :class:`UFM` (`loss`, `bias`, `relu`, `dim`, `names`).
+            Further arguments of :class:`UFM` (`loss`, `bias`, `relu`, `dim`, `names`). torch's class-weighted label
+            smoothing weighs the smoothing term by other classes' weights and has no closed form: refused.
 
         Returns
         -------
@@ -279,10 +291,15 @@ class UFM:
         UFM(K=3, N=100, counts 60 … 10, lambda_w=0.001, lambda_h=2e-05)
         """
         n = class_counts(counts)
-        total = float(n.sum())
+        unknown = set(problem) - {"loss", "bias", "relu", "dim", "names"}
+        if unknown:
+            raise CollapseError(f"{min(unknown)}: no argument of a recipe; see UFM.from_training")
         decay = positive_number("weight_decay", weight_decay, "the closed form needs a penalty on the head")
         factor = positive_number("loss_factor", loss_factor, "give 1 for the mean cross-entropy")
         _check_optimizer(optimizer)
+        total = float(n.sum())
+        share = _penalty_share(total, batch_size, drop_last, feature_reduction, feature_dim)
+        lambda_h: float | Array
         if feature_decay is None and batchnorm_branches is None:
             raise CollapseError(
                 "feature_decay=None: without a feature penalty or BatchNorm before the last ReLU the recipe fixes no "
@@ -290,16 +307,20 @@ class UFM:
             )
         if feature_decay is not None and batchnorm_branches is not None:
             raise CollapseError(
-                f"feature_decay={shorten(feature_decay)} with batchnorm_branches={batchnorm_branches}: the decay of a "
-                "BatchNorm before the ReLU is itself the feature penalty; give one of the two"
+                f"feature_decay={shorten(feature_decay)} with batchnorm_branches={shorten(batchnorm_branches)}: the "
+                "decay of a BatchNorm before the ReLU is itself the feature penalty; give one of the two"
             )
         if batchnorm_branches is not None:
             branches = whole_number("batchnorm_branches", batchnorm_branches, 1, "count the summed BatchNorm outputs")
-            lambda_h = decay / (branches * total)
+            lambda_h = decay / (branches * total) * _batchnorm_factor(n / total, batchnorm_decay)
         else:
-            fd = positive_number("feature_decay", feature_decay, "give None if there is no feature penalty")
-            lambda_h = fd * _penalty_share(total, batch_size, drop_last, feature_reduction, feature_dim)
+            lambda_h = share * positive_number("feature_decay", feature_decay, "give None for no feature penalty")
         if class_weights is not None:
+            if getattr(problem.get("loss"), "smoothing", 0.0):
+                raise CollapseError(
+                    "class_weights with label smoothing: torch weighs the smoothing term by the weights of the other "
+                    "classes, which has no closed form; use one of the two"
+                )
             w = positive_vector("class_weights", class_weights, n.size, "leave it out for equal weights")
             class_weights = frozen(w * (total / (w @ n)))
         return cls(
@@ -317,7 +338,7 @@ class UFM:
             "counts": self.counts.astype(int).tolist(),
             "lambda_w": self.lambda_w,
             "lambda_h": np.asarray(self.lambda_h).tolist(),
-            "loss": type(self.loss).__name__,
+            "loss": self.loss.to_dict(),
             "class_weights": None if self.class_weights is None else self.class_weights.tolist(),
             "bias": self.bias,
             "relu": self.relu,
@@ -346,6 +367,32 @@ def _check_optimizer(optimizer: str) -> None:
         )
     if name not in COUPLED_OPTIMIZERS:
         raise CollapseError(f"optimizer={optimizer!r}: give one of {', '.join(COUPLED_OPTIMIZERS)} or adamw")
+
+
+def _batchnorm_factor(shares: Array, decayed: str) -> float | Array:
+    """Return λ_H relative to that of decay on γ and β, from the class shares π_k."""
+    if decayed == "gain_and_shift":
+        return 1.0
+    if decayed == "gain_frozen_shift":
+        if shares.max() > 0.5:
+            raise CollapseError(
+                f"batchnorm_decay='gain_frozen_shift': class {shares.argmax()} holds {shares.max():.0%} of the "
+                "samples, and above one half features of a class do not collapse; no closed form; let β decay too"
+            )
+        return np.asarray(1 / (1 - shares))
+    if decayed == "gain":
+        raise CollapseError(
+            "batchnorm_decay='gain': with γ decayed and β free the cost of a feature is its variance, not its square, "
+            "which is another model; let β decay too or freeze it at 0"
+        )
+    if decayed == "none":
+        raise CollapseError(
+            "batchnorm_decay='none': with γ and β excluded from weight decay nothing penalises the features, and no "
+            "class is lost to regularisation; let γ and β decay to predict"
+        )
+    raise CollapseError(
+        f"batchnorm_decay={shorten(decayed)}: give 'gain_and_shift', 'gain_frozen_shift', 'gain' or 'none'"
+    )
 
 
 def _penalty_share(

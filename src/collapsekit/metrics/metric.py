@@ -177,8 +177,8 @@ class NeuralCollapse(Metric):
         size = other["moments_state"].numel() if "moments_state" in other else 0
         if size != self.moments_state.numel():
             raise CollapseError(
-                f"incoming_state: {size} numbers cannot join {self.moments_state.numel()}; num_classes, dim and scatter "
-                "must agree"
+                f"incoming_state: {size} numbers cannot join {self.moments_state.numel()}; num_classes, dim and "
+                "scatter must agree"
             )
         super().merge_state(incoming_state)
         self._computed = None

@@ -149,8 +149,9 @@ def predict(problem: UFM) -> GeneralOrthogonalFrame:
         \min_{s \ge 0}\; \alpha_k \varphi(s) + c_k s, \qquad
         c_k = \sqrt{\lambda_W \lambda_{H,k}\, n_k (K-1)/K},
 
-    whose minimiser is the margin :math:`M_k`. For cross-entropy the error probability of a surviving class is
-    :math:`q_k = c_k/\alpha_k`, and the class collapses when :math:`q_k \ge (K-1)/K`.
+    whose minimiser is the margin :math:`M_k`. For plain cross-entropy the error probability of a surviving class is
+    :math:`q_k = c_k/\alpha_k`, and the class collapses when :math:`q_k \ge (K-1)/K`; label smoothing, target margins
+    and temperature move both (:meth:`CrossEntropy.margin`).
 
     Parameters
     ----------
@@ -201,7 +202,7 @@ def predict(problem: UFM) -> GeneralOrthogonalFrame:
         feature_sqnorms=frozen(feature_sqnorms),
         classifier_sqnorms=frozen((1 - 2 / size) * b + b.sum() / size**2),
         collapsed=collapsed,
-        headroom=frozen((loss.critical_price(size) / prices) ** 2),
+        headroom=frozen(_headroom(problem)),
         objective=float(problem.loss_weights @ loss.scalar(margins, size) + costs @ margins),
     )
 
@@ -282,9 +283,11 @@ def thresholds(problem: UFM) -> Thresholds:
     array([2., 2.])
     """
     _require_closed_form(problem)
-    headroom = (problem.loss.critical_price(problem.num_classes) / _margin_prices(problem)) ** 2
+    size, headroom = problem.num_classes, _headroom(problem)
+    per_root_product = np.sqrt(problem.counts * ((size - 1) / size))  # c_k over the root of λ_W λ_H
+    critical_root = problem.loss.critical_price(size) * problem.loss_weights / per_root_product
     return Thresholds(
-        critical_product=frozen(headroom * problem.lambda_w * problem.lambda_h),
+        critical_product=frozen(critical_root**2),
         critical_count=frozen(problem.counts / headroom),
         headroom=frozen(headroom),
     )
@@ -297,6 +300,12 @@ def _require_closed_form(problem: UFM) -> None:
         raise CollapseError(
             f"bias={problem.bias!r}: a bias changes the geometry under imbalance and has no closed form; "
             "train the head without one (bias=False in torch.nn.Linear) or give bias=None"
+        )
+    critical = np.broadcast_to(problem.loss.critical_price(problem.num_classes), problem.num_classes)
+    if critical.min() < 0:
+        raise CollapseError(
+            f"loss: with smoothing={problem.loss.smoothing:g} the target margin of class {critical.argmin()} lies so "
+            "low that its loss falls towards negative margins; no closed form; raise that margin or smooth less"
         )
     if not problem.relu:
         raise CollapseError("relu=False: under imbalance no closed form is known without ReLU features; give relu=True")
@@ -313,6 +322,12 @@ def _margin_costs(problem: UFM) -> Array:
 def _margin_prices(problem: UFM) -> Array:
     """q_k = c_k/α_k, (K,): the price of margin per unit of loss weight."""
     return _margin_costs(problem) / problem.loss_weights
+
+
+def _headroom(problem: UFM) -> Array:
+    """(Critical price / price)², (K,); infinite where penalties are too small for float64 to tell."""
+    with np.errstate(over="ignore"):
+        return np.asarray((problem.loss.critical_price(problem.num_classes) / _margin_prices(problem)) ** 2)
 
 
 def _duality_scales(problem: UFM) -> Array:
