@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from collapsekit.diagnosis import compare
+from collapsekit.diagnosis import compare_run
 from collapsekit.report import figures
 from collapsekit.training import TrainConfig, load_run
 
@@ -13,7 +13,7 @@ from collapsekit.training import TrainConfig, load_run
 def main():
     run = load_run(Path("runs") / TrainConfig().fingerprint)
     frame = run.frame
-    comparison = compare(frame, run.measured)
+    comparison = compare_run(run)
     with mpl.rc_context(figures.STYLE):
         picture = Figure(figsize=(9.6, 3.4))
         left, right = picture.subplots(1, 2)

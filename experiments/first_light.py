@@ -6,18 +6,11 @@ Writes experiments/results/first_light.json, and the tested range that predictio
 The bands below were committed before the run; nothing was tuned on seed 11, ratio 20 or the scales other than 1.5.
 """
 
-import argparse
 import json
-import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
-import torch
-
-from collapsekit.diagnosis import compare
-from collapsekit.training import TrainConfig, train
+import harness
+from collapsekit.training import TrainConfig
 
 SCALES = (0.1, 0.3, 1.5, 2.5)  # λ_W λ_H in multiples of the smallest class's threshold
 CONFIGS = [TrainConfig(seed=seed, penalty_scale=scale) for seed in (0, 1, 2, 3, 4, 11) for scale in SCALES]
@@ -33,18 +26,8 @@ BANDS = {
     "largest_cosine": 0.01,  # between surviving class means
 }
 
-RESULTS = Path(__file__).parent / "results" / "first_light.json"
-SCOPE = Path(__file__).parents[1] / "src" / "collapsekit" / "diagnosis" / "scope.json"
-
-
-def one_run(job):
-    config, out = job
-    torch.set_num_threads(1)
-    run = train(config, out=out, resume=True)
-    found = compare(run.frame, run.measured).to_dict()
-    del found["classes"], found["schema"]
-    dead = int(run.frame.collapsed.sum())
-    return {"config": config.to_dict(), "collapsed": dead, **found, "environment": run.environment}
+KEYS = ("seed", "ratio", "penalty_scale")
+SCOPE = Path(__file__).parents[1] / "src" / "collapsekit" / "theory" / "scope.json"
 
 
 def within_bands(row):
@@ -55,31 +38,8 @@ def within_bands(row):
     )
 
 
-def table(rows):
-    lines = [
-        "| seed | ratio | scale | collapsed | confidence | ‖h‖² | ‖w‖² | cosine | objective | verdict |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        config = row["config"]
-        keys = (
-            "largest_deviation",
-            "feature_norm_error",
-            "classifier_norm_error",
-            "largest_cosine",
-            "objective_excess",
-        )
-        numbers = " | ".join(f"{row[key]:.1e}" for key in keys)
-        verdict = "holds" if within_bands(row) else "fails"
-        lines.append(
-            f"| {config['seed']} | {config['ratio']:g} | {config['penalty_scale']:g} | {row['collapsed']} | {numbers} "
-            f"| {verdict} |"
-        )
-    return "\n".join(lines)
-
-
 def tested_range(rows):
-    config = replace(TrainConfig(), seed=0)
+    config = TrainConfig()
     widths = "-".join(map(str, (*config.hidden, config.feature_dim)))
     scales = [row["config"]["penalty_scale"] for row in rows]
     seeds = {row["config"]["seed"] for row in rows}
@@ -94,24 +54,6 @@ def tested_range(rows):
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", help="keep the run folders here, and resume from them")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        jobs = [(config, arguments.out or scratch) for config in CONFIGS]
-        rows = []
-        with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
-            for row in pool.map(one_run, jobs):
-                rows.append(row)
-                print(table(rows).splitlines()[-1], flush=True)
-    verdict = "holds" if all(map(within_bands, rows)) else "fails"
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"schema": 1, "bands": BANDS, "verdict": verdict, "runs": rows}, indent=1) + "\n")
-    SCOPE.write_text(json.dumps(tested_range(rows), indent=1, ensure_ascii=False) + "\n")
-    print(table(rows), f"\n\n{verdict}")
-
-
 if __name__ == "__main__":
-    main()
+    rows = harness.main(__doc__, "first_light", CONFIGS, KEYS, BANDS, within_bands)
+    SCOPE.write_text(json.dumps(tested_range(rows), indent=1, ensure_ascii=False) + "\n")

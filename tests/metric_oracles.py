@@ -112,11 +112,19 @@ def cosines(rows):
     return [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in combinations(np.asarray(rows, dtype=float), 2)]
 
 
-def largest_cosine(means):
-    """Over pairs of means that have at least one per cent of the largest squared norm."""
+def surviving(means):
+    """Means that have at least one per cent of the largest squared norm."""
     sqnorms = [mean @ mean for mean in means]
-    alive = [mean for mean, sqnorm in zip(means, sqnorms, strict=True) if sqnorm >= 0.01 * max(sqnorms) and sqnorm > 0]
-    return max((abs(cosine) for cosine in cosines(alive)), default=np.nan)
+    return [mean for mean, sqnorm in zip(means, sqnorms, strict=True) if sqnorm >= 0.01 * max(sqnorms) and sqnorm > 0]
+
+
+def largest_cosine(means):
+    return max((abs(cosine) for cosine in cosines(surviving(means))), default=np.nan)
+
+
+def mean_cosine(means):
+    sizes = [abs(cosine) for cosine in cosines(surviving(means))]
+    return sum(sizes) / len(sizes) if sizes else np.nan
 
 
 def etf_angles(rows):

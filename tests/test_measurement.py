@@ -124,7 +124,7 @@ def test_unseen_classes_are_nan_and_named():
 
 @pytest.mark.parametrize(
     ("head", "fragment"),
-    [("fd", "no module of the model.*fc"), ("body", "is a Sequential"), (nn.ReLU(), "is a ReLU")],
+    [("fd", "no module of the model.*fc"), ("body", "is a Sequential"), (nn.ReLU(), "a ReLU, is no module")],
 )
 def test_a_wrong_head_names_the_right_ones(case, head, fragment):
     model, loader, _, _ = case
@@ -183,6 +183,7 @@ def test_stored_features_against_the_textbook(s):
         "nc1": oracle.nc1(*s.labelled),
         "cdnv": oracle.cdnv(*s.labelled)[0],
         "nc2_largest_cosine": oracle.largest_cosine(means),
+        "nc2_mean_cosine": oracle.mean_cosine(means),
         "nc2_etf_h": oracle.etf_angles(means - means.mean(axis=0)),
         "nc2_norm_spread_h": oracle.norm_spread(means - means.mean(axis=0)),
         "nc2_w": oracle.generalised_duality(s.weight, s.features, s.labels),
@@ -311,7 +312,14 @@ def test_without_a_head():
     s = draw_samples([12, 7, 3], 5)
     measured = measure_features(s.features, s.labels)
     assert set(measured.per_class()) == WITHOUT_HEAD
-    assert set(measured.metrics()) == {"nc1", "cdnv", "nc2_largest_cosine", "nc2_etf_h", "nc2_norm_spread_h"}
+    assert set(measured.metrics()) == {
+        "nc1",
+        "cdnv",
+        "nc2_largest_cosine",
+        "nc2_mean_cosine",
+        "nc2_etf_h",
+        "nc2_norm_spread_h",
+    }
     assert measured.confidences is measured.losses is measured.recalls is measured.centre_agreement is None
     assert np.isnan(measured.margins).all()
     assert "no head" in repr(measured)
@@ -423,6 +431,8 @@ def test_heads_that_cannot_be_used():
         measure(Twice(), batch)
     with pytest.raises(CollapseError, match=r"no nn.Linear makes .*'0'"):
         measure(nn.Sequential(nn.Linear(5, 3), nn.Softmax(dim=1)), batch)
+    with pytest.raises(CollapseError, match=r"head=.*single logit"):  # one logit for two classes
+        measure(nn.Linear(5, 1), [(torch.randn(3, 5), torch.tensor([0, 1, 1]))])
     foreign = Network()
     with pytest.raises(CollapseError, match="head"):
         measure(foreign, batch, Network().fc)
@@ -440,11 +450,13 @@ def test_a_diverged_network_is_named():
 @pytest.mark.parametrize(
     ("batch", "fragment"),
     [
-        ({"inputs": torch.zeros(2, 5), "labels": torch.tensor([0, 1])}, "a batch is a dict; expected a pair"),
-        ((np.zeros((2, 5)), np.array([0, 1])), "expected a pair"),
-        ((torch.zeros(2, 5), torch.eye(2)), "labels: dtype torch.float32"),
+        ({"inputs": torch.zeros(2, 5)}, r"keys \['inputs'\]; expected labels"),
+        ((np.zeros((2, 5)), np.array([0, 1])), "inputs of a batch are a ndarray"),
+        ((torch.zeros(2, 5), torch.eye(2)), "one-hot rows.*argmax"),
+        ((torch.zeros(2, 5), torch.ones(2, 2)), "several labels a sample"),
+        ((torch.zeros(2, 5), torch.zeros(2)), "labels: dtype torch.float32"),
         ((torch.zeros(2, 5), torch.tensor([0])), r"labels: shape \(1,\) for 2 features"),
-        ((torch.zeros(2, 7, 5), torch.tensor([0, 1])), r"features: shape \(2, 7, 8\)"),
+        ((torch.zeros(2, 7, 5), torch.tensor([0, 1])), "applied at every position"),
     ],
 )
 def test_misuse_of_a_batch(batch, fragment):
@@ -452,6 +464,14 @@ def test_misuse_of_a_batch(batch, fragment):
     model.body = nn.Linear(5, 8)
     with pytest.raises(CollapseError, match=fragment):
         measure(model, [batch], "fc")
+
+
+def test_a_bad_sample_of_a_later_batch_can_be_found(case):
+    model, loader, _, _ = case
+    inputs = loader[2][0].clone()
+    inputs[5] = torch.nan
+    with pytest.raises(CollapseError, match=r"sample 29 holds nan|batch 2: .*sample 5 holds nan"):
+        measure(model, [*loader[:2], (inputs, loader[2][1])], "fc")
 
 
 def test_names_are_checked(case):

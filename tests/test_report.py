@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from collapsekit import CollapseError
-from collapsekit.diagnosis import compare, scope
+from collapsekit.diagnosis import compare_run, run_scope
 from collapsekit.report import report
 from collapsekit.training import TrainConfig, train
 
@@ -47,8 +47,8 @@ def test_the_page_has_every_part(run, text):
     assert page.tags.count("svg") == 10
     assert page.tags.count("tr") == 2 + 10
     words = " ".join(page.words)
-    comparison = compare(run.frame, run.measured)
-    for part in (comparison.verdict, str(scope(run.problem)), "Recipe and units", "Versions", "torch", "nc1"):
+    comparison = compare_run(run)
+    for part in (comparison.verdict, run_scope(run), "Recipe and units", "Versions", "torch", "nc1"):
         assert part in words
     assert f"{comparison.classes[0].measured_confidence:.4f}" in words
 
@@ -88,7 +88,7 @@ def test_misuse(run, tmp_path):
 
 
 def test_comparison_statuses_follow_their_definitions(run):
-    comparison = compare(run.frame, run.measured)
+    comparison = compare_run(run)
     per_class = run.measured.per_class()
     largest = per_class["feature_sqnorm"].max()
     for k, finding in enumerate(comparison.classes):
@@ -101,7 +101,7 @@ def test_comparison_statuses_follow_their_definitions(run):
 @pytest.mark.heavy
 def test_the_default_job_lands_on_the_prediction(tmp_path):
     run = train(TrainConfig(seed=7), out=tmp_path)
-    comparison = compare(run.frame, run.measured)
+    comparison = compare_run(run)
     assert comparison.reached
     assert comparison.largest_deviation <= 5e-4
     assert comparison.feature_norm_error <= 0.01

@@ -10,8 +10,9 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from collapsekit import CollapseError, CrossEntropy, thresholds
-from collapsekit.training import TrainConfig, load_run, load_split, train
-from collapsekit.training.objective import penalised_loss
+from collapsekit.metrics.losses import sample_losses
+from collapsekit.training import LastLayer, TrainConfig, load_run, load_split, train
+from collapsekit.training.objective import explicit_penalty, mean_loss
 from tolerances import EXACT, FLOAT32
 
 SMOKE = TrainConfig(epochs=40, hidden=(8,), feature_dim=12)
@@ -27,7 +28,18 @@ SMOKE = TrainConfig(epochs=40, hidden=(8,), feature_dim=12)
         ({"epochs": 2.5}, "epochs=2.5"),
         ({"seed": -1}, "seed=-1"),
         ({"warmup": 1.0}, "warmup=1.0"),
-        ({"optimizer": "adamw"}, "optimizer='adamw'"),
+        ({"optimizer": "rmsprop"}, "optimizer='rmsprop'"),
+        ({"warmup": "x"}, "warmup='x'"),
+        ({"smoothing": 1}, "smoothing=1"),
+        ({"smoothing": 0.1, "class_weights": "inverse"}, "no closed form"),
+        ({"class_weights": "equal"}, "class_weights='equal'"),
+        ({"recipe": "batchnorm", "feature_decay": 0.1}, "only the recipe penalty"),
+        ({"recipe": "batchnorm", "batchnorm": False}, "batchnorm=False"),
+        ({"decay_on": "everything"}, "only the recipe batchnorm"),
+        ({"recipe": "batchnorm", "batchnorm_decay": "half"}, "batchnorm_decay='half'"),
+        ({"network": ""}, "network=''"),
+        ({"branches": 0}, "branches=0"),
+        ({"hidden": "256"}, "hidden='256'"),
         ({"profile": "flat"}, "profile='flat'"),
         ({"recipe": "none"}, "recipe='none'"),
         ({"weight_decay": 0.1}, "give both"),
@@ -54,7 +66,7 @@ def test_configuration_round_trip_and_fingerprint():
 @pytest.mark.parametrize("batch_size", [None, 64])
 def test_penalty_scale_is_a_multiple_of_the_smallest_threshold(batch_size):
     config = TrainConfig(penalty_scale=1.5, penalty_ratio=900, batch_size=batch_size)
-    problem = config.problem(load_split(config).counts)
+    problem = config.problem(load_split(config).counts, LastLayer(512))
     assert_allclose(problem.lambda_w * problem.lambda_h, 1.5 * thresholds(problem).minority_collapse, rtol=EXACT)
     assert_allclose(problem.lambda_w / problem.lambda_h, 900, rtol=EXACT)
 
@@ -76,13 +88,15 @@ def test_split_has_the_profile_and_is_disjoint(profile, counts):
     assert split.train_inputs.max() <= 1
 
 
-def test_penalised_loss_equals_the_core_losses():
-    logits = torch.randn(4, 4, dtype=torch.float64)
+@pytest.mark.parametrize("loss", [CrossEntropy(), CrossEntropy(0.1, (0.5, 1.0, 0.0, 2.0), 2.0)], ids=str)
+def test_the_torch_objective_equals_the_core_losses(loss):
+    logits, labels = torch.randn(4, 4, dtype=torch.float64), torch.arange(4)
     features, weight = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
-    value = penalised_loss(logits, torch.arange(4), features, weight, 0.3, 0.7)
-    expected = CrossEntropy().value(logits.numpy()).mean()
+    value = mean_loss(logits, labels, loss) + explicit_penalty(features, weight, 0.3, 0.7)
+    expected = loss.value(logits.numpy()).mean()
     expected += 0.15 * np.square(weight.numpy()).sum() + 0.35 * np.square(features.numpy()).sum()
     assert_allclose(value, expected, rtol=EXACT)
+    assert_allclose(sample_losses(logits, labels, loss), loss.value(logits.numpy()), rtol=EXACT)
 
 
 def test_the_core_gradient_equals_autograd():
@@ -98,7 +112,7 @@ def test_a_run_is_stored_and_loaded_whole(tmp_path):
     assert again.config == SMOKE
     assert again.history == run.history
     assert seen[-1][:2] == (40, 40)
-    assert_allclose(seen[-1][2], run.objective, rtol=FLOAT32)
+    assert_allclose(seen[-1][2], run.history[-1]["objective"], rtol=FLOAT32)
     assert_array_equal(again.measured.moments.state, run.measured.moments.state)
     assert_array_equal(again.test_recalls, run.test_recalls)
     assert again.measured.names == tuple("0123456789")

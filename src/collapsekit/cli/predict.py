@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import Parameter
@@ -13,7 +13,9 @@ from cyclopts import Parameter
 import collapsekit
 from collapsekit import UFM, CollapseError
 from collapsekit.cli.console import print_json, print_note, print_table
+from collapsekit.cli.options import Penalties
 from collapsekit.profiles import long_tail as long_tail_counts
+from collapsekit.theory.scope import scope
 from collapsekit.validation import shorten
 
 MOST_ROWS = 40
@@ -26,18 +28,7 @@ def predict(
     *,
     long_tail: str | None = None,
     label_column: str | None = None,
-    lambda_w: float | None = None,
-    lambda_h: float | None = None,
-    weight_decay: float | None = None,
-    feature_decay: float | None = None,
-    batch_size: int | None = None,
-    drop_last: bool = False,
-    feature_reduction: Literal["batch_sum", "batch_mean", "entry_mean", "full_sum"] = "batch_sum",
-    feature_dim: int | None = None,
-    loss_factor: float = 1.0,
-    optimizer: str = "sgd",
-    batchnorm_branches: int | None = None,
-    class_weights: tuple[float, ...] | None = None,
+    penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
     json: bool = False,
 ) -> None:
     """Say which classes a recipe will lose, with each class's threshold and headroom.
@@ -59,68 +50,19 @@ def predict(
         LARGEST:SMALLEST:CLASSES, an exponential long tail, e.g. 5000:50:100.
     label_column : str
         Column of the CSV file whose values are the class labels; they are counted.
-    lambda_w : float
-        Penalty on the classifier in the theory's units.
-    lambda_h : float
-        Penalty on the features in the theory's units: a sum over all samples.
-    weight_decay : float
-        Coupled (L2) weight decay on the head, as in torch's SGD and Adam.
-    feature_decay : float
-        Explicit feature penalty, with the factor 1/2.
-    batch_size : int
-        Samples a step; left out: the full batch.
-    drop_last : bool
-        An incomplete last batch is dropped.
-    feature_reduction : str
-        How the feature penalty adds up.
-    feature_dim : int
-        Width of the features, for entry_mean.
-    loss_factor : float
-        Factor in front of the mean cross-entropy.
-    optimizer : str
-        sgd or adam (adamw is refused: its decay is no L2 penalty).
-    batchnorm_branches : int
-        Number of BatchNorm outputs summed before the ReLU that feeds the head; no feature penalty then.
-    class_weights : tuple of float
-        One weight a class, as in torch's CrossEntropyLoss(weight=...).
     json : bool
         Print one JSON object.
     """
     sizes = _counts(counts, long_tail, label_column)
-    recipe: dict[str, Any] = {
-        "feature_decay": feature_decay,
-        "batch_size": batch_size,
-        "drop_last": drop_last,
-        "feature_reduction": feature_reduction,
-        "feature_dim": feature_dim,
-        "loss_factor": loss_factor,
-        "optimizer": optimizer,
-        "batchnorm_branches": batchnorm_branches,
-        "class_weights": class_weights,
-    }
+    penalties = penalties or Penalties()
     names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]
-    if lambda_w is None and lambda_h is None and weight_decay is None:
-        if feature_decay is not None or batchnorm_branches is not None:
-            raise CollapseError("--weight-decay: missing; the head's decay is one of the two penalties")
-        unit = UFM.from_training(sizes, weight_decay=1.0, feature_decay=1.0, class_weights=class_weights)
-        _print_thresholds(unit, names, json)
+    if penalties.given:
+        _print_prediction(penalties.problem(sizes), names, json)
     else:
-        _print_prediction(_problem(sizes, lambda_w, lambda_h, weight_decay, recipe), names, json)
-
-
-def _problem(
-    sizes: Any, lambda_w: float | None, lambda_h: float | None, weight_decay: float | None, recipe: dict[str, Any]
-) -> UFM:
-    if weight_decay is not None:
-        if lambda_w is not None or lambda_h is not None:
-            raise CollapseError("--weight-decay: give either the recipe's units or --lambda-w and --lambda-h, not both")
-        return UFM.from_training(sizes, weight_decay=weight_decay, **recipe)
-    if lambda_w is None or lambda_h is None:
-        missing = "--lambda-w" if lambda_w is None else "--lambda-h"
-        raise CollapseError(f"{missing}: missing; the closed form needs both penalties")
-    if recipe["feature_decay"] is not None or recipe["batchnorm_branches"] is not None:
-        raise CollapseError("--lambda-h: already the penalty on the features; give it or a recipe's units, not both")
-    return UFM(sizes, lambda_w, lambda_h, class_weights=recipe["class_weights"])
+        unit = UFM.from_training(
+            sizes, weight_decay=1.0, feature_decay=1.0, class_weights=penalties.class_weights, loss=penalties.loss
+        )
+        _print_thresholds(unit, names, json)
 
 
 def _counts(words: tuple[str, ...], long_tail: str | None, label_column: str | None) -> Any:
@@ -228,8 +170,6 @@ def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
 
 
 def _print_prediction(problem: UFM, names: list[str], json: bool) -> None:
-    from collapsekit.diagnosis.scope import scope
-
     frame, limits, ground = collapsekit.predict(problem), collapsekit.thresholds(problem), scope(problem)
     if json:
         content = frame.to_dict() | {"labels": names, "thresholds": limits.to_dict(), "scope": ground.to_dict()}

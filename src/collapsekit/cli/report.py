@@ -6,7 +6,7 @@ from pathlib import Path
 
 from collapsekit.cli.console import print_json, print_note
 from collapsekit.cli.train import as_dict
-from collapsekit.diagnosis import compare
+from collapsekit.diagnosis import compare_run
 from collapsekit.report import report as write_report
 from collapsekit.training import load_run
 
@@ -27,7 +27,7 @@ def report(run: Path, /, *, out: Path | None = None, json: bool = False) -> None
     """
     finished = load_run(run)
     page = write_report(finished, out)
-    comparison = compare(finished.frame, finished.measured, test_recalls=finished.test_recalls)
+    comparison = compare_run(finished)
     if json:
         print_json(as_dict(finished, comparison, page))
     else:

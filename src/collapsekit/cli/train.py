@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from collapsekit.cli.console import print_json, print_note, print_table, stderr
-from collapsekit.diagnosis import Comparison, compare
+from collapsekit.diagnosis import Comparison, compare_run
 from collapsekit.training import Run, TrainConfig
 from collapsekit.training import train as run_training
 
@@ -61,7 +61,7 @@ def train(
         stderr.print("The run can be resumed: repeat the command with --resume.", highlight=False)
         raise
     page = report(run)
-    comparison = compare(run.frame, run.measured, test_recalls=run.test_recalls)
+    comparison = compare_run(run)
     if json:
         print_json(as_dict(run, comparison, page))
     else:

@@ -1,7 +1,9 @@
 """Lay a prediction beside a measurement and say, class by class, what became of it (needs the `torch` extra)."""
 
+from collapsekit.diagnosis.effective import EffectivePenalties as EffectivePenalties
+from collapsekit.diagnosis.effective import effective_penalties as effective_penalties
 from collapsekit.diagnosis.findings import ClassFinding as ClassFinding
 from collapsekit.diagnosis.findings import Comparison as Comparison
 from collapsekit.diagnosis.findings import compare as compare
-from collapsekit.diagnosis.scope import Scope as Scope
-from collapsekit.diagnosis.scope import scope as scope
+from collapsekit.diagnosis.findings import compare_run as compare_run
+from collapsekit.diagnosis.findings import run_scope as run_scope

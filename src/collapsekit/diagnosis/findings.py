@@ -10,8 +10,10 @@ from numpy.typing import ArrayLike
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics import Measurement
-from collapsekit.metrics.functional import COLLAPSED_SHARE, largest_cosine
+from collapsekit.metrics.functional import COLLAPSED_SHARE, largest_cosine, mean_cosine
 from collapsekit.theory.closed_form import GeneralOrthogonalFrame
+from collapsekit.theory.scope import scope
+from collapsekit.training.runs import Run
 from collapsekit.validation import Array, numeric
 
 CHANCE_BAND = 0.005
@@ -28,7 +30,7 @@ Status = Literal["alive", "collapsed", "collapsed, not predicted", "alive, colla
 
 @dataclass(frozen=True)
 class ClassFinding:
-    """One class, predicted and measured; squared norms of class mean and classifier row, margins in logits."""
+    """One class, predicted (NaN where no theory predicts) and measured; squared norms of mean and row, margins."""
 
     label: str
     count: int
@@ -40,13 +42,13 @@ class ClassFinding:
     predicted_feature_sqnorm: float
     classifier_sqnorm: float
     predicted_classifier_sqnorm: float
-    test_recall: float | None
+    test_recall: float
     status: Status
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A measured network beside its predicted optimum.
+    """A measured network beside its predicted optimum; what needs a prediction is NaN where there is none.
 
     Attributes
     ----------
@@ -60,8 +62,12 @@ class Comparison:
         Largest relative error of the squared norms of the means of classes that survive in theory.
     classifier_norm_error : float
         Largest relative error of the squared norms of classifier rows.
-    largest_cosine : float
-        Largest |cosine| between surviving class means; NaN below two.
+    largest_cosine, mean_cosine : float
+        |Cosine| between surviving class means, largest and mean over pairs; NaN below two.
+    train_accuracy : float
+        Share of the training samples that the network assigns to their class.
+    outside : str or None
+        Why no theory predicts this network, or None if there is a prediction.
     """
 
     classes: list[ClassFinding]
@@ -71,6 +77,9 @@ class Comparison:
     feature_norm_error: float
     classifier_norm_error: float
     largest_cosine: float
+    mean_cosine: float
+    train_accuracy: float
+    outside: str | None = None
 
     @property
     def objective_excess(self) -> float:
@@ -78,15 +87,17 @@ class Comparison:
         return self.objective / self.predicted_objective - 1
 
     @property
-    def same_classes_collapsed(self) -> bool:
-        """Whether exactly the predicted classes collapsed."""
+    def same_classes_collapsed(self) -> bool | None:
+        """Whether exactly the predicted classes collapsed; None without a prediction."""
+        if self.outside is not None:
+            return None
         return not any(c.status in ("collapsed, not predicted", "alive, collapse predicted") for c in self.classes)
 
     @property
     def reached(self) -> bool:
         """Whether the network is on the predicted geometry: dead set, confidences, objective and orthogonality."""
         return (
-            self.same_classes_collapsed
+            self.same_classes_collapsed is True
             and self.largest_deviation <= CONFIDENCE_BAND
             and self.objective_excess <= OBJECTIVE_BAND
             and not self.largest_cosine > COSINE_BAND
@@ -94,10 +105,12 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """One sentence: reached or not, and if not, in what."""
+        """Reached or not, and if not, in what; without a prediction, why, and how far from an orthogonal frame."""
         labels: dict[str, list[str]] = {}
         for finding in self.classes:
             labels.setdefault(finding.status, []).append(finding.label)
+        if self.outside is not None:
+            return self._outside_verdict(labels.get("collapsed", []))
         confidences = f"class confidences within {max(self.largest_deviation, 1e-4):.4f} of the prediction"
         if self.reached:
             return f"The network reached the predicted geometry: {confidences}, {_losses(labels.get('collapsed', []))}."
@@ -109,6 +122,16 @@ class Comparison:
             reasons.append(f"class means not orthogonal (largest |cosine| {self.largest_cosine:.2f})")
         return f"The network has NOT reached the predicted geometry: {'; '.join(reasons)}."
 
+    def _outside_verdict(self, collapsed: list[str]) -> str:
+        lost = f"; collapsed: {_listed(collapsed)}" if collapsed else "; no class collapsed"
+        orthogonal = self.mean_cosine <= COSINE_BAND
+        where = "and its class means are orthogonal" if orthogonal else "but has NOT reached the orthogonal frame"
+        fit = f"The network fits {self.train_accuracy:.1%} of its training samples"
+        return (
+            f"No prediction: {self.outside}. {fit} {where} (mean |cosine| of class means "
+            f"{self.mean_cosine:.2f}, 0 on the frame){lost}."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain values (JSON-ready; what is not a number is None), with its schema version."""
         summary = {
@@ -119,6 +142,9 @@ class Comparison:
             "feature_norm_error": self.feature_norm_error,
             "classifier_norm_error": self.classifier_norm_error,
             "largest_cosine": self.largest_cosine,
+            "mean_cosine": self.mean_cosine,
+            "train_accuracy": self.train_accuracy,
+            "outside": self.outside,
             "same_classes_collapsed": self.same_classes_collapsed,
             "verdict": self.verdict,
         }
@@ -126,7 +152,11 @@ class Comparison:
 
 
 def compare(
-    frame: GeneralOrthogonalFrame, measured: Measurement, *, test_recalls: ArrayLike | None = None
+    frame: GeneralOrthogonalFrame | None,
+    measured: Measurement,
+    *,
+    test_recalls: ArrayLike | None = None,
+    outside: str = "no penalties were given",
 ) -> Comparison:
     """Lay a prediction beside a measurement of the same training set.
 
@@ -135,12 +165,14 @@ def compare(
 
     Parameters
     ----------
-    frame : GeneralOrthogonalFrame
-        From ``predict``.
+    frame : GeneralOrthogonalFrame or None
+        From ``predict``; None where no theory predicts the network.
     measured : Measurement
         With head, over the training samples.
     test_recalls : array_like, shape (K,), optional
         Held-out recall of each class, to be shown beside it.
+    outside : str
+        Without a prediction: why there is none.
 
     Returns
     -------
@@ -164,38 +196,78 @@ def compare(
     """
     if measured.weight is None or measured.confidences is None:
         raise CollapseError("measured: without a head there are no confidences; measure with weight=")
-    objective = measured.objective(frame.problem)
-    per_class, seen = measured.per_class(), measured.counts > 0
-    statuses = _statuses(frame, per_class)
-    recalls = None if test_recalls is None else numeric("test_recalls", test_recalls)
-    names = measured.names or frame.problem.names or tuple(str(k) for k in range(frame.problem.num_classes))
+    if frame is not None and frame.problem.num_classes != measured.moments.num_classes:
+        raise CollapseError(
+            f"frame: {frame.problem.num_classes} classes, measured {measured.moments.num_classes}; predict for the same"
+        )
+    size, per_class, seen = measured.moments.num_classes, measured.per_class(), measured.counts > 0
+    predicted, statuses = _predicted(frame, size), _statuses(frame, per_class)
+    recalls = np.full(size, np.nan) if test_recalls is None else numeric("test_recalls", test_recalls)
+    if recalls.shape != (size,):
+        raise CollapseError(f"test_recalls: shape {recalls.shape}; expected ({size},)")
+    names = measured.names or (frame and frame.problem.names) or tuple(str(k) for k in range(size))
     classes = [
         ClassFinding(
             label=names[k],
             count=int(measured.counts[k]),
-            predicted_confidence=float(frame.confidences[k]),
+            predicted_confidence=float(predicted["confidence"][k]),
             measured_confidence=float(measured.confidences[k]),
             margin=float(per_class["margin"][k]),
-            predicted_margin=float(frame.margins[k]),
+            predicted_margin=float(predicted["margin"][k]),
             feature_sqnorm=float(per_class["feature_sqnorm"][k]),
-            predicted_feature_sqnorm=float(frame.feature_sqnorms[k]),
+            predicted_feature_sqnorm=float(predicted["feature_sqnorm"][k]),
             classifier_sqnorm=float(per_class["classifier_sqnorm"][k]),
-            predicted_classifier_sqnorm=float(frame.classifier_sqnorms[k]),
-            test_recall=None if recalls is None else float(recalls[k]),
+            predicted_classifier_sqnorm=float(predicted["classifier_sqnorm"][k]),
+            test_recall=float(recalls[k]),
             status=statuses[k],
         )
-        for k in range(frame.problem.num_classes)
+        for k in range(size)
     ]
-    alive = seen & ~frame.collapsed
+    alive = seen & ~(predicted["margin"] <= 0)  # NaN, without a prediction, stays
+    deviations = np.abs(measured.confidences - predicted["confidence"])[seen]
     return Comparison(
         classes=classes,
-        objective=objective,
-        predicted_objective=frame.objective,
-        largest_deviation=float(np.abs(measured.confidences - frame.confidences)[seen].max()),
-        feature_norm_error=_worst(per_class["feature_sqnorm"][alive], frame.feature_sqnorms[alive]),
-        classifier_norm_error=_worst(per_class["classifier_sqnorm"], frame.classifier_sqnorms),
+        objective=float("nan") if frame is None else measured.objective(frame.problem),
+        predicted_objective=float("nan") if frame is None else frame.objective,
+        largest_deviation=float(deviations.max()),
+        feature_norm_error=_worst(per_class["feature_sqnorm"][alive], predicted["feature_sqnorm"][alive]),
+        classifier_norm_error=_worst(per_class["classifier_sqnorm"], predicted["classifier_sqnorm"]),
         largest_cosine=largest_cosine(measured.moments),
+        mean_cosine=mean_cosine(measured.moments),
+        train_accuracy=measured.metrics()["train_accuracy"],
+        outside=outside if frame is None else None,
     )
+
+
+def compare_run(run: Run) -> Comparison:
+    """Return a training run laid beside its prediction, or beside none with the reason."""
+    return compare(run.frame, run.measured, test_recalls=run.test_recalls, outside=run.outside or "")
+
+
+def run_scope(run: Run) -> str:
+    """Return in a sentence or two what a run's prediction rests on, or that there is none."""
+    problem = run.problem
+    if problem is None:
+        return f"Scope: no prediction, because {run.outside}."
+    extras = [] if run.config.recipe == "penalty" else [f"recipe {run.config.recipe}"]
+    if run.last_layer.pooled and run.config.recipe == "batchnorm":
+        extras.append(
+            "features are averaged over positions, which makes the law a lower bound on the penalty: 1 − confidence "
+            "comes out larger"
+        )
+    return str(scope(problem, extras))
+
+
+def _predicted(frame: GeneralOrthogonalFrame | None, size: int) -> dict[str, Array]:
+    """The prediction by the keys of Measurement.per_class; NaN without one."""
+    if frame is None:
+        return dict.fromkeys(("confidence", "margin", "feature_sqnorm", "classifier_sqnorm"), np.full(size, np.nan))
+    return {
+        "confidence": frame.confidences,
+        "margin": frame.margins,
+        "feature_sqnorm": frame.feature_sqnorms,
+        "classifier_sqnorm": frame.classifier_sqnorms,
+    }
 
 
 def collapsed_classes(feature_sqnorms: Array, confidences: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -204,11 +276,12 @@ def collapsed_classes(feature_sqnorms: Array, confidences: Array) -> np.ndarray[
     return np.asarray(at_chance & (feature_sqnorms <= COLLAPSED_SHARE * np.nanmax(feature_sqnorms)))
 
 
-def _statuses(frame: GeneralOrthogonalFrame, per_class: dict[str, Array]) -> list[Status]:
+def _statuses(frame: GeneralOrthogonalFrame | None, per_class: dict[str, Array]) -> list[Status]:
     dead = collapsed_classes(per_class["feature_sqnorm"], per_class["confidence"])
-    squeezed = per_class["margin"] < SQUEEZED_SHARE * frame.margins
+    doomed = dead if frame is None else frame.collapsed
+    squeezed = np.zeros(len(dead), bool) if frame is None else per_class["margin"] < SQUEEZED_SHARE * frame.margins
     result: list[Status] = []
-    for k, predicted in enumerate(frame.collapsed):
+    for k, predicted in enumerate(doomed):
         if per_class["count"][k] == 0:
             result.append("unseen")
         elif dead[k]:
@@ -233,9 +306,11 @@ def _listed(labels: list[str], most: int = 8) -> str:
 
 
 def _worst(measured: Array, predicted: Array) -> float:
-    """Largest relative error; 0 where both vanish."""
+    """Largest relative error; 0 where both vanish, NaN without a prediction."""
     if not predicted.size:
         return 0.0
+    if np.isnan(predicted).all():
+        return float("nan")
     with np.errstate(divide="ignore", invalid="ignore"):
         errors = np.abs(measured - predicted) / predicted
     return float(np.nanmax(np.where((predicted == 0) & (measured == 0), 0.0, errors)))

@@ -128,6 +128,19 @@ def largest_cosine(moments: ClassMoments) -> float:
     return max(float(_off_diagonal(unit[rows] @ unit.T, rows).abs().max()) for rows in _blocks(len(unit)))
 
 
+def mean_cosine(moments: ClassMoments) -> float:
+    """Return the mean |cosine| over pairs of surviving class means: 0 on any orthogonal frame, needs no λ.
+
+    A class survives if its mean has at least 1 % of the largest squared norm. NaN below two survivors.
+    """
+    unit = _unit_rows(_surviving_means(moments))
+    size = len(unit)
+    if size < 2:
+        return float("nan")
+    total = sum(float(_off_diagonal(unit[rows] @ unit.T, rows).abs().sum()) for rows in _blocks(size))
+    return total / (size * (size - 1))
+
+
 def etf_angles(rows_of: Tensor) -> float:
     """Return the mean of ``|cos + 1/(K−1)|`` over pairs of rows (K, d): 0 on a simplex ETF.
 

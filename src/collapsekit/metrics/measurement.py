@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +15,26 @@ from torch import Tensor, nn
 
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
+from collapsekit.losses import CrossEntropy
 from collapsekit.metrics import summary
+from collapsekit.metrics.heads import find_head, forward, move, unpack
+from collapsekit.metrics.losses import sample_losses
 from collapsekit.metrics.metric import decision, nearest_centre, packed_head, unpacked_head
 from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES, ClassMoments
 from collapsekit.problem import UFM
 from collapsekit.theory.closed_form import GeneralOrthogonalFrame
 from collapsekit.validation import Array, class_names, shorten, whole_number
 
-Sample = tuple[Tensor, Tensor, Tensor | None]
-"""Features (n, d), labels (n,), logits (n, K) if the network has computed them."""
+PLAIN = CrossEntropy()
+
+
+class Sample(NamedTuple):
+    """A batch: features (n, d), labels (n,), logits (n, K) if the network has computed them, and what to call it."""
+
+    features: Tensor
+    labels: Tensor
+    logits: Tensor | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -41,13 +52,17 @@ class Measurement:
     confidences : ndarray, shape (K,), or None
         Mean softmax probability of the target, by class; NaN for classes without samples. None without a head.
     losses : ndarray, shape (K,), or None
-        Mean cross-entropy (nats), by class.
+        Mean loss (nats), by class.
     recalls : ndarray, shape (K,), or None
         Share of samples that the network assigns to their class.
     centre_agreement : ndarray, shape (K,), or None
         Share of samples whose nearest class mean names the class that the network names.
     names : tuple of str, or None
         Class names.
+    nonnegative : bool or None
+        Whether all features are at least 0, as they are when they leave a ReLU.
+    loss : CrossEntropy
+        The loss that `losses` are of.
     """
 
     moments: ClassMoments
@@ -58,6 +73,8 @@ class Measurement:
     recalls: Array | None = None
     centre_agreement: Array | None = None
     names: tuple[str, ...] | None = None
+    nonnegative: bool | None = None
+    loss: CrossEntropy = PLAIN
 
     @property
     def counts(self) -> Array:
@@ -122,6 +139,8 @@ class Measurement:
             raise CollapseError("weight=None: the objective needs the head; measure with weight=")
         if not np.array_equal(problem.counts, self.counts):
             raise CollapseError("problem: its counts are not those measured; build it from measured.counts")
+        if problem.loss != self.loss:
+            raise CollapseError(f"problem: its loss is {problem.loss}, measured {self.loss}; measure with loss=")
         means = _array(self.moments.means)
         second_moments = (means**2).sum(axis=1) + _array(self.moments.within)
         bias = np.zeros(1) if self.bias is None else _array(self.bias)
@@ -139,6 +158,7 @@ class Measurement:
             "names": None if self.names is None else list(self.names),
             "unseen": self.moments.unseen,
             "singletons": self.moments.singletons,
+            "nonnegative": self.nonnegative,
             "metrics": self.metrics(),
             "per_class": {key: value.tolist() for key, value in self.per_class().items()},
         }
@@ -157,6 +177,7 @@ def measure_features(
     *,
     num_classes: int | None = None,
     names: Sequence[str] | None = None,
+    loss: CrossEntropy = PLAIN,
 ) -> Measurement:
     """Measure stored last-layer features.
 
@@ -174,6 +195,8 @@ def measure_features(
         K; by default the rows of `weight`, else the largest label plus one.
     names : sequence of str, optional
         K class names.
+    loss : CrossEntropy
+        The training loss, for :meth:`Measurement.objective`.
 
     Returns
     -------
@@ -207,7 +230,7 @@ def measure_features(
     if num_classes is None:
         num_classes = _largest_label(y) + 1 if W is None else len(W)
     num_classes = whole_number("num_classes", num_classes, 2, "give at least two classes")
-    return _measure(lambda: [(x, y, None)], W, b, names, (num_classes, x.shape[1]), once=False)
+    return _measure(lambda: [Sample(x, y)], W, b, names, (num_classes, x.shape[1]), loss, once=False)
 
 
 def measure(
@@ -217,6 +240,7 @@ def measure(
     *,
     device: torch.device | str | None = None,
     names: Sequence[str] | None = None,
+    loss: CrossEntropy = PLAIN,
 ) -> Measurement:
     """Measure any network whose last layer is linear, by hooking that layer.
 
@@ -226,16 +250,18 @@ def measure(
     Parameters
     ----------
     model : torch.nn.Module
-        Called as ``model(inputs)``.
+        Called as ``model(inputs)``, ``model(*inputs)`` for a tuple, ``model(**inputs)`` for a mapping.
     loader : iterable
-        Batches ``(inputs, labels)``, in any order, with the transforms of training.
+        Batches ``(inputs, labels)`` or mappings with the key ``labels``, in any order, with the transforms of training.
     head : str or torch.nn.Module, optional
         The linear layer that makes the logits, by name in ``model.named_modules()`` or itself; by default the
-        ``nn.Linear`` whose output is the model's output.
+        layer whose output is the model's output.
     device : torch.device or str, optional
         Where to run; by default where the model's parameters are.
     names : sequence of str, optional
         K class names.
+    loss : CrossEntropy
+        The training loss, for :meth:`Measurement.objective`.
 
     Returns
     -------
@@ -244,7 +270,8 @@ def measure(
     Raises
     ------
     CollapseError
-        If the head cannot be found or is not linear, the loader is empty, or labels do not fit.
+        If the head cannot be found or is not linear (a cosine head, a single logit), the loader is empty, or labels do
+        not fit; the batch is named.
 
     Examples
     --------
@@ -262,15 +289,16 @@ def measure(
         first = next(batches, None)
         if first is None:
             raise CollapseError("loader: no batches; give at least one sample")
-        layer = _find_head(model, head, _unpack(first)[0].to(device))
+        found = find_head(model, head, move(unpack(first)[0], device))
 
         def samples() -> Iterator[Sample]:
-            for batch in chain([first], batches) if once else loader:
-                inputs, labels = _unpack(batch)
-                features, logits = _forward(model, layer, inputs.to(device))
-                yield features, labels, logits
+            for i, batch in enumerate(chain([first], batches) if once else loader):
+                inputs, labels = unpack(batch)
+                features, logits = forward(model, found, move(inputs, device))
+                yield Sample(features, labels, logits, f"batch {i}: ")
 
-        return _measure(samples, layer.weight, layer.bias, names, (layer.out_features, layer.in_features), once)
+        shape = tuple(found.weight.shape)
+        return _measure(samples, found.weight, found.bias, names, (shape[0], shape[1]), loss, once)
 
 
 def _measure(
@@ -279,6 +307,7 @@ def _measure(
     bias: Tensor | None,
     names: Sequence[str] | None,
     shape: tuple[int, int],
+    loss: CrossEntropy,
     once: bool,
 ) -> Measurement:
     """Run the first pass, and the second one unless samples can be had only once."""
@@ -286,30 +315,48 @@ def _measure(
     moments = ClassMoments(num_classes, dim, scatter=8 * dim**2 <= LARGEST_SCATTER_BYTES)
     checked_names = class_names(names, num_classes)
     if weight is None:
-        for features, labels, _ in samples():
-            moments.update(features, labels)
-        return Measurement(moments, names=checked_names)
+        least = min(_added(moments, sample) for sample in samples())
+        return Measurement(moments, names=checked_names, nonnegative=least >= 0)
     W, b = unpacked_head(packed_head(weight, bias, num_classes, dim).cpu())
     assert W is not None
-    sums = torch.zeros(3, num_classes, dtype=torch.float64)
-    for features, labels, logits in samples():
-        moments.update(features, labels)
-        z = nn.functional.linear(features.cpu().double(), W, b) if logits is None else logits.cpu().double()
-        y = labels.cpu().long()
-        losses = nn.functional.cross_entropy(z, y, reduction="none")
-        sums.index_add_(1, y, torch.stack([(-losses).exp(), losses, (z.argmax(1) == y).double()]))
+    sums, least = torch.zeros(3, num_classes, dtype=torch.float64), float("inf")
+    for sample in samples():
+        least = min(least, _added(moments, sample))
+        x, y = sample.features.cpu().double(), sample.labels.cpu().long()
+        z = nn.functional.linear(x, W, b) if sample.logits is None else sample.logits.cpu().double()
+        own = nn.functional.cross_entropy(z, y, reduction="none")
+        losses = own if loss == PLAIN else sample_losses(z, y, loss)
+        sums.index_add_(1, y, torch.stack([(-own).exp(), losses, (z.argmax(1) == y).double()]))
     counts = torch.where(moments.seen, moments.counts, torch.nan)
     confidences, mean_losses, recalls = (_array(row) for row in sums / counts)
     agreement = None
     if not once:
         agreeing = torch.zeros(num_classes, dtype=torch.float64)
-        for features, labels, _ in samples():
-            x = features.cpu().double()
-            agreeing.index_add_(
-                0, labels.cpu().long(), (nearest_centre(x, moments.means) == decision(x, W, b)).double()
-            )
+        for sample in samples():
+            x, y = sample.features.cpu().double(), sample.labels.cpu().long()
+            agreeing.index_add_(0, y, (nearest_centre(x, moments.means) == decision(x, W, b)).double())
         agreement = _array(agreeing / counts)
-    return Measurement(moments, W, b, confidences, mean_losses, recalls, agreement, checked_names)
+    return Measurement(
+        moments,
+        W,
+        b,
+        confidences=confidences,
+        losses=mean_losses,
+        recalls=recalls,
+        centre_agreement=agreement,
+        names=checked_names,
+        nonnegative=least >= 0,
+        loss=loss,
+    )
+
+
+def _added(moments: ClassMoments, sample: Sample) -> float:
+    """Add a batch, say which one is at fault if it is refused, and return its least feature."""
+    try:
+        moments.update(sample.features, sample.labels)
+    except CollapseError as error:
+        raise CollapseError(f"{sample.place}{error}") from None
+    return float(sample.features.min()) if sample.features.numel() else float("inf")
 
 
 @contextmanager
@@ -322,50 +369,6 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-def _find_head(model: nn.Module, head: str | nn.Module | None, inputs: Tensor) -> nn.Linear:
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    if head is None:
-        found = _layer_that_makes_the_output(model, list(linear.values()), inputs)
-        if found is None:
-            raise CollapseError(f"head=None: no nn.Linear makes the model's output; name it, one of {list(linear)}")
-        return found
-    layer = dict(model.named_modules()).get(head) if isinstance(head, str) else head
-    if not isinstance(layer, nn.Linear):
-        kind = "no module of the model" if layer is None else f"a {type(layer).__name__}"
-        raise CollapseError(f"head={shorten(head)}: is {kind}; name an nn.Linear, one of {list(linear)}")
-    return layer
-
-
-def _layer_that_makes_the_output(model: nn.Module, layers: list[nn.Linear], inputs: Tensor) -> nn.Linear | None:
-    outputs: dict[nn.Linear, Tensor] = {}
-    hooks = [layer.register_forward_hook(lambda m, _, out: outputs.__setitem__(m, out)) for layer in layers]
-    try:
-        result = model(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return next((layer for layer, out in outputs.items() if out is result), None)
-
-
-def _forward(model: nn.Module, layer: nn.Linear, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what goes into the head and what comes out of it, (n, d) and (n, K)."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    hook = layer.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
-    try:
-        model(inputs)
-    finally:
-        hook.remove()
-    if len(seen) != 1:
-        raise CollapseError(f"head: was called {len(seen)} times in one forward pass; expected once")
-    return seen[0]
-
-
-def _unpack(batch: Any) -> tuple[Tensor, Tensor]:
-    if not (isinstance(batch, Sequence) and len(batch) >= 2 and isinstance(batch[0], Tensor)):
-        raise CollapseError(f"loader: a batch is a {type(batch).__name__}; expected a pair (inputs, labels) of tensors")
-    return batch[0], torch.as_tensor(batch[1])
 
 
 def _largest_label(labels: Tensor) -> int:

@@ -141,10 +141,10 @@ class NeuralCollapse(Metric):
     def compute(self) -> dict[str, float]:
         """Return every metric that can be known, as floats by lower-case key: loggable as is.
 
-        Keys: ``nc1``, ``cdnv``, ``nc2_largest_cosine``, ``nc2_etf_h``, ``nc2_norm_spread_h``; with a head ``nc2_w``,
-        ``nc2_etf_w``, ``nc2_norm_spread_w``, ``nc3_duality``; with a problem ``nc2_h``, and with a head too
-        ``nc2_wwt``, ``nc3_wh``, and each one's ``_residual``; after :meth:`use_centres` ``ncc_accuracy`` and, with a
-        head, ``ncc``.
+        Keys: ``nc1``, ``cdnv``, ``nc2_largest_cosine``, ``nc2_mean_cosine``, ``nc2_etf_h``, ``nc2_norm_spread_h``; with
+        a head ``nc2_w``, ``nc2_etf_w``, ``nc2_norm_spread_w``, ``nc3_duality``; with a problem ``nc2_h``, and with a
+        head too ``nc2_wwt``, ``nc3_wh``, and each one's ``_residual``; after :meth:`use_centres` ``ncc_accuracy`` and,
+        with a head, ``ncc``.
         """
         weight, _ = unpacked_head(self.head_state)
         result = summary.scalars(self.moments, weight, self.frame)

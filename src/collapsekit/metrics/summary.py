@@ -18,7 +18,11 @@ def scalars(
     if not bool(moments.seen.any()):
         return {}
     centred = F._centred(moments)
-    result = {"cdnv": F.cdnv(moments)[0], "nc2_largest_cosine": F.largest_cosine(moments)}
+    result = {
+        "cdnv": F.cdnv(moments)[0],
+        "nc2_largest_cosine": F.largest_cosine(moments),
+        "nc2_mean_cosine": F.mean_cosine(moments),
+    }
     if moments.scatter is not None:
         result["nc1"] = F.nc1(moments)
     result |= {"nc2_etf_h": F.etf_angles(centred), "nc2_norm_spread_h": F.norm_spread(centred)}

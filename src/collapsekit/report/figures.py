@@ -45,10 +45,13 @@ def collapse_line(frame: GeneralOrthogonalFrame, comparison: Comparison, *, ax: 
     widest = max(2.0, float(frame.headroom.max())) * 1.15
     x = np.geomspace(min(0.5, float(frame.headroom.min())) / 1.15, widest, 400)
     loss = frame.problem.loss
-    margins = loss.margin(loss.critical_price(size) / np.sqrt(x), size)
     ax.axvspan(x[0], 1.0, color="0.92", lw=0)
     ax.text(0.02, 0.96, "collapsed", transform=ax.transAxes, va="top", color=GREY)
-    ax.plot(x, loss.confidence(margins, size), color=BLUE, label="predicted")
+    if loss.margins is None:
+        margins = loss.margin(loss.critical_price(size) / np.sqrt(x), size)
+        ax.plot(x, loss.confidence(margins, size), color=BLUE, label="predicted")
+    else:  # each class has a line of its own
+        ax.plot(frame.headroom, frame.confidences, "s", ms=8, mfc="none", color=BLUE, label="predicted")
     ax.plot(frame.headroom, measured, "o", ms=5, color=ORANGE, label="measured")
     if size <= MOST_LABELS:
         for c, px, py in zip(comparison.classes, frame.headroom, measured, strict=True):
@@ -62,12 +65,13 @@ def collapse_line(frame: GeneralOrthogonalFrame, comparison: Comparison, *, ax: 
     return ax
 
 
-def norms(counts: Array, predicted: Array, measured: Array, *, ylabel: str, ax: Axes | None = None) -> Axes:
-    """Draw squared norms against class size, predicted and measured."""
+def by_count(counts: Array, predicted: Array | None, measured: Array, *, ylabel: str, ax: Axes | None = None) -> Axes:
+    """Draw a quantity of each class against class size, predicted (if there is a prediction) and measured."""
     ax = ax or new_axes()
-    order = np.argsort(counts, kind="stable")
-    ax.plot(counts[order], predicted[order], "-", color=BLUE, lw=1)
-    ax.plot(counts, predicted, "s", ms=8, mfc="none", color=BLUE, label="predicted")
+    if predicted is not None:
+        order = np.argsort(counts, kind="stable")
+        ax.plot(counts[order], predicted[order], "-", color=BLUE, lw=1)
+        ax.plot(counts, predicted, "s", ms=8, mfc="none", color=BLUE, label="predicted")
     ax.plot(counts, measured, "o", ms=4, color=ORANGE, label="measured")
     ax.set(xscale="log", xlabel="training samples of the class", ylabel=ylabel)
     ax.set_ylim(bottom=0)
@@ -100,6 +104,14 @@ def objective_trajectory(history: list[dict[str, Any]], predicted: float, *, ax:
     return ax
 
 
+def loss_trajectory(history: list[dict[str, Any]], *, ax: Axes | None = None) -> Axes:
+    """Draw the training loss, without penalties, over the steps."""
+    ax = ax or new_axes()
+    ax.plot([entry["step"] for entry in history], [entry["loss"] for entry in history], color=ORANGE)
+    ax.set(yscale="log", xlabel="training step", ylabel="training loss")
+    return ax
+
+
 def nc1_trajectory(history: list[dict[str, Any]], *, ax: Axes | None = None) -> Axes:
     """Draw NC1, within-class relative to between-class variability, over the steps."""
     ax = ax or new_axes()
@@ -109,20 +121,21 @@ def nc1_trajectory(history: list[dict[str, Any]], *, ax: Axes | None = None) -> 
 
 
 def confidence_trajectory(
-    history: list[dict[str, Any]], predicted: Array, *, labels: Sequence[str], ax: Axes | None = None
+    history: list[dict[str, Any]], predicted: Array | None, *, labels: Sequence[str], ax: Axes | None = None
 ) -> Axes:
-    """Draw each class's confidence over the steps, and the predicted ones at the right edge."""
+    """Draw each class's confidence over the steps, and the predicted ones, if any, at the right edge."""
     ax = ax or new_axes()
     steps = [entry["step"] for entry in history]
     confidences = np.array([entry["confidences"] for entry in history], dtype=float)
-    shades = np.linspace(0.0, 0.75, len(predicted))
+    shades = np.linspace(0.0, 0.75, len(labels))
     for k, shade in enumerate(shades):
         ax.plot(steps, confidences[:, k], color=str(shade), lw=1)
-    ax.plot(
-        [steps[-1]] * len(predicted), predicted, "s", ms=6, mfc="none", color=BLUE, label="predicted", clip_on=False
-    )
+    if predicted is not None:
+        ends = [steps[-1]] * len(predicted)
+        ax.plot(ends, predicted, "s", ms=6, mfc="none", color=BLUE, label="predicted", clip_on=False)
+        ax.legend(frameon=False, loc="lower right")
     if len(labels) <= MOST_LABELS:
-        for height, names in _stacked(labels, predicted):
+        for height, names in _stacked(labels, confidences[-1] if predicted is None else predicted):
             ax.annotate(
                 names,
                 (steps[-1], height),
@@ -133,7 +146,6 @@ def confidence_trajectory(
                 annotation_clip=False,
             )
     ax.set(xlabel="training step", ylabel="training confidence", ylim=(0, 1.02))
-    ax.legend(frameon=False, loc="lower right")
     return ax
 
 

@@ -14,11 +14,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from collapsekit.diagnosis import Comparison, compare, scope
+from collapsekit.diagnosis import Comparison, compare_run, run_scope
 from collapsekit.errors import CollapseError
 from collapsekit.report import figures
 from collapsekit.training import Run
 from collapsekit.training.runs import replace_text
+from collapsekit.validation import Array
 
 MOST_GRAM_CLASSES = 200
 """Gram matrices of more classes are left out of the page: a cell would be smaller than a pixel."""
@@ -55,66 +56,112 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
     target = run.folder / "report.html" if path is None else Path(path)
     if target.is_dir():
         raise CollapseError(f"path={str(target)!r}: is a folder; give a file name")
-    frame = run.frame
-    comparison = compare(frame, run.measured, test_recalls=run.test_recalls)
+    frame, comparison = run.frame, compare_run(run)
     templates = Environment(
         loader=PackageLoader("collapsekit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    templates.filters["number"] = _number
     html = templates.get_template("page.html.j2").render(
         run=run,
         frame=frame,
         comparison=comparison,
         pictures=list(_pictures(run, comparison)),
         metrics=run.measured.metrics(frame),
-        penalties=run.config.penalties(run.measured.counts),
-        scope=str(scope(run.problem)),
+        penalties=run.config.penalties(run.measured.counts, run.last_layer),
+        units=_units(run),
+        lambda_h="" if frame is None else _lambda_h(frame.problem.lambda_h),
+        headrooms=[f"{h:.3g}" for h in frame.headroom] if frame is not None else [""] * len(comparison.classes),
+        scope=run_scope(run),
     )
     replace_text(target, html)
     return target
 
 
+def _number(value: float, form: str) -> str:
+    """A number for the page; nothing where there is none."""
+    return form % value if np.isfinite(value) else ""
+
+
+def _lambda_h(value: float | Array) -> str:
+    low, high = float(np.min(value)), float(np.max(value))
+    return f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g} by class"
+
+
+def _units(run: Run) -> str:
+    """How the recipe's numbers become λ_W and λ_H."""
+    if run.problem is None:
+        return f"No λ_H follows from this recipe: {run.outside}."
+    if run.config.recipe == "penalty":
+        return (
+            "A step minimises the mean loss + (wd/2)‖W‖² + (fd/2) Σ‖h‖² over the batch. The theory's problem sums the "
+            "feature penalty over all N samples, which makes λ_W = wd and λ_H = fd · batch / N."
+        )
+    frozen = " and is divided by 1 − n_k/N, because β is frozen" if np.ndim(run.problem.lambda_h) else ""
+    return (
+        "The optimiser's weight decay wd acts on the head and on γ and β of the BatchNorms that feed the features. "
+        f"Their decay is the feature penalty: λ_W = wd and λ_H = wd / (m N) with m = {run.last_layer.branches}{frozen}."
+    )
+
+
 def _pictures(run: Run, comparison: Comparison) -> Iterator[Picture]:
     frame, measured, labels = run.frame, run.measured, [c.label for c in comparison.classes]
-    vectors, counts = measured.per_class(), run.problem.counts
+    vectors, counts = measured.per_class(), measured.counts
     with mpl.rc_context(figures.STYLE):
-        yield _picture(
-            "Confidence of each class on its training samples against its headroom. At headroom 1 or below a class "
-            "keeps no feature and its confidence is 1/K.",
-            figures.collapse_line(frame, comparison),
+        if frame is not None:
+            yield _picture(
+                "Confidence of each class on its training samples against its headroom. At headroom 1 or below a class "
+                "keeps no feature and its confidence is 1/K.",
+                figures.collapse_line(frame, comparison),
+            )
+        else:
+            yield _picture(
+                "Confidence of each class on its training samples against class size.",
+                figures.by_count(counts, None, vectors["confidence"], ylabel="training confidence"),
+            )
+        feature_norms, classifier_norms = (
+            (None, None) if frame is None else (frame.feature_sqnorms, frame.classifier_sqnorms)
         )
         yield _picture(
             "Squared length of class means against class size.",
-            figures.norms(counts, frame.feature_sqnorms, vectors["feature_sqnorm"], ylabel="‖h‖² of the class mean"),
+            figures.by_count(counts, feature_norms, vectors["feature_sqnorm"], ylabel="‖h‖² of the class mean"),
         )
         yield _picture(
             "Squared length of classifier rows against class size.",
-            figures.norms(counts, frame.classifier_sqnorms, vectors["classifier_sqnorm"], ylabel="‖w‖² of the row"),
+            figures.by_count(counts, classifier_norms, vectors["classifier_sqnorm"], ylabel="‖w‖² of the row"),
         )
         if len(labels) <= MOST_GRAM_CLASSES:
             yield from _gram_pictures(run, labels)
-        yield _picture(
-            "How far the training objective lies above the predicted optimum. It jumps while the penalties warm up.",
-            figures.objective_trajectory(run.history, frame.objective),
-        )
+        if frame is not None:
+            yield _picture(
+                "How far the training objective lies above the predicted optimum. It jumps during "
+                "the warm-up of the penalties.",
+                figures.objective_trajectory(run.history, frame.objective),
+            )
+        else:
+            yield _picture("Training loss, without penalties.", figures.loss_trajectory(run.history))
         yield _picture(
             "NC1: within-class relative to between-class variability of the features. Where classes have collapsed it "
             "divides by their vanishing means, and may rise although features of every class coincide ever better.",
             figures.nc1_trajectory(run.history),
         )
         yield _picture(
-            "Confidence of each class over training, dark the first class, light the last; squares: predicted.",
-            figures.confidence_trajectory(run.history, frame.confidences, labels=labels),
+            "Confidence of each class over training, dark the first class, light the last"
+            + ("." if frame is None else "; squares: predicted."),
+            figures.confidence_trajectory(run.history, None if frame is None else frame.confidences, labels=labels),
         )
 
 
 def _gram_pictures(run: Run, labels: list[str]) -> Iterator[Picture]:
-    predicted, measured = run.frame.geometry(), run.measured.geometry()
-    for what, of, left, right in (
-        ("Class means", "of class means", predicted.gram_h, measured.gram_h),
-        ("Classifier", "of classifier rows", predicted.gram_w, measured.gram_w),
+    measured = run.measured.geometry()
+    predicted = None if run.frame is None else run.frame.geometry()
+    for what, of, key in (
+        ("Class means", "of class means", "gram_h"),
+        ("Classifier", "of classifier rows", "gram_w"),
     ):
-        limit = max(float(np.abs(left).max()), float(np.nanmax(np.abs(right)))) or 1.0
-        for side, matrix in (("predicted", left), ("measured", right)):
+        sides = {} if predicted is None else {"predicted": getattr(predicted, key)}
+        sides["measured"] = getattr(measured, key)
+        limit = max(float(np.nanmax(np.abs(matrix))) for matrix in sides.values()) or 1.0
+        for side, matrix in sides.items():
             ax = figures.gram(matrix, title=f"{what}, {side}", limit=limit, labels=labels)
             yield _picture(f"Inner products {of}, {side}.", ax)
 

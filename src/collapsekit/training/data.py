@@ -1,4 +1,4 @@
-"""Training data: a class-imbalanced training set and a balanced held-out set, both as tensors."""
+"""Training data: a class-imbalanced training set and a held-out set, both as tensors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from torch import Tensor
 
 from collapsekit import profiles
 from collapsekit.errors import CollapseError
+from collapsekit.training.readers import LabelledData, read
 from collapsekit.training.recipe import TrainConfig
-from collapsekit.validation import Array, class_names, shorten
+from collapsekit.validation import Array, class_names
 
-HELD_OUT_PER_CLASS = 20
+HELD_OUT_PER_CLASS, HELD_OUT_SHARE = 20, 0.2
+"""At most so many samples of a class, and at most this share of it, are held out where the source brings none."""
+
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +28,7 @@ class Split:
     Attributes
     ----------
     train_inputs, test_inputs : Tensor, shape (N, ...), (M, ...)
-        float32.
+        float32. M may be 0.
     train_labels, test_labels : Tensor, shape (N,), (M,)
         int64, in [0, K).
     names : tuple of str
@@ -46,10 +50,13 @@ class Split:
 def load_split(config: TrainConfig) -> Split:
     """Return the data of a run: held-out samples first, then as many training samples as the profile asks for.
 
+    Where the source brings a held-out set of its own, that is used; otherwise 20 samples of each class are held out,
+    or a fifth of it if that is fewer. The columns of a table are standardised by the training set.
+
     Parameters
     ----------
     config : TrainConfig
-        Its `data`, `profile`, `ratio`, `largest` and `seed` decide.
+        Its `data`, `label_column`, `profile`, `ratio`, `largest`, `class_names` and `seed` decide.
 
     Returns
     -------
@@ -58,7 +65,7 @@ def load_split(config: TrainConfig) -> Split:
     Raises
     ------
     CollapseError
-        If the data set is unknown or a class has too few samples for the profile.
+        If the data cannot be read or a class has too few samples for the profile.
 
     Examples
     --------
@@ -66,34 +73,43 @@ def load_split(config: TrainConfig) -> Split:
     >>> split.counts
     array([150., 116.,  90.,  70.,  54.,  42.,  32.,  25.,  19.,  15.])
     """
-    if config.data != "digits":
-        raise CollapseError(f"data={shorten(config.data)}: unknown; give digits")
-    inputs, labels, names = _digits()
-    rng = np.random.default_rng(config.seed)
-    members = [rng.permutation(np.flatnonzero(labels == k)) for k in range(len(names))]
-    available = np.array([len(m) - HELD_OUT_PER_CLASS for m in members])
-    counts = profile_counts(config, available)
-    test = np.concatenate([m[:HELD_OUT_PER_CLASS] for m in members])
-    train = np.concatenate(
-        [m[HELD_OUT_PER_CLASS : HELD_OUT_PER_CLASS + int(n)] for m, n in zip(members, counts, strict=True)]
-    )
+    data = read(config.data, label_column=config.label_column)
+    names = data.names
     if config.class_names is not None:
         names = class_names(config.class_names, len(names)) or names
-    return Split(*_tensors(inputs, labels, train), *_tensors(inputs, labels, test), names)
+    rng = np.random.default_rng(config.seed)
+    members = [rng.permutation(np.flatnonzero(data.labels == k)) for k in range(len(names))]
+    held_out = [_held_out(len(m), data) for m in members]
+    counts = profile_counts(config, np.array([len(m) - n for m, n in zip(members, held_out, strict=True)]))
+    train = _joined([m[n : n + int(c)] for m, n, c in zip(members, held_out, counts, strict=True)])
+    test = _joined([m[:n] for m, n in zip(members, held_out, strict=True)])
+    train_inputs = data.inputs[train]
+    if data.test_inputs is None or data.test_labels is None:
+        test_inputs, test_labels = data.inputs[test], data.labels[test]
+    else:
+        test_inputs, test_labels = data.test_inputs, data.test_labels
+    if data.kind == "table":
+        train_inputs, test_inputs = _standardised(train_inputs, test_inputs)
+    return Split(
+        torch.from_numpy(train_inputs),
+        torch.from_numpy(data.labels[train]),
+        torch.from_numpy(test_inputs),
+        torch.from_numpy(test_labels),
+        names,
+    )
 
 
-def profile_counts(config: TrainConfig, available: NDArray[np.int64]) -> Array:
+def profile_counts(config: TrainConfig, available: Rows) -> Array:
     """Return the training counts that the profile asks for, (K,), checked against what each class has."""
-    size = len(available)
+    size, profile = len(available), config.profile_used
     largest = config.largest or _default_largest(config, available)
-    if config.profile == "as-is":
+    if profile == "as-is":
         counts = np.minimum(available, config.largest or available.max()).astype(np.float64)
-    elif config.profile == "paper":
+    elif profile == "paper":
         counts = profiles.paper(largest, size)
     else:
         smallest = max(1, round(largest / config.ratio))
-        profile = profiles.long_tail if config.profile == "long-tail" else profiles.step
-        counts = profile(largest, smallest, size)
+        counts = (profiles.long_tail if profile == "long-tail" else profiles.step)(largest, smallest, size)
     short = np.flatnonzero(counts > available)
     if short.size:
         k = short[0]
@@ -104,18 +120,22 @@ def profile_counts(config: TrainConfig, available: NDArray[np.int64]) -> Array:
     return counts
 
 
-def _default_largest(config: TrainConfig, available: NDArray[np.int64]) -> int:
+def _held_out(size: int, data: LabelledData) -> int:
+    return 0 if data.test_inputs is not None else min(HELD_OUT_PER_CLASS, int(HELD_OUT_SHARE * size))
+
+
+def _default_largest(config: TrainConfig, available: Rows) -> int:
     """The rarest class's samples, rounded down to a multiple of 10 where that leaves some."""
     least = int(available.min())
     return least // 10 * 10 or least
 
 
-def _digits() -> tuple[NDArray[np.float32], NDArray[np.int64], tuple[str, ...]]:
-    from sklearn.datasets import load_digits
+def _standardised(train: NDArray[np.float32], test: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+    """Columns of mean 0 and deviation 1 over the training set; constant columns become 0."""
+    mean, deviation = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
+    scale = np.where(deviation > 0, deviation, 1.0)
+    return tuple(((part - mean) / scale).astype(np.float32) for part in (train, test))
 
-    inputs, labels = load_digits(return_X_y=True)
-    return (inputs / 16).astype(np.float32), labels.astype(np.int64), tuple(str(k) for k in range(10))
 
-
-def _tensors(inputs: NDArray[np.float32], labels: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(inputs[rows]), torch.from_numpy(labels[rows])
+def _joined(parts: list[Rows]) -> Rows:
+    return np.concatenate(parts).astype(np.int64)

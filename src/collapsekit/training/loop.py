@@ -8,27 +8,33 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from collapsekit.errors import CollapseError
-from collapsekit.metrics import Measurement, measure
+from collapsekit.metrics.heads import find_head, forward
 from collapsekit.problem import UFM
-from collapsekit.training import runs
+from collapsekit.training import checkpoint, runs
 from collapsekit.training.data import Split, load_split
-from collapsekit.training.models import Classifier, mlp
-from collapsekit.training.objective import penalised_loss
-from collapsekit.training.recipe import TrainConfig
+from collapsekit.training.evaluation import history_entry, measured, recompute_batchnorm
+from collapsekit.training.models import build
+from collapsekit.training.objective import (
+    BatchNorm,
+    explicit_penalty,
+    freeze_shifts,
+    mean_loss,
+    parameter_groups,
+    weight_tensor,
+)
+from collapsekit.training.recipe import LastLayer, TrainConfig
 from collapsekit.training.runs import Run
 
 EVALUATIONS = 60
-EVALUATION_BATCH = 4096
 
 Progress = Callable[[int, int, float], None]
-"""Called as ``progress(step, total_steps, objective)`` after each evaluation."""
+"""Called as ``progress(step, total_steps, objective)`` after each evaluation; the loss where there is no objective."""
 
 
 def train(
@@ -73,62 +79,118 @@ def train(
     Measurement(ClassMoments(K=10, d=8, 613 samples, scatter), head)
     """
     split = load_split(config)
-    problem = config.problem(split.counts, split.names)
     place = _device(device)
-    folder = runs.run_folder(out, config)
-    with runs.locked(folder):
-        if resume and (folder / runs.ENVIRONMENT).exists():
-            return runs.load_run(folder)
-        if not resume:
-            for name in (runs.ENVIRONMENT, runs.ARRAYS, runs.CHECKPOINT, runs.HISTORY):
-                (folder / name).unlink(missing_ok=True)
-        runs.replace_text(folder / runs.CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
-        started = time.monotonic()
-        model = _trained(config, split, problem, folder, place, progress)
-        measured = _measured(model, split, train_set=True)
-        tested = _measured(model, split, train_set=False)
-        assert tested.recalls is not None  # the network has a head
-        environment = runs.environment(place, time.monotonic() - started)
-        run = Run(folder, config, measured, tested.recalls, runs.read_history(folder), environment)
-        runs.save_results(run)
-    return run
-
-
-def _trained(
-    config: TrainConfig, split: Split, problem: UFM, folder: Path, device: torch.device, progress: Progress | None
-) -> Classifier:
-    inputs, labels = split.train_inputs.to(device), split.train_labels.to(device)
-    weight_decay, feature_decay = config.penalties(split.counts)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(config.seed)
-        model = mlp(inputs[0].numel(), config.hidden, config.feature_dim, len(split.names)).to(device)
-        optimizer = _optimizer(config, model)
-        first = _restore(folder, model, optimizer)
-        total = config.epochs * _steps_per_epoch(config, len(inputs))
-        due = _evaluation_steps(total)
-        for step, batch in enumerate(_batches(config, len(inputs), first), start=first + 1):
-            _set_learning_rate(optimizer, config, step - 1, total)
-            factor = min(1.0, step / (config.warmup * total)) if config.warmup else 1.0
-            features = model.body(inputs[batch])
-            loss = penalised_loss(
-                model.head(features),
-                labels[batch],
-                features,
-                model.head.weight,
-                factor * weight_decay,
-                factor * feature_decay,
-            )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+        session = _Session(config, split, place)
+        folder = runs.run_folder(out, config)
+        with runs.locked(folder):
+            if resume and (folder / runs.ENVIRONMENT).exists():
+                return runs.load_run(folder)
+            if not resume:
+                for name in (runs.ENVIRONMENT, runs.ARRAYS, runs.CHECKPOINT, runs.HISTORY):
+                    (folder / name).unlink(missing_ok=True)
+            runs.replace_text(folder / runs.CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+            started = time.monotonic()
+            session.run(folder, progress)
+            return session.finished(folder, time.monotonic() - started)
+
+
+class _Session:
+    """The network, its optimiser and its data while they train; the random state is that of the caller."""
+
+    def __init__(self, config: TrainConfig, split: Split, device: torch.device) -> None:
+        self.config, self.split, self.device = config, split, device
+        self.inputs, self.labels = split.train_inputs.to(device), split.train_labels.to(device)
+        self.model = _network(config, split).to(device)
+        self.head = find_head(self.model, config.head, self.inputs[:2])
+        if config.drop_bias:
+            self.head.module.register_parameter("bias", None)
+        freeze_shifts(self.model, config)
+        self.last_layer = LastLayer(
+            dim=self.head.weight.shape[1],
+            biased=self.head.bias is not None,
+            branches=config.branches or len(getattr(self.model, "feature_batchnorms", ())),
+            pooled=bool(getattr(self.model, "pooled", False)),
+        )
+        self.loss = config.loss(split.counts)
+        self.class_weights = weight_tensor(config.torch_class_weights(split.counts), device)
+        self.decays = config.penalties(split.counts, self.last_layer)
+        self.problem: UFM | None = None
+        if config.outside(self.last_layer) is None:
+            self.problem = config.problem(split.counts, self.last_layer, split.names)
+        self.optimizer = _optimizer(config, parameter_groups(self.model, self.head.module, config))
+        self.total = config.epochs * _steps_per_epoch(config, len(self.inputs))
+        _require_batches(config, self.model, len(self.inputs))
+
+    def run(self, folder: Path, progress: Progress | None) -> None:
+        """Take all steps that are left, evaluating and saving on the way."""
+        first = checkpoint.restore(folder, self.model, self.optimizer)
+        due = _evaluation_steps(self.total)
+        self.model.train()
+        for step, batch in enumerate(_batches(self.config, len(self.inputs), first), start=first + 1):
+            loss = self._step(step, batch)
             if step in due:
-                _require_finite(model, loss, step, config)
-                entry = _evaluated(model, split, problem, step)
+                self._require_finite(loss, step)
+                recompute_batchnorm(self.model, self.inputs)
+                entry = history_entry(step, measured(self.model, self.split, self.head.module, self.loss), self.problem)
                 runs.append_history(folder, entry)
-                _checkpoint(folder, model, optimizer, step)
+                checkpoint.save(folder, self.model, self.optimizer, step)
                 if progress is not None:
-                    progress(step, total, entry["objective"])
-    return model
+                    progress(step, self.total, entry["loss"] if entry["objective"] is None else entry["objective"])
+
+    def finished(self, folder: Path, seconds: float) -> Run:
+        """Measure the network and store the run."""
+        recompute_batchnorm(self.model, self.inputs)
+        result = measured(self.model, self.split, self.head.module, self.loss)
+        recalls = np.full(len(self.split.names), np.nan)
+        if len(self.split.test_labels):
+            tested = measured(self.model, self.split, self.head.module, self.loss, train_set=False)
+            assert tested.recalls is not None  # the network has a head
+            recalls = tested.recalls
+        history = runs.read_history(folder)
+        environment = runs.environment(self.device, seconds)
+        run = Run(folder, self.config, self.last_layer, result, recalls, history, environment)
+        runs.save_results(run)
+        return run
+
+    def _step(self, step: int, batch: Tensor | slice) -> Tensor:
+        weight_decay, feature_decay = self.decays
+        warmup = self.config.warmup_used * self.total
+        factor = min(1.0, step / warmup) if warmup else 1.0
+        rate = self.config.learning_rate_used * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.total))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        features, logits = forward(self.model, self.head, self.inputs[batch])
+        loss = mean_loss(logits, self.labels[batch], self.loss, self.class_weights)
+        if feature_decay is None:
+            self.optimizer.param_groups[0]["weight_decay"] = factor * weight_decay
+        else:
+            loss = loss + explicit_penalty(features, self.head.weight, factor * weight_decay, factor * feature_decay)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss
+
+    def _require_finite(self, loss: Tensor, step: int) -> None:
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *self.model.parameters())):
+            raise CollapseError(
+                f"learning_rate={self.config.learning_rate_used:g}: training diverged before step {step}; give a "
+                "smaller one"
+            )
+
+
+def _network(config: TrainConfig, split: Split) -> nn.Module:
+    return build(
+        config.network,
+        tuple(split.train_inputs.shape[1:]),
+        len(split.names),
+        hidden=config.hidden,
+        feature_dim=config.feature_dim,
+        width=config.width,
+        batchnorm=config.has_batchnorm,
+        branches=config.branches or 1,
+    )
 
 
 def _steps_per_epoch(config: TrainConfig, num_samples: int) -> int:
@@ -152,70 +214,22 @@ def _batches(config: TrainConfig, num_samples: int, first: int) -> Iterator[Tens
         yield from batches[first % steps if epoch == first // steps else 0 :]
 
 
-def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), lr=config.learning_rate, momentum=0.9)
-    return torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, total: int) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / total))
-
-
-def _measured(model: Classifier, split: Split, *, train_set: bool) -> Measurement:
-    inputs, labels = (split.train_inputs, split.train_labels) if train_set else (split.test_inputs, split.test_labels)
-    loader = list(zip(torch.split(inputs, EVALUATION_BATCH), torch.split(labels, EVALUATION_BATCH), strict=True))
-    return measure(model, loader, model.head, names=split.names)
-
-
-def _evaluated(model: Classifier, split: Split, problem: UFM, step: int) -> dict[str, Any]:
-    measured = _measured(model, split, train_set=True)
-    assert measured.confidences is not None  # the network has a head
-    assert measured.losses is not None
-    return {
-        "step": step,
-        "objective": measured.objective(problem),
-        "cross_entropy": float(problem.loss_weights @ measured.losses),
-        "nc1": measured.metrics()["nc1"],
-        "confidences": measured.confidences.tolist(),
-    }
-
-
-def _require_finite(model: nn.Module, loss: Tensor, step: int, config: TrainConfig) -> None:
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *model.parameters())):
+def _require_batches(config: TrainConfig, model: nn.Module, num_samples: int) -> None:
+    """A batch of one sample has no statistics to normalise by."""
+    size = min(config.batch_size or num_samples, num_samples)
+    least = num_samples % size or size
+    if least == 1 and any(isinstance(module, BatchNorm) for module in model.modules()):
         raise CollapseError(
-            f"learning_rate={config.learning_rate:g}: training diverged before step {step}; give a smaller one"
+            f"batch_size={size}: leaves a batch of one of {num_samples} samples, which BatchNorm cannot normalise; "
+            "give another"
         )
 
 
-def _checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if isinstance(value, Tensor)}
-    tensors["step"], tensors["rng"] = torch.tensor(step), torch.get_rng_state()
-    runs.replace_tensors(folder / runs.CHECKPOINT, tensors)
-
-
-def _restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Bring back the last checkpoint and cut the history to it; return its step, 0 if there is none."""
-    path = folder / runs.CHECKPOINT
-    if not path.exists():
-        (folder / runs.HISTORY).unlink(missing_ok=True)
-        return 0
-    tensors = runs.read_tensors(path)
-    step = int(tensors.pop("step"))
-    torch.set_rng_state(tensors.pop("rng"))
-    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    history = runs.read_history(folder, up_to_step=step)
-    runs.replace_text(folder / runs.HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
-    return step
+def _optimizer(config: TrainConfig, groups: list[dict[str, object]]) -> torch.optim.Optimizer:
+    rate = config.learning_rate_used
+    if config.optimizer_used == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=0.9)
+    return (torch.optim.AdamW if config.optimizer_used == "adamw" else torch.optim.Adam)(groups, lr=rate)
 
 
 def _device(device: torch.device | str) -> torch.device:

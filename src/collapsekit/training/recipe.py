@@ -6,30 +6,61 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
 
 import numpy as np
 
 from collapsekit.errors import CollapseError
-from collapsekit.problem import UFM
+from collapsekit.losses import CrossEntropy
+from collapsekit.problem import UFM, BatchNormDecay
 from collapsekit.theory.closed_form import thresholds
-from collapsekit.validation import Array, class_names, positive_number, shorten, whole_number
+from collapsekit.validation import Array, class_names, numeric, positive_number, shorten, whole_number
 
-PROFILES = ("long-tail", "step", "paper", "as-is")
-RECIPES = ("penalty",)
+Profile = Literal["long-tail", "step", "paper", "as-is"]
+Recipe = Literal["penalty", "batchnorm", "plain"]
+Optimizer = Literal["adam", "sgd", "adamw"]
+DecayOn = Literal["last-layer", "everything"]
+ClassWeights = Literal["none", "inverse", "inverse-root"]
+PLAIN_DECAY = 5e-4
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """What a network's last layer has to do with the theory.
+
+    Attributes
+    ----------
+    dim : int
+        d, the width of the features.
+    biased : bool
+        Whether the head has a bias.
+    branches : int
+        m, BatchNorm outputs summed before the ReLU that feeds the head; 0 if there is none.
+    pooled : bool
+        Whether features are averaged over positions after that ReLU.
+    """
+
+    dim: int
+    biased: bool = False
+    branches: int = 0
+    pooled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    r"""One training run: data and its imbalance, network, penalties, optimiser, seed.
+    r"""One training run: data and its imbalance, network, recipe, optimiser, seed.
 
-    The step at progress t ∈ [0, 1] of the run minimises
+    The step at progress t ∈ [0, 1] of the run minimises the mean loss over the batch plus ``f(t)`` times
 
-    .. math::
-
-        \text{mean CE over the batch} + f(t)\Bigl(\tfrac{wd}{2}\lVert W\rVert_F^2
-        + \tfrac{fd}{2}\sum_{\text{batch}}\lVert h\rVert^2\Bigr), \qquad f(t) = \min(1, t/\text{warmup}),
+    ============= ===================================================================================================
+    `recipe`      penalties, with ``f(t) = min(1, t / warmup)``
+    ============= ===================================================================================================
+    penalty       ``(wd/2)‖W‖² + (fd/2) Σ_batch ‖h‖²``, explicit, on head and features only
+    batchnorm     ``(wd/2)(‖W‖² + ‖γ‖² + ‖β‖²)``, the optimiser's weight decay; γ and β are those of the BatchNorms that
+                  feed the features, and with ``decay_on="everything"`` all other parameters decay too
+    plain         ``(wd/2)‖θ‖²``, the optimiser's weight decay on all parameters θ
+    ============= ===================================================================================================
 
     with a learning rate that falls to 0 along a cosine. Wide features, λ_W far above λ_H and the warm-up are what
     lets the optimiser reach the global optimum; without them minority classes die spuriously.
@@ -37,37 +68,65 @@ class TrainConfig:
     Attributes
     ----------
     data : str
-        ``"digits"`` (scikit-learn's 8×8 digits).
-    profile : {"long-tail", "step", "paper", "as-is"}
-        Count profile of the training set.
+        ``digits``, ``mnist-5k`` or ``fashion-mnist`` where installed, or a path: a folder of idx files, of CIFAR
+        binaries or of images (class = sub-folder); .npz, .npy, .safetensors, .csv, .parquet; .txt (label TAB text).
+    label_column : str, optional
+        Column of a table that holds the labels; left out: label, class, target, y or species.
+    profile : {"long-tail", "step", "paper", "as-is"}, optional
+        Count profile of the training set; left out: as-is for a path, long-tail for the named data sets.
     ratio : float
         Largest over smallest count, for ``"long-tail"`` and ``"step"``.
     largest : int, optional
         Samples of the largest class; left out: as many as the data set allows.
+    network : str
+        ``mlp``, ``residual-mlp``, ``cnn``, ``vgg11``, ``resnet18``, or ``module:function``, called with the shape of
+        an input and the number of classes, that returns a torch.nn.Module.
     hidden : tuple of int
-        Widths of the hidden ReLU layers.
+        Widths of the hidden layers of the two MLPs.
     feature_dim : int
-        Width d of the last ReLU layer, which feeds the bias-free head.
-    recipe : {"penalty"}
-        ``"penalty"``: explicit penalties on head and features, as in the formula above.
+        Width d of the last ReLU layer of the MLPs and the small CNN.
+    width : int
+        Channels of the first convolution.
+    batchnorm : bool, optional
+        BatchNorm before every ReLU; left out: with the recipe batchnorm only.
+    branches : int, optional
+        m, the BatchNorm outputs summed before the ReLU that feeds the head. The MLP is built so; for a network of
+        your own it says what is there; left out: as the network is (1 where a BatchNorm is asked for).
+    head : str, optional
+        Name of the head of a network of your own; left out: the linear layer that makes the logits.
+    drop_bias : bool
+        Remove the head's bias, which has no closed form.
+    recipe : {"penalty", "batchnorm", "plain"}
+        See above.
     penalty_scale : float
-        λ_W λ_H as a multiple of the smallest class's threshold; ignored if both decays are given.
+        λ_W λ_H as a multiple of the smallest class's threshold; ignored if decays are given.
     penalty_ratio : float
-        λ_W / λ_H; ignored if both decays are given.
+        λ_W / λ_H of the recipe penalty; ignored if decays are given.
     weight_decay : float, optional
-        wd itself, in the units of the formula above; give it with `feature_decay` or not at all.
+        wd itself; with the recipe penalty give `feature_decay` too.
     feature_decay : float, optional
-        fd itself.
-    warmup : float
-        Share of the run over which the penalties grow to their full size, in [0, 1).
-    optimizer : {"adam", "sgd"}
-        SGD uses momentum 0.9.
-    learning_rate : float
-        At the start.
+        fd itself; for the recipe penalty only.
+    decay_on : {"last-layer", "everything"}
+        What decays with the recipe batchnorm; "last-layer" is the head and the BatchNorms that feed it.
+    batchnorm_decay : {"gain_and_shift", "gain_frozen_shift", "gain", "none"}
+        Which of γ and β decay, and whether β is frozen at 0.
+    warmup : float, optional
+        Share of the run over which the penalties grow to their full size, in [0, 1); left out: 0.3 for the recipe
+        penalty, 0.5 for the others.
+    optimizer : {"adam", "sgd", "adamw"}, optional
+        Left out: adam for the recipe penalty, sgd (momentum 0.9) for the others. The decay of AdamW is no L2 penalty.
+    learning_rate : float, optional
+        At the start; left out: 0.1 for sgd, 0.001 for the others.
     epochs : int
         Passes over the training set; one step each with the full batch.
     batch_size : int, optional
         Samples a step; left out: the full batch.
+    class_weights : {"none", "inverse", "inverse-root"}
+        Weights of classes in the loss as in torch's ``CrossEntropyLoss(weight=...)``: 1, ``1/n_k``, ``n_k^(−1/2)``.
+    smoothing : float
+        Label smoothing ε, as in torch.
+    ldam : float, optional
+        Target margins ``Δ_k ∝ n_k^(−1/4)`` (LDAM), this large for the rarest class.
     seed : int
         Of the split, the initial weights and the order of mini-batches.
     class_names : tuple of str, optional
@@ -86,88 +145,204 @@ class TrainConfig:
     """
 
     data: str = "digits"
-    profile: Literal["long-tail", "step", "paper", "as-is"] = "long-tail"
+    label_column: str | None = None
+    profile: Profile | None = None
     ratio: float = 10.0
     largest: int | None = None
+    network: str = "mlp"
     hidden: tuple[int, ...] = (256, 256)
     feature_dim: int = 512
-    recipe: Literal["penalty"] = "penalty"
+    width: int = 16
+    batchnorm: bool | None = None
+    branches: int | None = None
+    head: str | None = None
+    drop_bias: bool = False
+    recipe: Recipe = "penalty"
     penalty_scale: float = 1.5
     penalty_ratio: float = 900.0
     weight_decay: float | None = None
     feature_decay: float | None = None
-    warmup: float = 0.3
-    optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = 1e-3
+    decay_on: DecayOn = "last-layer"
+    batchnorm_decay: BatchNormDecay = "gain_and_shift"
+    warmup: float | None = None
+    optimizer: Optimizer | None = None
+    learning_rate: float | None = None
     epochs: int = 2000
     batch_size: int | None = None
+    class_weights: ClassWeights = "none"
+    smoothing: float = 0.0
+    ldam: float | None = None
     seed: int = 0
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("penalty_scale", "penalty_ratio", "learning_rate", "ratio"):
-            positive_number(name, getattr(self, name), "give a positive number")
-        for name, least in (("epochs", 1), ("feature_dim", 1), ("seed", 0)):
+        for name in ("data", "network"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise CollapseError(f"{name}={shorten(getattr(self, name))}: give a name or a path")
+        for name in ("ratio", "penalty_scale", "penalty_ratio"):
+            object.__setattr__(self, name, positive_number(name, getattr(self, name), "give a positive number"))
+        for name in ("weight_decay", "feature_decay", "learning_rate", "ldam"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, positive_number(name, getattr(self, name), "or leave it out"))
+        for name, least in (("epochs", 1), ("feature_dim", 1), ("width", 1), ("seed", 0)):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least, "give a whole number"))
-        for name in ("batch_size", "largest"):
+        for name in ("batch_size", "largest", "branches"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, whole_number(name, getattr(self, name), 1, "or leave it out"))
-        object.__setattr__(self, "hidden", tuple(whole_number("hidden", w, 1, "give widths") for w in self.hidden))
+        object.__setattr__(self, "hidden", _widths(self.hidden))
+        for name, kind in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in kind and not (value is None and name in ("profile", "optimizer")):
+                raise CollapseError(f"{name}={shorten(value)}: give one of {', '.join(kind)}")
+        if self.class_names is not None:
+            names = class_names(self.class_names, len(tuple(self.class_names)))
+            object.__setattr__(self, "class_names", names)
+        self._check_ranges()
+        self._check_together()
+
+    def _check_ranges(self) -> None:
         if self.ratio < 1:
             raise CollapseError(f"ratio={self.ratio:g}: largest over smallest count is at least 1; give its inverse")
-        if self.profile not in PROFILES:
-            raise CollapseError(f"profile={shorten(self.profile)}: give one of {', '.join(PROFILES)}")
-        if self.recipe not in RECIPES:
-            raise CollapseError(f"recipe={shorten(self.recipe)}: give one of {', '.join(RECIPES)}")
-        if self.class_names is not None:
-            object.__setattr__(self, "class_names", class_names(self.class_names, len(self.class_names)))
-        if self.optimizer not in ("adam", "sgd"):
-            raise CollapseError(f"optimizer={shorten(self.optimizer)}: give adam or sgd, whose decay is an L2 penalty")
-        if not 0 <= self.warmup < 1:
-            raise CollapseError(f"warmup={self.warmup}: a share of the run; give at least 0 and less than 1")
-        if (self.weight_decay is None) != (self.feature_decay is None):
-            raise CollapseError("weight_decay, feature_decay: give both, or neither and penalty_scale")
+        for name, what in (("warmup", "a share of the run"), ("smoothing", "a share of the label")):
+            if getattr(self, name) is None:
+                continue
+            value = numeric(name, getattr(self, name))
+            if value.ndim or not 0 <= value < 1:
+                raise CollapseError(f"{name}={getattr(self, name)}: {what}; give at least 0 and less than 1")
+            object.__setattr__(self, name, float(value))
 
-    def penalties(self, counts: Array) -> tuple[float, float]:
-        """Return (wd, fd) for these counts: those given, or those that `penalty_scale` and `penalty_ratio` ask for."""
-        if self.weight_decay is not None and self.feature_decay is not None:
+    def _check_together(self) -> None:
+        explicit = self.recipe == "penalty"
+        if explicit and (self.weight_decay is None) != (self.feature_decay is None):
+            raise CollapseError("weight_decay, feature_decay: give both, or neither and penalty_scale")
+        if not explicit and self.feature_decay is not None:
+            raise CollapseError(f"feature_decay={self.feature_decay:g}: only the recipe penalty has one; leave it out")
+        if self.recipe == "batchnorm" and self.batchnorm is False:
+            raise CollapseError("batchnorm=False: the recipe batchnorm needs BatchNorm; leave it out")
+        if self.recipe != "batchnorm" and (self.batchnorm_decay, self.decay_on) != ("gain_and_shift", "last-layer"):
+            raise CollapseError("decay_on, batchnorm_decay: only the recipe batchnorm has these; leave them out")
+        if self.class_weights != "none" and self.smoothing:
+            raise CollapseError(
+                f"smoothing={self.smoothing:g} with class_weights: torch weighs the smoothing term by the weights of "
+                "the other classes, which has no closed form; use one of the two"
+            )
+
+    @property
+    def has_batchnorm(self) -> bool:
+        """Whether the built-in networks get BatchNorm."""
+        return self.recipe == "batchnorm" if self.batchnorm is None else self.batchnorm
+
+    @property
+    def optimizer_used(self) -> Optimizer:
+        """The optimiser, by recipe where none is given."""
+        return self.optimizer or ("adam" if self.recipe == "penalty" else "sgd")
+
+    @property
+    def warmup_used(self) -> float:
+        """The share of the run over which penalties grow, by recipe where none is given."""
+        if self.warmup is None:
+            return 0.3 if self.recipe == "penalty" else 0.5
+        return self.warmup
+
+    @property
+    def learning_rate_used(self) -> float:
+        """The learning rate at the start, by optimiser where none is given."""
+        return self.learning_rate or (0.1 if self.optimizer_used == "sgd" else 1e-3)
+
+    @property
+    def profile_used(self) -> Profile:
+        """The count profile, by data set where none is given."""
+        return self.profile or ("long-tail" if self.data in NAMED_DATA else "as-is")
+
+    def torch_class_weights(self, counts: Array) -> Array | None:
+        """Return w_k as given to torch's ``weight=``, (K,), or None."""
+        if self.class_weights == "none":
+            return None
+        power = -1.0 if self.class_weights == "inverse" else -0.5
+        return np.asarray((counts / counts.max()) ** power)
+
+    def loss(self, counts: Array) -> CrossEntropy:
+        """Return the loss of this run on a training set with these counts."""
+        margins = None if self.ldam is None else tuple(self.ldam * (counts.min() / counts) ** 0.25)
+        return CrossEntropy(smoothing=self.smoothing, margins=margins)
+
+    def penalties(self, counts: Array, last: LastLayer) -> tuple[float, float | None]:
+        """Return (wd, fd): those given, or those that `penalty_scale` and `penalty_ratio` ask for."""
+        if self.weight_decay is not None:
             return self.weight_decay, self.feature_decay
-        unit = UFM.from_training(counts, weight_decay=1.0, feature_decay=1.0, batch_size=self.batch_size)
+        if self.recipe == "plain":
+            return PLAIN_DECAY, None
+        if self.recipe == "batchnorm":
+            lawful = replace(self, batchnorm_decay="gain_and_shift") if self.outside(last) else self
+            unit = lawful._problem(counts, LastLayer(last.dim, branches=max(1, last.branches)), 1.0, None)
+            return math.sqrt(self.penalty_scale * thresholds(unit).headroom.min()), None
+        unit = self._problem(counts, LastLayer(last.dim), 1.0, 1.0)
         product = self.penalty_scale * thresholds(unit).minority_collapse
         lambda_w, lambda_h = math.sqrt(product * self.penalty_ratio), math.sqrt(product / self.penalty_ratio)
         return lambda_w, lambda_h / float(np.asarray(unit.lambda_h))
 
-    def problem(self, counts: Array, names: Sequence[str] | None = None) -> UFM:
-        """Return the problem that this run minimises on a training set with these counts."""
-        weight_decay, feature_decay = self.penalties(counts)
+    def outside(self, last: LastLayer) -> str | None:
+        """Return why no theory predicts this run, or None if it does."""
+        if last.biased:
+            return "the head has a bias, which changes the geometry and has no closed form (drop_bias removes it)"
+        if self.recipe == "penalty":
+            return None
+        if self.optimizer_used == "adamw":
+            return "the decay of AdamW is no L2 penalty, so there is no objective with a λ_W"
+        if self.recipe == "plain" or not last.branches:
+            return "without a feature penalty or a BatchNorm before the last ReLU the recipe fixes no λ_H"
+        if self.batchnorm_decay == "none":
+            return "with γ and β excluded from weight decay nothing penalises the features"
+        if self.batchnorm_decay == "gain":
+            return "with γ decayed and β free the cost of a feature is its variance, not its square"
+        return None
+
+    def problem(self, counts: Array, last: LastLayer, names: Sequence[str] | None = None) -> UFM:
+        """Return the problem that this run minimises on a training set with these counts.
+
+        Raises
+        ------
+        CollapseError
+            If no theory predicts the run; :meth:`outside` says why.
+        """
+        reason = self.outside(last)
+        if reason is not None:
+            raise CollapseError(f"recipe={self.recipe!r}: {reason}")
+        return self._problem(counts, last, *self.penalties(counts, last), names=names)
+
+    def _problem(
+        self,
+        counts: Array,
+        last: LastLayer,
+        weight_decay: float,
+        feature_decay: float | None,
+        names: Sequence[str] | None = None,
+    ) -> UFM:
         return UFM.from_training(
             counts,
             weight_decay=weight_decay,
             feature_decay=feature_decay,
             batch_size=self.batch_size,
-            optimizer=self.optimizer,
-            dim=self.feature_dim,
+            batchnorm_branches=last.branches if self.recipe == "batchnorm" else None,
+            batchnorm_decay=self.batchnorm_decay,
+            class_weights=self.torch_class_weights(counts),
+            loss=self.loss(counts),
+            dim=last.dim,
             names=names,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain values (JSON-ready), with its schema version."""
-        return (
-            {"schema": 1}
-            | asdict(self)
-            | {
-                "hidden": list(self.hidden),
-                "class_names": None if self.class_names is None else list(self.class_names),
-            }
-        )
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {"schema": 2} | values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Return the configuration stored by :meth:`to_dict`; unknown keys are refused by name."""
         known = {field.name for field in fields(cls)}
         unknown = set(values) - known - {"schema"}
-        if unknown or values.get("schema") != 1:
-            what = f"unknown keys {sorted(unknown)}" if unknown else f"schema {values.get('schema')!r}, expected 1"
+        if unknown or values.get("schema") != 2:
+            what = f"unknown keys {sorted(unknown)}" if unknown else f"schema {values.get('schema')!r}, expected 2"
             raise CollapseError(f"config: {what}; it was written by another version of collapsekit")
         return cls(**{key: values[key] for key in known & set(values)})
 
@@ -175,4 +350,24 @@ class TrainConfig:
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with any value: the name of the run's folder."""
         text = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
+
+
+NAMED_DATA = ("digits", "mnist-5k", "fashion-mnist")
+
+
+def _widths(hidden: Any) -> tuple[int, ...]:
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise CollapseError(f"hidden={shorten(hidden)}: give the widths of the hidden layers, e.g. (256, 256)")
+    return tuple(whole_number("hidden", width, 1, "give widths") for width in hidden)
+
+
+def _choices(name: str) -> tuple[str, ...]:
+    kind = get_type_hints(TrainConfig)[name]
+    arguments = get_args(kind)
+    return tuple(word for one in arguments for word in (get_args(one) or (one,)) if isinstance(word, str))
+
+
+_CHOICES = {
+    name: _choices(name) for name in ("profile", "recipe", "optimizer", "decay_on", "batchnorm_decay", "class_weights")
+}

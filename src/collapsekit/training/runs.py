@@ -8,10 +8,10 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from collapsekit.errors import CollapseError
 from collapsekit.metrics import ClassMoments, Measurement
 from collapsekit.problem import UFM
 from collapsekit.theory.closed_form import GeneralOrthogonalFrame, predict
-from collapsekit.training.recipe import TrainConfig
+from collapsekit.training.recipe import LastLayer, TrainConfig
 from collapsekit.validation import Array
 
 CONFIG, HISTORY, ARRAYS, CHECKPOINT, ENVIRONMENT = (
@@ -46,45 +46,52 @@ class Run:
         Where it is stored.
     config : TrainConfig
         What decided it.
+    last_layer : LastLayer
+        What its last layer has to do with the theory.
     measured : Measurement
         The network on its training samples.
     test_recalls : ndarray, shape (K,)
         Recall of each class on the held-out samples.
     history : list of dict
-        One entry an evaluation: ``step``, ``objective``, ``cross_entropy``, ``nc1``, ``confidences``.
+        One entry an evaluation: ``step``, ``objective`` (None where no theory predicts the run), ``loss``, ``nc1``,
+        ``confidences``.
     environment : dict
         Versions, device, threads, seconds.
     """
 
     folder: Path
     config: TrainConfig
+    last_layer: LastLayer
     measured: Measurement
     test_recalls: Array
     history: list[dict[str, Any]]
     environment: dict[str, Any]
 
     @property
-    def problem(self) -> UFM:
-        """What the run minimised."""
-        return self.config.problem(self.measured.counts, self.measured.names)
+    def outside(self) -> str | None:
+        """Why no theory predicts this run, or None if it does."""
+        return self.config.outside(self.last_layer)
 
     @property
-    def frame(self) -> GeneralOrthogonalFrame:
-        """The predicted optimum."""
-        return predict(self.problem)
+    def problem(self) -> UFM | None:
+        """What the run minimised; None where no theory predicts it."""
+        if self.outside is not None:
+            return None
+        return self.config.problem(self.measured.counts, self.last_layer, self.measured.names)
 
     @property
-    def objective(self) -> float:
-        """The measured training objective, over all N samples."""
-        return self.measured.objective(self.problem)
+    def frame(self) -> GeneralOrthogonalFrame | None:
+        """The predicted optimum; None where no theory predicts the run."""
+        return None if self.problem is None else predict(self.problem)
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean of the held-out recalls."""
-        return float(np.nanmean(self.test_recalls))
+        """Mean of the held-out recalls; NaN without held-out samples."""
+        known = self.test_recalls[np.isfinite(self.test_recalls)]
+        return float(known.mean()) if known.size else float("nan")
 
     def __repr__(self) -> str:
-        return f"Run({self.folder.name}: {self.config.data}, seed {self.config.seed}, objective {self.objective:.6g})"
+        return f"Run({self.folder.name}: {self.config.recipe} on {self.config.data}, seed {self.config.seed})"
 
 
 def run_folder(out: str | os.PathLike[str], config: TrainConfig) -> Path:
@@ -162,7 +169,8 @@ def save_results(run: Run) -> None:
         tensors["bias"] = measured.bias
     replace_tensors(run.folder / ARRAYS, tensors)
     names = None if measured.names is None else list(measured.names)
-    replace_text(run.folder / ENVIRONMENT, json.dumps(run.environment | {"names": names}, indent=2) + "\n")
+    content = run.environment | {"names": names, "last_layer": asdict(run.last_layer)}
+    replace_text(run.folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
@@ -191,15 +199,18 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     try:
         config = TrainConfig.from_dict(read_json(path / CONFIG))
         num_classes, dim = arrays["shape"].tolist()
-        names = environment.pop("names")
+        names, last_layer = environment.pop("names"), LastLayer(**environment.pop("last_layer"))
+        moments = ClassMoments.from_state(arrays["moments"], num_classes, dim)
         measured = Measurement(
-            ClassMoments.from_state(arrays["moments"], num_classes, dim),
+            moments,
             arrays.get("weight"),
             arrays.get("bias"),
-            **{name: arrays[name].numpy() for name in PER_CLASS if name in arrays},
+            **cast(dict[str, Any], {name: arrays[name].numpy() for name in PER_CLASS if name in arrays}),
             names=None if names is None else tuple(names),
+            loss=config.loss(moments.counts.numpy()),
         )
-        return Run(path, config, measured, arrays["test_recalls"].numpy(), read_history(path), environment)
+        test_recalls = arrays["test_recalls"].numpy()
+        return Run(path, config, last_layer, measured, test_recalls, read_history(path), environment)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, CollapseError):
             raise

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
+from collapsekit.losses import CrossEntropy
 from collapsekit.problem import UFM
 from collapsekit.theory.closed_form import thresholds
 
@@ -45,13 +46,15 @@ class Scope:
         return {"schema": 1} | asdict(self) | {"reasons": list(self.reasons)}
 
 
-def scope(problem: UFM) -> Scope:
+def scope(problem: UFM, extras: Sequence[str] = ()) -> Scope:
     """Return what a prediction for `problem` rests on.
 
     Parameters
     ----------
     problem : UFM
         What is predicted.
+    extras : sequence of str
+        What else lies outside the tested range, known to the caller.
 
     Returns
     -------
@@ -74,9 +77,14 @@ def scope(problem: UFM) -> Scope:
         reasons.append(f"λ_W λ_H {scale:.3g} times the smallest threshold, tested {least:g} to {most:g}")
     if problem.class_weights is not None:
         reasons.append("class weights")
+    if problem.loss != CrossEntropy():
+        reasons.append("a loss other than plain cross-entropy")
+    reasons += extras
     return Scope(tested["tested_on"], tested["largest_deviation"], not reasons, tuple(reasons))
 
 
 @cache
 def _tested() -> dict[str, Any]:
-    return dict(json.loads(files("collapsekit.diagnosis").joinpath("scope.json").read_text(encoding="utf-8")))
+    from importlib.resources import files  # here, because predictions without a scope should not pay for it
+
+    return dict(json.loads(files("collapsekit.theory").joinpath("scope.json").read_text(encoding="utf-8")))

@@ -1,0 +1,66 @@
+"""What experiments share: run configurations over two workers, write the rows, print the table and the verdict."""
+
+import argparse
+import json
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from collapsekit.diagnosis import compare_run
+from collapsekit.training import train
+
+RESULTS = Path(__file__).parent / "results"
+COLUMNS = ("largest_deviation", "feature_norm_error", "classifier_norm_error", "largest_cosine", "objective_excess")
+HEADERS = ("confidence", "‖h‖²", "‖w‖²", "cosine", "objective")
+
+
+def one_run(job):
+    config, out = job
+    torch.set_num_threads(1)
+    run = train(config, out=out, resume=True)
+    found = compare_run(run).to_dict()
+    del found["classes"], found["schema"]
+    dead = 0 if run.frame is None else int(run.frame.collapsed.sum())
+    return {"config": config.to_dict(), "collapsed": dead, **found, "environment": run.environment}
+
+
+def changed(config, keys):
+    """The values of a configuration that tell the runs of an experiment apart."""
+    return " | ".join(str(config[key]) for key in keys)
+
+
+def table(rows, keys, within):
+    lines = [
+        " | ".join(("", *keys, "collapsed", *HEADERS, "verdict", "")).strip(),
+        "|" + "---|" * (len(keys) + len(HEADERS) + 2),
+    ]
+    for row in rows:
+        numbers = " | ".join("" if row[key] is None else f"{row[key]:.1e}" for key in COLUMNS)
+        verdict = "holds" if within(row) else "fails"
+        lines.append(f"| {changed(row['config'], keys)} | {row['collapsed']} | {numbers} | {verdict} |")
+    return "\n".join(lines)
+
+
+def main(doc, name, configs, keys, bands, within):
+    """Run an experiment and write results/NAME.json; returns its rows."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", help="keep the run folders here, and resume from them")
+    arguments = parser.parse_args()
+    rows = []
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool,
+    ):
+        for row in pool.map(one_run, [(config, arguments.out or scratch) for config in configs]):
+            rows.append(row)
+            print(table(rows, keys, within).splitlines()[-1], flush=True)
+    verdict = "holds" if all(map(within, rows)) else "fails"
+    RESULTS.mkdir(exist_ok=True)
+    content = {"schema": 1, "bands": bands, "verdict": verdict, "runs": rows}
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    print(table(rows, keys, within), f"\n\n{verdict}")
+    return rows

@@ -1,0 +1,28 @@
+"""Does the prediction hold with mini-batches on Fashion-MNIST, with the paper's counts?
+
+Run: python experiments/mini_batches.py [--workers 2] [--out FOLDER]       (about 4 core-minutes a run)
+Needs Debian's package dataset-fashion-mnist. Writes experiments/results/mini_batches.json.
+
+The band below was committed before the run.
+"""
+
+import harness
+from collapsekit.training import TrainConfig
+
+BAND = 0.003  # class confidence
+CONFIGS = [
+    TrainConfig(
+        data="fashion-mnist", profile="paper", largest=500, batch_size=256, epochs=500, penalty_scale=scale, seed=seed
+    )
+    for scale in (0.1, 1.2)
+    for seed in range(3)
+]
+KEYS = ("penalty_scale", "seed")
+
+
+def within(row):
+    return row["same_classes_collapsed"] and row["largest_deviation"] <= BAND
+
+
+if __name__ == "__main__":
+    harness.main(__doc__, "mini_batches", CONFIGS, KEYS, {"largest_deviation": BAND}, within)

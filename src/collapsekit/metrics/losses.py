@@ -1,0 +1,39 @@
+"""The losses of collapsekit.losses in torch, sample by sample."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.losses import CrossEntropy
+
+
+def shifted_logits(logits: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor:
+    """Return ``z/T − Δ_y e_y``, (n, K): what the cross-entropy of `loss` is applied to."""
+    if loss.temperature != 1.0:
+        logits = logits / loss.temperature
+    if loss.margins is not None:
+        margins = torch.tensor(loss.margins, dtype=logits.dtype, device=logits.device)
+        logits = logits.scatter_add(1, labels[:, None], -margins[labels][:, None])
+    return logits
+
+
+def sample_losses(logits: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor:
+    """Return the loss of each sample, (n,).
+
+    Parameters
+    ----------
+    logits : Tensor, shape (n, K)
+    labels : Tensor, shape (n,)
+        int64, in [0, K).
+    loss : CrossEntropy
+        Its smoothing, target margins and temperature.
+
+    Examples
+    --------
+    >>> import torch
+    >>> sample_losses(torch.zeros(1, 2), torch.tensor([0]), CrossEntropy(margins=(2.0, 0.0)))
+    tensor([2.1269])
+    """
+    shifted = shifted_logits(logits, labels, loss)
+    return nn.functional.cross_entropy(shifted, labels, reduction="none", label_smoothing=loss.smoothing)

@@ -1,0 +1,52 @@
+"""Save and restore a run in training: weights, optimiser, random state; history cut back to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.errors import CollapseError
+from collapsekit.training import runs
+
+
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Replace the checkpoint."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if isinstance(value, Tensor)}
+    tensors["step"], tensors["rng"] = torch.tensor(step), torch.get_rng_state()
+    runs.replace_tensors(folder / runs.CHECKPOINT, tensors)
+
+
+def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Bring back the checkpoint and cut the history to it; return its step, 0 if there is none.
+
+    Raises
+    ------
+    CollapseError
+        If the checkpoint is damaged or of another network.
+    """
+    path = folder / runs.CHECKPOINT
+    if not path.exists():
+        (folder / runs.HISTORY).unlink(missing_ok=True)
+        return 0
+    tensors = runs.read_tensors(path)
+    try:
+        step = int(tensors.pop("step"))
+        torch.set_rng_state(tensors.pop("rng"))
+        model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CollapseError(f"run: {path} is of another run ({reason}); train again without resuming") from None
+    history = runs.read_history(folder, up_to_step=step)
+    runs.replace_text(folder / runs.HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
+    return step

@@ -1,0 +1,88 @@
+"""Measure a network in training: BatchNorm statistics of the training set first, then the training or held-out set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from collapsekit.losses import CrossEntropy
+from collapsekit.metrics import Measurement, measure
+from collapsekit.problem import UFM
+from collapsekit.training.data import Split
+from collapsekit.training.objective import BatchNorm
+
+BATCH = 2048
+
+
+def measured(
+    model: nn.Module, split: Split, head: nn.Module, loss: CrossEntropy, *, train_set: bool = True
+) -> Measurement:
+    """Return the measurement of a network on the training or on the held-out samples."""
+    inputs, labels = (split.train_inputs, split.train_labels) if train_set else (split.test_inputs, split.test_labels)
+    loader = list(zip(torch.split(inputs, BATCH), torch.split(labels, BATCH), strict=True))
+    return measure(model, loader, head, names=split.names, loss=loss)
+
+
+def history_entry(step: int, result: Measurement, problem: UFM | None) -> dict[str, Any]:
+    """Return what the history keeps of an evaluation; ``objective`` is None where no theory predicts the run."""
+    assert result.confidences is not None  # the network has a head
+    assert result.losses is not None
+    shares = result.counts / result.counts.sum() if problem is None else problem.loss_weights
+    return {
+        "step": step,
+        "objective": None if problem is None else result.objective(problem),
+        "loss": float(shares @ result.losses),
+        "nc1": result.metrics().get("nc1"),
+        "confidences": result.confidences.tolist(),
+    }
+
+
+def recompute_batchnorm(model: nn.Module, inputs: Tensor, seed: int = 0) -> None:
+    """Set running statistics to those of the training set: one pass over large batches in random order.
+
+    torch keeps the unbiased variance; the biased one, by which training normalises, is put in its place.
+    """
+    layers = [module for module in model.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
+    if not layers:
+        return
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
+    batches = [part for part in torch.split(order, BATCH) if len(part) > BATCH // 2] or [order]
+    sums: dict[BatchNorm, list[Tensor]] = {layer: [] for layer in layers}
+    with _batch_statistics(model, layers, sums), torch.no_grad():
+        for rows in batches:
+            model(inputs[rows])
+    for layer, values in sums.items():
+        if values and layer.running_mean is not None and layer.running_var is not None:
+            means, variances = torch.stack(values).mean(dim=0)
+            layer.running_mean.copy_(means)
+            layer.running_var.copy_(variances)
+
+
+@contextmanager
+def _batch_statistics(model: nn.Module, layers: list[BatchNorm], sums: dict[BatchNorm, list[Tensor]]) -> Iterator[None]:
+    """Normalise by the batch, everything else as in evaluation; collect each layer's mean and biased variance."""
+
+    def collect(layer: BatchNorm, args: tuple[Tensor, ...]) -> None:
+        x = args[0].transpose(0, 1).flatten(1).double()
+        sums[layer].append(torch.stack([x.mean(dim=1), x.var(dim=1, correction=0)]))
+
+    modes = {module: module.training for module in model.modules()}
+    momenta = [layer.momentum for layer in layers]
+    hooks = [layer.register_forward_pre_hook(collect) for layer in layers]
+    model.eval()
+    for layer in layers:
+        layer.train()
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for module, mode in modes.items():
+            module.training = mode

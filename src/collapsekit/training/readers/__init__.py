@@ -1,0 +1,4 @@
+"""Labelled data from a user's files: one reader a format, no download code, no pickle."""
+
+from collapsekit.training.readers.labelled import LabelledData as LabelledData
+from collapsekit.training.readers.source import read as read
