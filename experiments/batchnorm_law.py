@@ -22,6 +22,10 @@ RUNS = {
     for seed in (range(5) if values.get("network") is None else range(3))
 }
 BANDS = {name: band for name, (_, band) in SETTINGS.items()}
+TESTED_ON = (
+    "ReLU MLPs 256-256-512 and a residual one, BatchNorm before every ReLU, bias-free head, weight decay with warm-up, "
+    "full-batch SGD, scikit-learn digits"
+)
 KEYS = ("network", "weight_decay", "decay_on", "seed")
 
 
@@ -31,4 +35,5 @@ def within(row):
 
 
 if __name__ == "__main__":
-    harness.main(__doc__, "batchnorm_law", list(RUNS), KEYS, BANDS, within)
+    rows = harness.main(__doc__, "batchnorm_law", list(RUNS), KEYS, BANDS, within)
+    harness.write_scope("batchnorm", "batchnorm_law", TESTED_ON, rows)

@@ -6,9 +6,6 @@ Writes experiments/results/first_light.json, and the tested range that predictio
 The bands below were committed before the run; nothing was tuned on seed 11, ratio 20 or the scales other than 1.5.
 """
 
-import json
-from pathlib import Path
-
 import harness
 from collapsekit.training import TrainConfig
 
@@ -27,7 +24,10 @@ BANDS = {
 }
 
 KEYS = ("seed", "ratio", "penalty_scale")
-SCOPE = Path(__file__).parents[1] / "src" / "collapsekit" / "theory" / "scope.json"
+TESTED_ON = (
+    "ReLU MLPs 256-256-512 with bias-free head, explicit penalties on head and features with warm-up, full-batch Adam, "
+    "scikit-learn digits"
+)
 
 
 def within_bands(row):
@@ -38,22 +38,6 @@ def within_bands(row):
     )
 
 
-def tested_range(rows):
-    config = TrainConfig()
-    widths = "-".join(map(str, (*config.hidden, config.feature_dim)))
-    scales = [row["config"]["penalty_scale"] for row in rows]
-    seeds = {row["config"]["seed"] for row in rows}
-    return {
-        "source": "experiments/results/first_light.json",
-        "tested_on": f"ReLU MLPs {widths} with bias-free head, explicit penalties on head and features with warm-up, "
-        f"full-batch Adam, scikit-learn digits, {len(rows)} runs over {len(seeds)} seeds",
-        "num_classes": [10],
-        "imbalance": max(row["config"]["ratio"] for row in rows),
-        "penalty_scale": [min(scales), max(scales)],
-        "largest_deviation": max(row["largest_deviation"] for row in rows),
-    }
-
-
 if __name__ == "__main__":
     rows = harness.main(__doc__, "first_light", CONFIGS, KEYS, BANDS, within_bands)
-    SCOPE.write_text(json.dumps(tested_range(rows), indent=1, ensure_ascii=False) + "\n")
+    harness.write_scope("penalty", "first_light", TESTED_ON, rows)

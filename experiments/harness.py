@@ -13,6 +13,7 @@ from collapsekit.diagnosis import compare_run
 from collapsekit.training import train
 
 RESULTS = Path(__file__).parent / "results"
+SCOPE = Path(__file__).parents[1] / "src" / "collapsekit" / "theory" / "scope.json"
 COLUMNS = ("largest_deviation", "feature_norm_error", "classifier_norm_error", "largest_cosine", "objective_excess")
 HEADERS = ("confidence", "‖h‖²", "‖w‖²", "cosine", "objective")
 
@@ -23,8 +24,11 @@ def one_run(job):
     run = train(config, out=out, resume=True)
     found = compare_run(run).to_dict()
     del found["classes"], found["schema"]
-    dead = 0 if run.frame is None else int(run.frame.collapsed.sum())
-    return {"config": config.to_dict(), "collapsed": dead, **found, "environment": run.environment}
+    counts, frame = run.measured.counts, run.frame
+    found |= {"num_classes": len(counts), "imbalance": float(counts.max() / counts.min())}
+    if frame is not None:
+        found |= {"collapsed": int(frame.collapsed.sum()), "times_threshold": 1 / float(frame.headroom.min())}
+    return {"config": config.to_dict(), **found, "environment": run.environment}
 
 
 def changed(config, keys):
@@ -40,8 +44,24 @@ def table(rows, keys, within):
     for row in rows:
         numbers = " | ".join("" if row[key] is None else f"{row[key]:.1e}" for key in COLUMNS)
         verdict = "holds" if within(row) else "fails"
-        lines.append(f"| {changed(row['config'], keys)} | {row['collapsed']} | {numbers} | {verdict} |")
+        lines.append(f"| {changed(row['config'], keys)} | {row.get('collapsed', '')} | {numbers} | {verdict} |")
     return "\n".join(lines)
+
+
+def write_scope(recipe, name, tested_on, rows):
+    """Tell the package what its predictions for a recipe rest on."""
+    seeds = {row["config"]["seed"] for row in rows}
+    scales = [row["times_threshold"] for row in rows]
+    content = json.loads(SCOPE.read_text(encoding="utf-8"))
+    content[recipe] = {
+        "source": f"experiments/results/{name}.json",
+        "tested_on": f"{tested_on}, {len(rows)} runs over {len(seeds)} seeds",
+        "num_classes": sorted({row["num_classes"] for row in rows}),
+        "imbalance": max(row["imbalance"] for row in rows),
+        "penalty_scale": [min(scales), max(scales)],
+        "largest_deviation": max(row["largest_deviation"] for row in rows),
+    }
+    SCOPE.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main(doc, name, configs, keys, bands, within):

@@ -13,6 +13,17 @@ from rich.text import Text
 
 stderr = Console(stderr=True)
 
+MOST_ROWS = 40
+"""A table of more classes shows its head and its tail; --json has all."""
+
+
+def shown_rows(num_classes: int) -> list[int]:
+    """Return which classes a table shows."""
+    if num_classes <= MOST_ROWS:
+        return list(range(num_classes))
+    half = MOST_ROWS // 2
+    return [*range(half), *range(num_classes - half, num_classes)]
+
 
 def print_json(content: dict[str, Any]) -> None:
     """Print one JSON object on stdout; what is no finite number is null."""

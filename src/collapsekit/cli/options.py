@@ -9,6 +9,7 @@ from typing import Any, Literal
 from numpy.typing import ArrayLike
 
 from collapsekit import UFM, CollapseError, CrossEntropy
+from collapsekit.theory.scope import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,11 @@ class Penalties:
                 raise CollapseError("--weight-decay: missing; the head's decay is one of the two penalties")
             return False
         return True
+
+    @property
+    def recipe(self) -> Recipe:
+        """What penalises the features."""
+        return "penalty" if self.batchnorm_branches is None else "batchnorm"
 
     def problem(self, counts: ArrayLike | Mapping[str, int]) -> UFM:
         """Return the problem that these flags describe for a training set with these counts."""

@@ -12,14 +12,11 @@ from cyclopts import Parameter
 
 import collapsekit
 from collapsekit import UFM, CollapseError
-from collapsekit.cli.console import print_json, print_note, print_table
+from collapsekit.cli.console import print_json, print_note, print_table, shown_rows
 from collapsekit.cli.options import Penalties
 from collapsekit.profiles import long_tail as long_tail_counts
-from collapsekit.theory.scope import scope
+from collapsekit.theory.scope import Recipe, scope
 from collapsekit.validation import shorten
-
-MOST_ROWS = 40
-"""A table of more classes shows its head and its tail; --json has all."""
 
 
 def predict(
@@ -57,7 +54,7 @@ def predict(
     penalties = penalties or Penalties()
     names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]
     if penalties.given:
-        _print_prediction(penalties.problem(sizes), names, json)
+        _print_prediction(penalties.problem(sizes), penalties.recipe, names, json)
     else:
         unit = UFM.from_training(
             sizes, weight_decay=1.0, feature_decay=1.0, class_weights=penalties.class_weights, loss=penalties.loss
@@ -160,7 +157,7 @@ def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
         ("class", "count", "dies at λ_W λ_H ≥", ""),
         [
             (names[k], f"{unit.counts[k]:.0f}", f"{limits.critical_product[k]:.6g}", "")
-            for k in _shown(unit.num_classes)
+            for k in shown_rows(unit.num_classes)
         ],
     )
     print_note(
@@ -169,13 +166,13 @@ def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
     )
 
 
-def _print_prediction(problem: UFM, names: list[str], json: bool) -> None:
-    frame, limits, ground = collapsekit.predict(problem), collapsekit.thresholds(problem), scope(problem)
+def _print_prediction(problem: UFM, recipe: Recipe, names: list[str], json: bool) -> None:
+    frame, limits, ground = collapsekit.predict(problem), collapsekit.thresholds(problem), scope(problem, recipe)
     if json:
         content = frame.to_dict() | {"labels": names, "thresholds": limits.to_dict(), "scope": ground.to_dict()}
         print_json(content)
         return
-    shown = _shown(problem.num_classes)
+    shown = shown_rows(problem.num_classes)
     headers = ("class", "count", "confidence", "margin", "‖h‖²", "‖w‖²", "headroom", "dies below count", "status")
     rows = [
         (
@@ -199,7 +196,8 @@ def _print_prediction(problem: UFM, names: list[str], json: bool) -> None:
 
 
 def _summary(frame: Any, limits: Any, problem: UFM) -> str:
-    dead, product = int(frame.collapsed.sum()), problem.lambda_w * float(np.asarray(problem.lambda_h).max())
+    dead, products = int(frame.collapsed.sum()), problem.lambda_w * np.unique(problem.lambda_h)
+    product = " to ".join(f"{p:.4g}" for p in dict.fromkeys((products[0], products[-1])))
     fate = f"{dead} of {problem.num_classes} classes collapse" if dead else "No class collapses"
     factor = float(np.sqrt(frame.headroom.min()))
     change = (
@@ -208,13 +206,6 @@ def _summary(frame: Any, limits: Any, problem: UFM) -> str:
         else f"both decays may grow by a factor below {factor:.3g}"
     )
     return (
-        f"{fate} at λ_W λ_H = {product:.4g} (first class dies at {limits.minority_collapse:.4g}, the last at "
+        f"{fate} at λ_W λ_H = {product} (first class dies at {limits.minority_collapse:.4g}, the last at "
         f"{limits.complete_collapse:.4g}); {change}."
     )
-
-
-def _shown(num_classes: int) -> list[int]:
-    if num_classes <= MOST_ROWS:
-        return list(range(num_classes))
-    half = MOST_ROWS // 2
-    return [*range(half), *range(num_classes - half, num_classes)]

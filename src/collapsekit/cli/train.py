@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,25 +11,13 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from collapsekit.cli.console import print_json, print_note, print_table, stderr
-from collapsekit.diagnosis import Comparison, compare_run
+from collapsekit.cli.console import print_json, print_note, print_table, shown_rows, stderr
+from collapsekit.diagnosis import ClassFinding, Comparison, compare_run
 from collapsekit.training import Run, TrainConfig
 from collapsekit.training import train as run_training
 
-HEADERS = (
-    "class",
-    "count",
-    "confidence\npredicted",
-    "\nmeasured",
-    "margin\npredicted",
-    "\nmeasured",
-    "‖h‖²\npredicted",
-    "\nmeasured",
-    "‖w‖²\npredicted",
-    "\nmeasured",
-    "test\nrecall",
-    "status",
-)
+Column = tuple[str, Callable[[ClassFinding], str], bool]
+"""Header, how to print a class, and whether it is a prediction."""
 
 
 def train(
@@ -65,7 +55,9 @@ def train(
     if json:
         print_json(as_dict(run, comparison, page))
     else:
-        _print(run, comparison, page)
+        print_comparison(comparison)
+        print_note(comparison.verdict)
+        print_note(f"report: {page}")
 
 
 def as_dict(run: Run, comparison: Comparison, page: Path) -> dict[str, Any]:
@@ -101,24 +93,42 @@ def _trained(config: TrainConfig, out: Path, resume: bool, device: str) -> Run:
         return run_training(config, out=out, resume=resume, device=device, progress=advance)
 
 
-def _print(run: Run, comparison: Comparison, page: Path) -> None:
-    rows = [
-        (
-            c.label,
-            str(c.count),
-            f"{c.predicted_confidence:.4f}",
-            f"{c.measured_confidence:.4f}",
-            f"{c.predicted_margin:.3f}",
-            f"{c.margin:.3f}",
-            f"{c.predicted_feature_sqnorm:.4g}",
-            f"{c.feature_sqnorm:.4g}",
-            f"{c.predicted_classifier_sqnorm:.4g}",
-            f"{c.classifier_sqnorm:.4g}",
-            "" if c.test_recall is None else f"{c.test_recall:.3f}",
-            c.status,
-        )
-        for c in comparison.classes
-    ]
-    print_table(HEADERS, rows, muted=[c.status != "alive" for c in comparison.classes])
-    print_note(comparison.verdict)
-    print_note(f"report: {page}")
+def print_comparison(comparison: Comparison) -> None:
+    """Print one row a class, predicted beside measured; without a prediction the measured columns alone."""
+    predicted = comparison.outside is None
+    shown = shown_rows(len(comparison.classes))
+    columns = [column for column in COLUMNS if predicted or not column[2]]
+    if all(math.isnan(finding.test_recall) for finding in comparison.classes):
+        columns.remove(RECALL)
+    # Beside a prediction a measured column stands under its heading; alone it needs no word more.
+    headers = [name[name.index("\n") :] if predicted and "measured" in name else name for name, *_ in columns]
+    headers = headers if predicted else [name.replace("\nmeasured", "") for name in headers]
+    rows = [[show(comparison.classes[k]) for _, show, _ in columns] for k in shown]
+    print_table(headers, rows, muted=[comparison.classes[k].status != "alive" for k in shown])
+    if len(shown) < len(comparison.classes):
+        print_note(f"… {len(comparison.classes) - len(shown)} classes between are not shown; --json prints all.")
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else ""
+
+
+def _column(header: str, key: str, form: str, *, prediction: bool = False) -> Column:
+    return header, lambda finding: _number(getattr(finding, key), form), prediction
+
+
+RECALL = _column("test\nrecall", "test_recall", ".3f")
+COLUMNS: list[Column] = [
+    ("class", lambda finding: finding.label, False),
+    ("count", lambda finding: str(finding.count), False),
+    _column("confidence\npredicted", "predicted_confidence", ".4f", prediction=True),
+    _column("confidence\nmeasured", "measured_confidence", ".4f"),
+    _column("margin\npredicted", "predicted_margin", ".3f", prediction=True),
+    _column("margin\nmeasured", "margin", ".3f"),
+    _column("‖h‖²\npredicted", "predicted_feature_sqnorm", ".4g", prediction=True),
+    _column("‖h‖²\nmeasured", "feature_sqnorm", ".4g"),
+    _column("‖w‖²\npredicted", "predicted_classifier_sqnorm", ".4g", prediction=True),
+    _column("‖w‖²\nmeasured", "classifier_sqnorm", ".4g"),
+    RECALL,
+    ("status", lambda finding: finding.status, False),
+]

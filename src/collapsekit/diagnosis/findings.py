@@ -12,7 +12,7 @@ from collapsekit.errors import CollapseError
 from collapsekit.metrics import Measurement
 from collapsekit.metrics.functional import COLLAPSED_SHARE, largest_cosine, mean_cosine
 from collapsekit.theory.closed_form import GeneralOrthogonalFrame
-from collapsekit.theory.scope import scope
+from collapsekit.theory.scope import Recipe, scope
 from collapsekit.training.runs import Run
 from collapsekit.validation import Array, numeric
 
@@ -249,13 +249,14 @@ def run_scope(run: Run) -> str:
     problem = run.problem
     if problem is None:
         return f"Scope: no prediction, because {run.outside}."
-    extras = [] if run.config.recipe == "penalty" else [f"recipe {run.config.recipe}"]
+    extras = []
     if run.last_layer.pooled and run.config.recipe == "batchnorm":
         extras.append(
             "features are averaged over positions, which makes the law a lower bound on the penalty: 1 − confidence "
             "comes out larger"
         )
-    return str(scope(problem, extras))
+    recipe: Recipe = "batchnorm" if run.config.recipe == "batchnorm" else "penalty"
+    return str(scope(problem, recipe, extras))
 
 
 def _predicted(frame: GeneralOrthogonalFrame | None, size: int) -> dict[str, Array]:

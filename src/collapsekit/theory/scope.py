@@ -6,11 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from collapsekit.losses import CrossEntropy
 from collapsekit.problem import UFM
 from collapsekit.theory.closed_form import thresholds
+
+Recipe = Literal["penalty", "batchnorm"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,15 @@ class Scope:
         return {"schema": 1} | asdict(self) | {"reasons": list(self.reasons)}
 
 
-def scope(problem: UFM, extras: Sequence[str] = ()) -> Scope:
+def scope(problem: UFM, recipe: Recipe = "penalty", extras: Sequence[str] = ()) -> Scope:
     """Return what a prediction for `problem` rests on.
 
     Parameters
     ----------
     problem : UFM
         What is predicted.
+    recipe : {"penalty", "batchnorm"}
+        Whether the features are penalised themselves, or by the decay of the BatchNorm that they come from.
     extras : sequence of str
         What else lies outside the tested range, known to the caller.
 
@@ -62,9 +66,10 @@ def scope(problem: UFM, extras: Sequence[str] = ()) -> Scope:
 
     References
     ----------
-    The tested range is written by ``experiments/first_light.py`` from its own results.
+    The tested ranges are written by ``experiments/first_light.py`` and ``experiments/batchnorm_law.py`` from their own
+    results.
     """
-    tested = _tested()
+    tested = _tested()[recipe]
     size, imbalance = problem.num_classes, float(problem.counts.max() / problem.counts.min())
     scale = 1 / float(thresholds(problem).headroom.min())
     least, most = tested["penalty_scale"]

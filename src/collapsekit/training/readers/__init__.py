@@ -2,3 +2,4 @@
 
 from collapsekit.training.readers.labelled import LabelledData as LabelledData
 from collapsekit.training.readers.source import read as read
+from collapsekit.training.readers.source import read_head as read_head

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from io import BufferedIOBase, BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -24,18 +24,29 @@ DAMAGED = "give an intact file"
 PICKLE = "it is not a plain array; save numbers or strings with numpy.save or numpy.savez"
 HEADERS = {1: (2, np.lib.format.read_array_header_1_0), 2: (4, np.lib.format.read_array_header_2_0)}
 
+Wanted = Callable[[Collection[str]], list[str]]
+Head = tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]
 Header = tuple[np.dtype[Any], tuple[int, ...], bool, int]
 
 
 def read_npz(path: Path) -> LabelledData:
     """Return `X` and `y` (or `features` and `labels`), and `Xt`, `yt` and `names` if they are there."""
-    with parsing(path.name, DAMAGED), path.open("rb") as stream:
-        if not zipfile.is_zipfile(stream):
-            raise CollapseError(f"{shorten(path.name)} is no .npz archive: {PICKLE}")
-        with zipfile.ZipFile(stream) as archive:
-            members = _members(archive)
-            arrays = {key: _member(archive, members[key]) for key in _wanted(members)}
-    return _assemble(arrays)
+    return _assemble(_from_npz(path, _wanted))
+
+
+def npz_head(path: Path) -> Head:
+    """Return `weight` and `bias` (or `W` and `b`), None for what is not there."""
+    return _head(_from_npz(path, _head_keys))
+
+
+def safetensors_head(path: Path) -> Head:
+    """Return `weight` and `bias` (or `W` and `b`), None for what is not there."""
+    return _head(_from_safetensors(path, _head_keys))
+
+
+def npy_head(path: Path) -> Head:
+    """Return the array of a file as the weight."""
+    return _head({"weight": _array_file(path)})
 
 
 def read_npy(path: Path) -> LabelledData:
@@ -50,14 +61,43 @@ def read_npy(path: Path) -> LabelledData:
 
 def read_safetensors(path: Path) -> LabelledData:
     """Return `X` and `y` (or `features` and `labels`), and `Xt` and `yt` if they are there."""
+    return _assemble(_from_safetensors(path, _wanted))
+
+
+def _from_npz(path: Path, wanted: Wanted) -> dict[str, NDArray[Any]]:
+    with parsing(path.name, DAMAGED), path.open("rb") as stream:
+        if not zipfile.is_zipfile(stream):
+            raise CollapseError(f"{shorten(path.name)} is no .npz archive: {PICKLE}")
+        with zipfile.ZipFile(stream) as archive:
+            members = _members(archive)
+            return {key: _member(archive, members[key]) for key in wanted(members)}
+
+
+def _from_safetensors(path: Path, wanted: Wanted) -> dict[str, NDArray[Any]]:
     from safetensors import safe_open
 
     arrays = {}
     with parsing(path.name, DAMAGED), safe_open(path, framework="pt") as tensors:
-        for key in _wanted(tensors.keys()):
+        for key in wanted(tensors.keys()):
             check_size(tensors.get_slice(key).get_shape(), 4, key)
             arrays[key] = _numpy(tensors.get_tensor(key))
-    return _assemble(arrays)
+    return arrays
+
+
+def _head_keys(keys: Collection[str]) -> list[str]:
+    weight = next((key for key in ("weight", "W") if key in keys), None)
+    bias = next((key for key in ("bias", "b") if key in keys), None)
+    if weight is None and bias is not None:
+        raise CollapseError(f"it holds {bias} without weight; give both of the head")
+    return [key for key in (weight, bias) if key is not None]
+
+
+def _head(arrays: dict[str, NDArray[Any]]) -> Head:
+    for key, array in arrays.items():
+        if array.dtype.kind not in "iuf":
+            raise CollapseError(f"{key}: dtype {shorten(str(array.dtype))}; give real numbers")
+    weight, bias = [*(array.astype(np.float64) for array in arrays.values()), None, None][:2]
+    return weight, bias
 
 
 def _wanted(keys: Collection[str]) -> list[str]:

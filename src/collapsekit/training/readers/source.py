@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from collapsekit.errors import CollapseError
-from collapsekit.training.readers.arrays import read_npy, read_npz, read_safetensors
+from collapsekit.training.readers.arrays import (
+    Head,
+    npy_head,
+    npz_head,
+    read_npy,
+    read_npz,
+    read_safetensors,
+    safetensors_head,
+)
 from collapsekit.training.readers.builtin import read_digits, read_fashion_mnist, read_mnist_5k
 from collapsekit.training.readers.cifar import is_cifar_folder, read_cifar_folder
 from collapsekit.training.readers.idx import is_idx_folder, read_idx_folder
@@ -35,6 +44,7 @@ TABLES: dict[str, Callable[[Path, str | None], LabelledData]] = {
     ".tsv": lambda path, label_column: read_csv(path, "\t", label_column),
     ".parquet": read_parquet,
 }
+HEADS: dict[str, Callable[[Path], Head]] = {".npz": npz_head, ".npy": npy_head, ".safetensors": safetensors_head}
 CODE = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".bin", ".h5", ".hdf5")
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 FILES = ".npz, .npy, .safetensors, .csv, .tsv, .parquet, .txt"
@@ -44,7 +54,7 @@ FOLDERS = (
 PATH_SHOWN = 160
 
 
-def read(data: str, *, label_column: str | None = None) -> LabelledData:
+def read(data: str, *, label_column: str | None = None, argument: str = "data") -> LabelledData:
     """Return the labelled samples of a named data set, a file or a folder.
 
     Nothing is downloaded, unpickled or extracted, and nothing is written.
@@ -71,6 +81,8 @@ def read(data: str, *, label_column: str | None = None) -> LabelledData:
         A file or folder that is called like a named data set is given as ``"./digits"``.
     label_column : str, optional
         Of a table; left out: the first of label, class, target, y and species that exists.
+    argument : str
+        What errors call `data`.
 
     Returns
     -------
@@ -91,19 +103,58 @@ def read(data: str, *, label_column: str | None = None) -> LabelledData:
     ((1797, 1, 8, 8), ('0', '1', '2'), 'images')
     """
     if not isinstance(data, str) or not data.strip():
-        raise CollapseError(f"data={shorten(data)}: names nothing; give {', '.join(NAMED)} or a path")
+        raise CollapseError(f"{argument}={shorten(data)}: names nothing; give {', '.join(NAMED)} or a path")
+    with _one_line(argument, data):
+        return _read(data, label_column)
+
+
+def read_head(path: str, *, required: bool = True) -> Head:
+    """Return (weight, bias) of a head from a file; (None, None) where it holds none and none is required.
+
+    Parameters
+    ----------
+    path : str
+        ``.npz`` or ``.safetensors`` with `weight` (or `W`), (K, d), and perhaps `bias` (or `b`), (K,); or ``.npy``
+        with the weight.
+    required : bool
+        Whether a file without a head is an error.
+
+    Raises
+    ------
+    CollapseError
+        If the file cannot be read, or holds no head although one is required.
+    """
+    with _one_line("head", path):
+        suffix = Path(path).suffix.lower()
+        if suffix in HEADS:
+            _mode(Path(path))
+            head = HEADS[suffix](Path(path))
+        elif required:
+            raise CollapseError(_refusal(suffix) if suffix in CODE + ARCHIVES else "give .npz, .safetensors or .npy")
+        else:
+            head = None, None
+        if required and head[0] is None:
+            raise CollapseError("it holds no head; name the arrays weight and bias")
+        return head
+
+
+@contextmanager
+def _one_line(argument: str, path: str) -> Iterator[None]:
+    """Turn whatever goes wrong with a file into one line that names it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of parsers about damaged files: what matters is an error
-            return _read(data, label_column)
+            yield
     except CollapseError as error:
-        raise CollapseError(f"data={_shown(data)}: {error}") from None
+        raise CollapseError(f"{argument}={_shown(path)}: {error}") from None
     except OSError as error:
         where = f"{shorten(Path(str(error.filename)).name)}: " if error.filename is not None else ""
-        remedy = f"give {', '.join(NAMED)} or a path that can be read"
-        raise CollapseError(f"data={_shown(data)}: {where}{error.strerror or 'cannot be read'}; {remedy}") from None
+        remedy = f"give {', '.join(NAMED)} or a path that can be read" if argument == "data" else "give a readable file"
+        raise CollapseError(
+            f"{argument}={_shown(path)}: {where}{error.strerror or 'cannot be read'}; {remedy}"
+        ) from None
     except MemoryError:
-        raise CollapseError(f"data={_shown(data)}: larger than the memory; give fewer samples") from None
+        raise CollapseError(f"{argument}={_shown(path)}: larger than the memory; give fewer samples") from None
 
 
 def _read(data: str, label_column: str | None) -> LabelledData:

@@ -1,0 +1,148 @@
+"""`collapsekit measure`: stored features of a network, class by class, beside the prediction where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from cyclopts import Parameter
+
+from collapsekit import CollapseError, predict
+from collapsekit.cli.console import print_json, print_note, print_table, shown_rows
+from collapsekit.cli.options import Penalties
+from collapsekit.cli.train import print_comparison
+from collapsekit.diagnosis import Comparison, compare, effective_penalties
+from collapsekit.metrics import Measurement, measure_features
+from collapsekit.theory.scope import scope
+from collapsekit.training.readers import read, read_head
+from collapsekit.validation import class_names as checked_names
+
+
+def measure(
+    features: Path,
+    /,
+    *,
+    head: Path | None = None,
+    label_column: str | None = None,
+    class_names: tuple[str, ...] | None = None,
+    penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
+    json: bool = False,
+) -> None:
+    """Measure stored last-layer features, and lay them beside the prediction if penalties are given.
+
+    FEATURES holds the inputs of the head, one row a sample, and labels: an .npz or .safetensors with the arrays
+    features and labels (or X and y) and, of the head, weight and bias; or .npy, .csv, .parquet with --head FILE.
+
+    Example: collapsekit measure features.npz
+
+    Example: collapsekit measure features.npz --weight-decay 0.1 --batchnorm-branches 1
+
+    Parameters
+    ----------
+    features : Path
+        File of features and labels.
+    head : Path
+        File of the head (.npz, .safetensors with weight and bias, or .npy with the weight), one row a class.
+    label_column : str
+        Column of a table that holds the labels.
+    class_names : tuple of str
+        One name a class.
+    json : bool
+        Print one JSON object.
+    """
+    penalties = penalties or Penalties()
+    measured = _measured(features, head, label_column, class_names, penalties)
+    comparison, grounds = _compared(measured, penalties)
+    estimate = None
+    if measured.weight is not None and not measured.moments.unseen:
+        estimate = effective_penalties(measured, class_weights=_loss_weights(measured, penalties))
+    if json:
+        content: dict[str, Any] = {"measurement": measured.to_dict(), "counts": measured.counts.astype(int).tolist()}
+        content["comparison"] = None if comparison is None else comparison.to_dict()
+        content["effective_penalties"] = None if estimate is None else estimate.to_dict()
+        print_json({"schema": 1} | content | {"scope": grounds})
+        return
+    if comparison is not None:
+        print_comparison(comparison)
+    else:
+        _print_classes(measured)
+    print_note("; ".join(f"{key} {value:.4g}" for key, value in measured.metrics().items()) + ".")
+    for sentence in (comparison and comparison.verdict, estimate and str(estimate), grounds):
+        if sentence:
+            print_note(sentence)
+
+
+def _measured(
+    path: Path,
+    head: Path | None,
+    label_column: str | None,
+    names: tuple[str, ...] | None,
+    penalties: Penalties,
+) -> Measurement:
+    data = read(str(path), label_column=label_column, argument="features")
+    if data.inputs.ndim != 2:
+        raise CollapseError(
+            f"features={str(path)!r}: a sample has the shape {data.inputs.shape[1:]}; give the vectors that enter the "
+            "head, (N, d)"
+        )
+    weight, bias = read_head(str(path if head is None else head), required=head is not None)
+    labels, shown = data.labels, data.names
+    if weight is not None and len(weight) != len(shown):
+        labels, shown = _rows_of_head(labels, shown, len(weight))
+    if names is not None:
+        shown = checked_names(names, len(shown)) or shown
+    return measure_features(data.inputs, labels, weight, bias, num_classes=len(shown), names=shown, loss=penalties.loss)
+
+
+def _rows_of_head(labels: Any, names: tuple[str, ...], size: int) -> tuple[Any, tuple[str, ...]]:
+    """Labels that are row numbers of the head, where some classes have no samples."""
+    rows = np.array([int(name) if name.isdecimal() else size for name in names])
+    if (rows >= size).any():
+        raise CollapseError(
+            f"head: {size} rows for {len(names)} classes; give one row a class, or labels that are its row numbers"
+        )
+    return rows[labels], tuple(str(k) for k in range(size))
+
+
+def _compared(measured: Measurement, penalties: Penalties) -> tuple[Comparison | None, str]:
+    if measured.weight is None:
+        if penalties.given:
+            raise CollapseError("head: missing; a comparison with the prediction needs the head: give --head FILE")
+        return None, ""
+    if not penalties.given:
+        return compare(None, measured, outside="no penalties were given"), ""
+    if measured.moments.unseen:
+        k = measured.moments.unseen[0]
+        raise CollapseError(f"features: class {k} has no samples; give the whole training set")
+    problem = penalties.problem(measured.counts)
+    if measured.bias is not None:
+        return compare(None, measured, outside="the head has a bias, which has no closed form"), ""
+    return compare(predict(problem), measured), str(scope(problem, penalties.recipe))
+
+
+def _loss_weights(measured: Measurement, penalties: Penalties) -> Any:
+    if penalties.class_weights is None:
+        return None
+    weights = np.array(penalties.class_weights, dtype=np.float64)
+    if weights.shape != measured.counts.shape:
+        raise CollapseError(f"class_weights: {len(weights)} for {len(measured.counts)} classes; give one a class")
+    return (
+        weights if penalties.weight_decay is None else weights * (measured.counts.sum() / (weights @ measured.counts))
+    )
+
+
+def _print_classes(measured: Measurement) -> None:
+    vectors = measured.per_class()
+    names = measured.names or ()
+    headers = ("class", "count", "‖h‖²", "within", "cdnv", "")
+    rows = [
+        (
+            names[k],
+            f"{vectors['count'][k]:.0f}",
+            *(f"{vectors[key][k]:.4g}" for key in ("feature_sqnorm", "within", "cdnv")),
+            "",
+        )
+        for k in shown_rows(len(names))
+    ]
+    print_table(headers, rows)
