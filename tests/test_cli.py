@@ -1,12 +1,16 @@
 """The command: its output, its errors (one line, exit 2, nothing written), its JSON."""
 
 import json
+import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from numpy.testing import assert_allclose
+from safetensors.numpy import save_file
 
-from collapsekit import UFM
+from collapsekit import UFM, predict
 from collapsekit.cli import main
 
 SMOKE = ["train", "--epochs", "3", "--hidden", "8", "--feature-dim", "12"]
@@ -97,7 +101,7 @@ MISUSE = [
     (["predict", "binary", "--label-column", "x"], "UTF-8"),
     (["predict", "empty"], "empty"),
     (["predict", "labels.csv", "--label-column", "nothing"], "its columns are"),
-    (["predict", "labels.csv", "--label-column", "kind"], "row 3"),
+    (["predict", "labels.csv", "--label-column", "species"], "row 3"),
     (["train", "--profile", "flat"], "--profile"),
     (["train", "--ratio", "0.5"], "ratio=0.5"),
     (["train", "--epochs", "0"], "epochs=0"),
@@ -107,22 +111,63 @@ MISUSE = [
     (["train", "--device", "abacus"], "device='abacus'"),
     (["train", "--weight-decay", "1"], "give both"),
     (["train", "--out", "empty/below"], "empty/below"),
+    (["train", "--data", "labels.csv", "--epochs", "1"], "row 3"),
+    (["train", "--data", "model.pt"], "never opened"),
+    (["train", "--data", "empty"], "data='empty'"),
+    (["train", "--network", "cnn", "--data", "flat.npz"], "needs images"),
+    (["train", "--network", "nothing"], "network='nothing'"),
+    (["train", "--network", "no_such_module:f"], "cannot be imported"),
+    (["train", "--recipe", "batchnorm", "--feature-decay", "1"], "only the recipe penalty"),
+    (["train", "--recipe", "batchnorm", "--batch-size", "612"], "batch of one"),
+    (["train", "--smoothing", "2"], "smoothing=2"),
+    (["train", "--ldam", "-1"], "ldam=-1"),
+    (["train", "--head", "body.1"], "head='body.1'"),
+    (["train", "--optimizer", "lion"], "--optimizer"),
+    (["predict", "5", "3", "--weight-decay", "1", "--batchnorm-branches", "1", "--batchnorm-decay", "none"], "nothing"),
+    (["predict", "5", "3", "--lambda-w", "1", "--lambda-h", "1", "--smoothing", "1.5"], "smoothing=1.5"),
+    (["measure"], "requires an argument"),
+    (["measure", "nothing.npz"], "features='nothing.npz'"),
+    (["measure", "model.pt"], "never opened"),
+    (["measure", "image.npz"], "shape (1, 3, 3)"),
+    (["measure", "flat.npz", "--head", "wide.npz"], "weight: shape"),
+    (["measure", "flat.npz", "--head", "flat.npz"], "holds no head"),
+    (["measure", "flat.npz", "--head", "model.pt"], "never opened"),
+    (["measure", "flat.npz", "--weight-decay", "1", "--batchnorm-branches", "1"], "head: missing"),
+    (["measure", "flat.npz", "--class-names", "a"], "1 names for 2 classes"),
+    (["measure", "nan.npz"], "sample 1 holds"),
     (["report", "nowhere"], "holds no run"),
     (["frobnicate"], "Unknown command"),
 ]
+
+
+class Trap:
+    """A pickle that leaves a file behind when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
 
 
 @pytest.mark.parametrize(("arguments", "fragment"), MISUSE, ids=lambda value: " ".join(value)[:40])
 def test_misuse_is_one_line_and_exit_2(folder, capsys, arguments, fragment):
     (folder / "empty").write_text("")
     (folder / "binary").write_bytes(b"\xff\xfe\x00kind")
-    (folder / "labels.csv").write_text("id,kind\n1,a\n2,\n")
+    (folder / "labels.csv").write_text("id,species\n1,a\n2,\n")
+    (folder / "model.pt").write_bytes(pickle.dumps(Trap(str(folder / "sprung"))))
+    X, y = np.arange(12.0).reshape(4, 3), np.array([0, 1, 0, 1])
+    np.savez(folder / "flat.npz", X=X, y=y)
+    np.savez(folder / "image.npz", X=np.zeros((4, 3, 3)), y=y)
+    np.savez(folder / "wide.npz", weight=np.ones((2, 5)))
+    np.savez(folder / "nan.npz", X=np.where(X == 4, np.nan, X), y=y)
     before = sorted(path.name for path in folder.iterdir())
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert fragment in err
     assert err.count("\n") == 1
+    assert not (folder / "sprung").exists()
     left = {path.name for path in folder.iterdir()} - set(before)
     assert not [path for name in left for path in (folder / name).rglob("*") if path.is_file()]
 
@@ -160,14 +205,83 @@ def test_ctrl_c_says_how_to_go_on(folder, capsys, monkeypatch):
     assert "--resume" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["predict", "train", "report"])
+@pytest.mark.parametrize("command", ["predict", "train", "measure", "report"])
 def test_help_has_an_example(capsys, command):
     main([command, "--help"])
     assert f"Example: collapsekit {command}" in capsys.readouterr().out
 
 
 def test_predict_never_imports_torch():
-    code = (
-        "import sys; from collapsekit.cli import main; main(['predict', '5', '3']); assert 'torch' not in sys.modules"
-    )
+    words = ["predict", "5", "3", "--lambda-w", "0.1", "--lambda-h", "0.1"]
+    code = f"import sys; from collapsekit.cli import main; main({words}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+FRAME = predict(UFM([60, 30, 10], 0.01, 0.0002, names=["ant", "<b>", "cat"]))
+
+
+@pytest.fixture
+def stored(folder):
+    """Features and head of an exact frame, one file a kind."""
+    weights, features = FRAME.weights_and_features()
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    arrays = {"features": features[labels], "labels": labels, "weight": weights}
+    np.savez(folder / "all.npz", **arrays)
+    save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, folder / "all.safetensors")
+    np.savez(folder / "head.npz", weight=weights)
+    np.save(folder / "x.npy", features[labels])
+    np.save(folder / "labels.npy", labels)
+    rows = [
+        ",".join([*map(repr, row.tolist()), FRAME.problem.names[k]])
+        for row, k in zip(features[labels], labels, strict=True)
+    ]
+    (folder / "table.csv").write_text("\n".join(["a,b,c,label", *rows]) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments", [["all.npz"], ["all.safetensors"], ["x.npy", "--head", "head.npz"]], ids=lambda words: words[0]
+)
+def test_measure_lays_an_exact_frame_on_its_prediction(stored, capsys, arguments):
+    assert main(["measure", *arguments, "--lambda-w", "0.01", "--lambda-h", "0.0002", "--json"]) == 0
+    content = printed(capsys)
+    assert content["comparison"]["largest_deviation"] < 1e-6
+    assert "reached the predicted geometry" in content["comparison"]["verdict"]
+    found = content["effective_penalties"]
+    assert_allclose([found["lambda_w"], found["lambda_h"]], [0.01, 0.0002], rtol=1e-5)
+
+
+def test_measure_without_penalties_and_without_a_head(stored, capsys):
+    assert main(["measure", "all.npz", "--class-names", "ant", "<b>", "[red]"]) == 0
+    text = capsys.readouterr().out
+    assert "[red]" in text
+    assert "no penalties were given" in text
+    assert "λ_W ≈ 0.01" in text
+    assert main(["measure", "table.csv"]) == 0
+    text = capsys.readouterr().out
+    assert "ant" in text
+    assert "nc1" in text
+    assert "confidence" not in text
+
+
+def test_measure_takes_row_numbers_of_the_head_where_classes_have_no_samples(stored, capsys):
+    weights, features = FRAME.weights_and_features()
+    np.savez("part.npz", features=features[[0, 2, 2]], labels=[0, 2, 2], weight=weights)
+    assert main(["measure", "part.npz", "--json"]) == 0
+    content = printed(capsys)
+    assert content["counts"] == [1, 0, 2]
+    assert content["effective_penalties"] is None
+    assert main(["measure", "part.npz", "--lambda-w", "1", "--lambda-h", "1"]) == 2
+    assert "class 1 has no samples" in capsys.readouterr().err
+
+
+def test_a_recipe_without_theory_prints_the_measured_columns_alone(folder, capsys):
+    assert main([*SMOKE, "--recipe", "plain"]) == 0
+    text = capsys.readouterr().out
+    assert "No prediction: without a feature penalty" in text
+    assert "predicted" not in text.split("No prediction")[0]
+    assert main([*SMOKE, "--recipe", "plain", "--json"]) == 0
+    content = printed(capsys)
+    assert set(content["classes"][0]) == CLASS_KEYS
+    assert content["classes"][0]["predicted_confidence"] is None
+    assert content["predicted_objective"] is None

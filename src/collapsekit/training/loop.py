@@ -104,6 +104,11 @@ class _Session:
         self.inputs, self.labels = split.train_inputs.to(device), split.train_labels.to(device)
         self.model = _network(config, split).to(device)
         self.head = find_head(self.model, config.head, self.inputs[:2])
+        rows, classes = self.head.weight.shape[0], len(split.names)
+        if rows != classes:
+            raise CollapseError(
+                f"head={self.head.name!r}: has {rows} rows for {classes} classes; name the layer that makes the logits"
+            )
         if config.drop_bias:
             self.head.module.register_parameter("bias", None)
         freeze_shifts(self.model, config)
