@@ -27,7 +27,7 @@ figures: .venv/run
 	$(BIN)/python docs/make_figures.py
 
 experiments: .venv/run
-	$(BIN)/python experiments/first_light.py
+	for claim in first_light batchnorm_law mini_batches; do $(BIN)/python experiments/$$claim.py || exit 1; done
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
