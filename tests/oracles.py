@@ -125,6 +125,61 @@ class Optimum(NamedTuple):
     features: np.ndarray  # (K, d)
 
 
+class CrossEntropyOf:
+    """Losses of logits (K, K), their slopes, and their Hessians (K, K, K), with smoothing, margins and temperature."""
+
+    def __init__(self, loss, size):
+        self.temperature, self.offsets = loss.temperature, np.zeros((size, size))
+        if loss.margins is not None:
+            np.fill_diagonal(self.offsets, -np.asarray(loss.margins))
+        self.targets = (1 - loss.smoothing) * np.eye(size) + loss.smoothing / size
+
+    def __call__(self, logits):
+        shifted = logits / self.temperature + self.offsets
+        shifted = shifted - shifted.max(axis=1, keepdims=True)
+        total = np.exp(shifted).sum(axis=1, keepdims=True)
+        P = np.exp(shifted) / total
+        losses = np.log(total[:, 0]) - (self.targets * shifted).sum(axis=1)
+        curvatures = np.stack([np.diag(p) - np.outer(p, p) for p in P]) / self.temperature**2
+        return losses, (P - self.targets) / self.temperature, curvatures
+
+
+class FocalOf:
+    """(1 − p)^γ (−log p), differentiated through p."""
+
+    def __init__(self, loss, size):
+        self.gamma, self.temperature = loss.gamma, 1.0
+
+    def __call__(self, logits):
+        cross, P = cross_entropy(logits)
+        g, size = self.gamma, len(logits)
+        p, wrong = np.diagonal(P), (P * (1 - np.eye(size))).sum(axis=1)
+        first = g * wrong ** (g - 1) * cross + wrong**g / p if g else 1 / p  # −dℓ/dp
+        second = 1 / p**2  # d²ℓ/dp²
+        if g:
+            second = g * (g - 1) * wrong ** (g - 2) * cross + 2 * g * wrong ** (g - 1) / p + wrong**g / p**2
+        slopes, curvatures = np.empty_like(P), np.empty((size, size, size))
+        for k in range(size):
+            up = p[k] * (np.eye(size)[k] - P[k])  # dp/dz
+            bend = np.outer(up, np.eye(size)[k] - P[k]) - p[k] * (np.diag(P[k]) - np.outer(P[k], P[k]))  # d²p/dz²
+            slopes[k] = -first[k] * up
+            curvatures[k] = second[k] * np.outer(up, up) - first[k] * bend
+        return wrong**g * cross, slopes, curvatures
+
+
+class SquaredOf:
+    def __init__(self, loss, size):
+        self.temperature = 1.0
+
+    def __call__(self, logits):
+        size = len(logits)
+        apart = logits - np.eye(size)
+        return 0.5 * (apart**2).sum(axis=1), apart, np.broadcast_to(np.eye(size), (size, size, size))
+
+
+LOSSES = {"CrossEntropy": CrossEntropyOf, "Focal": FocalOf, "MSE": SquaredOf}
+
+
 class Balanced:
     """UFM+ in variables V, U of equal penalty κ/2: W = V (κ/λ_W)^½, h_k = u_k (κ/(λ_H,k n_k))^½; x = (V, U) flat."""
 
@@ -137,26 +192,17 @@ class Balanced:
         self.unit_h = np.sqrt(self.kappa / (lambda_h * problem.counts))
         self.factor = self.unit_w * self.unit_h  # z_k = factor_k V u_k
 
-        loss = problem.loss
-        self.temperature, self.offsets = loss.temperature, np.zeros((self.size, self.size))
-        if loss.margins is not None:
-            np.fill_diagonal(self.offsets, -np.asarray(loss.margins))
-        self.targets = (1 - loss.smoothing) * np.eye(self.size) + loss.smoothing / self.size
+        self.loss = LOSSES[type(problem.loss).__name__](problem.loss, self.size)
 
-    def loss(self, U, V):
-        """Losses of the classes, their slopes in the logits, softmax."""
-        logits = self.factor[:, None] * (U @ V.T) / self.temperature + self.offsets
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        total = np.exp(shifted).sum(axis=1, keepdims=True)
-        P = np.exp(shifted) / total
-        return np.log(total[:, 0]) - (self.targets * shifted).sum(axis=1), (P - self.targets) / self.temperature, P
+    def logits(self, U, V):
+        return self.factor[:, None] * (U @ V.T)
 
     def split(self, x):
         return x.reshape(2, self.size, -1)
 
     def value(self, x):
         V, U = self.split(x)
-        losses, slopes, _ = self.loss(U, V)
+        losses, slopes, _ = self.loss(self.logits(U, V))
         G = (self.shares * self.factor)[:, None] * slopes
         gradient = np.stack([G.T @ U + self.kappa * V, G @ V + self.kappa * U])
         return self.shares @ losses + self.kappa / 2 * (x @ x), gradient.ravel()
@@ -164,11 +210,11 @@ class Balanced:
     def hessian(self, x):
         V, U = self.split(x)
         size, d = V.shape
-        _, slopes, P = self.loss(U, V)
+        _, slopes, curvatures = self.loss(self.logits(U, V))
         G = (self.shares * self.factor)[:, None] * slopes
         H = np.zeros((2, size, d, 2, size, d))
         for k in range(size):
-            S = self.shares[k] * (self.factor[k] / self.temperature) ** 2 * (np.diag(P[k]) - np.outer(P[k], P[k]))
+            S = self.shares[k] * self.factor[k] ** 2 * curvatures[k]
             H[0, :, :, 0] += np.einsum("ij,a,b->iajb", S, U[k], U[k])
             H[1, k, :, 1, k] += V.T @ S @ V
             mixed = np.einsum("ij,a,jb->iab", S, U[k], V) + np.einsum("i,ab->iab", G[k], np.eye(d))
@@ -185,7 +231,7 @@ def descend(model, x):
     return minimize(model.value, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
 
 
-def polish(model, x, patience=3):
+def polish(model, x, patience=8):
     """Newton on the free variables, shifted by the gradient's norm: quadratic even where minimisers form a manifold.
 
     It ends when the gradient, down to rounding, has not fallen for some steps; on the manifold rounding would drift.
@@ -259,7 +305,7 @@ def assert_is_optimum(frame, optimum=None):
         "gram_w": (geometry.gram_w, found.weights @ found.weights.T, model.unit_w**2),
         "cross": (geometry.cross, logits.T, 1),
         "margins": (frame.margins, margins, 1),
-        "confidences": (frame.confidences, np.diagonal(cross_entropy(logits / model.temperature)[1]), 1),
+        "confidences": (frame.confidences, np.diagonal(cross_entropy(logits / model.loss.temperature)[1]), 1),
         "feature_sqnorms": (frame.feature_sqnorms, (found.features**2).sum(axis=1), model.unit_h.max() ** 2),
         "classifier_sqnorms": (frame.classifier_sqnorms, (found.weights**2).sum(axis=1), model.unit_w**2),
     }
@@ -321,3 +367,30 @@ def assert_is_scalar_optimum(frame):
             assert abs(mpmath.mpf(margin) - expected.margin) <= allowed, (margin, expected)
         objective = float(mpmath.fsum(expected.objective for expected in exact))
     assert_allclose(frame.objective, objective, rtol=tolerances.EXACT)
+
+
+# (d) a lower bound for the hinge, whose kinks defeat descent
+
+
+def polar(Y):
+    """max ‖Y v‖ over unit v ≥ 0, by all supports whose top eigenvector is positive (docs/theory.md, section 5)."""
+    A, best = Y.T @ Y, 0.0
+    size = len(A)
+    for mask in range(1, 2**size):
+        support = [i for i in range(size) if mask >> i & 1]
+        values, vectors = np.linalg.eigh(A[np.ix_(support, support)])
+        top = vectors[:, -1]
+        top = top * np.sign(top[np.abs(top).argmax()])
+        if (top >= -1e-10).all():
+            best = max(best, values[-1])
+    return np.sqrt(best)
+
+
+def hinge_lower_bound(problem, duals):
+    """Σ β_k, a bound on the objective for 0 ≤ β ≤ α if the gauge's polar at −G D^(−1/2) is at most κ."""
+    size, counts = len(problem.counts), problem.counts
+    assert (duals <= loss_shares(problem) * (1 + 1e-12)).all()
+    G = duals[:, None] * ((1 - np.eye(size)) / (size - 1) - np.eye(size))
+    lambda_h = np.broadcast_to(problem.lambda_h, size)
+    Y = -G.T / np.sqrt(problem.lambda_w * lambda_h * counts)
+    return duals.sum() / max(1.0, polar(Y))

@@ -5,7 +5,7 @@ import os
 import numpy as np
 from hypothesis import strategies as st
 
-from collapsekit import UFM, CrossEntropy
+from collapsekit import MSE, UFM, CrossEntropy, Focal, Hinge
 
 
 def examples(full: int) -> int:
@@ -27,6 +27,28 @@ def problems(draw, max_classes=8, max_ratio=1e3, weighted=True):
     product = scale * np.exp(rng.uniform(np.log(critical.min()), np.log(critical.max()) + 1e-9))
     ratio = 10 ** draw(st.floats(-4, 4))
     return UFM(counts, np.sqrt(product * ratio), np.sqrt(product / ratio), class_weights=weights)
+
+
+@st.composite
+def other_problems(draw, kind, max_classes=8):
+    """Draw a UFM with another loss, weights and per-class λ_H or not, with none, some or all classes collapsed."""
+    plain = draw(problems(max_classes=max_classes))
+    loss = (
+        Focal(draw(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.7])))
+        if kind == "focal"
+        else {"mse": MSE, "hinge": Hinge}[kind]()
+    )
+    factor = float(loss.critical_price(plain.num_classes) / plain.loss.critical_price(plain.num_classes))
+    spread = np.ones(plain.num_classes)
+    if draw(st.booleans()):
+        spread = np.exp(np.random.default_rng(draw(st.integers(0, 99))).normal(size=plain.num_classes))
+    return UFM(
+        plain.counts,
+        plain.lambda_w * factor,
+        plain.lambda_h * factor * spread if spread.any() and spread.std() else plain.lambda_h * factor,
+        loss=loss,
+        class_weights=plain.class_weights,
+    )
 
 
 @st.composite

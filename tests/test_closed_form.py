@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import oracles
-from collapsekit import UFM, CollapseError, CrossEntropy, long_tail, predict, thresholds
-from strategies import examples, losses, problems
-from tolerances import EXACT, GOLDEN, GRAMS, LIMIT, MARGIN
+from collapsekit import UFM, CollapseError, CrossEntropy, Focal, long_tail, predict, thresholds
+from strategies import examples, losses, other_problems, problems
+from tolerances import BOUND, EXACT, GOLDEN, GRAMS, INVERSE, LIMIT, MARGIN
 
 SEEDS = st.integers(0, 2**32 - 1)
 FIRST = UFM([500, 300, 40, 10], 3e-2, 1e-3)
@@ -82,6 +83,53 @@ def test_prediction_is_the_brute_force_optimum_with_smoothing_margins_and_temper
     problem = rebuilt(problem, lambda_w=problem.lambda_w * factor, lambda_h=problem.lambda_h * factor, loss=loss)
     assume(oracles.off_threshold(thresholds(problem).headroom))
     oracles.assert_is_optimum(predict(problem))
+
+
+@pytest.mark.parametrize("kind", ["focal", "mse"])
+@settings(max_examples=examples(200))
+@given(st.data())
+def test_prediction_is_the_brute_force_optimum_for_other_losses(kind, data):
+    problem = data.draw(other_problems(kind))
+    assume(oracles.off_threshold(thresholds(problem).headroom))
+    oracles.assert_is_optimum(predict(problem))
+
+
+@settings(max_examples=examples(200))
+@given(other_problems("hinge"))
+def test_prediction_meets_a_rigorous_lower_bound_for_the_hinge(problem):
+    frame = predict(problem)
+    size, lambda_h = problem.num_classes, np.broadcast_to(problem.lambda_h, problem.num_classes)
+    costs = np.sqrt(problem.lambda_w * lambda_h * problem.counts * (size - 1) / size)
+    bound = oracles.hinge_lower_bound(problem, np.minimum(costs, oracles.loss_shares(problem)))
+    assert_allclose(frame.objective, bound, rtol=BOUND)
+    weights, features = frame.weights_and_features()
+    assert_allclose(problem.objective(weights, features), frame.objective, rtol=EXACT)
+    if frame.collapsed.all():
+        return
+    with pytest.raises(AssertionError):  # a frame with another margin does not meet the bound
+        assert_allclose(problem.objective(weights, 0.9 * features), bound, rtol=BOUND)
+
+
+def test_the_focal_margin_jumps_where_the_theory_puts_it():
+    loss = Focal(2.0)
+    with mpmath.workdps(oracles.DIGITS):
+
+        def phi(s):
+            right = 1 / (1 + 99 * mpmath.exp(-s))
+            return -((1 - right) ** 2) * mpmath.log(right)
+
+        steepest = mpmath.findroot(lambda s: mpmath.diff(lambda x: (phi(0) - phi(x)) / x, s), 2.37)
+        price = (phi(0) - phi(steepest)) / steepest
+    assert_allclose(loss.critical_price(100), float(price), rtol=EXACT)
+    alive, dead = loss.margin(loss.critical_price(100) * np.array([1 - 1e-12, 1 + 1e-12]), 100)
+    assert_allclose(alive, float(steepest), rtol=INVERSE)
+    assert dead == 0
+    assert 1.1044 < price < 1.1045  # docs/theory.md
+    assert 2.37 < steepest < 2.38
+    first_with_a_jump = {0.5: 57, 1.0: 24, 2.0: 18, 3.0: 18, 5.0: 20}
+    for gamma, size in first_with_a_jump.items():
+        just_alive = [Focal(gamma).margin(Focal(gamma).critical_price(K) * (1 - 1e-12), K) for K in (size - 1, size)]
+        assert just_alive[0] < 1e-4 < 5e-3 < just_alive[1], (gamma, size)
 
 
 def test_a_target_margin_too_low_for_its_smoothing_is_refused():

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import oracles
-from collapsekit import CollapseError, CrossEntropy
+from collapsekit import MSE, CollapseError, CrossEntropy, Focal, Hinge
 from strategies import examples, losses
-from tolerances import EXACT, MARGIN, THRESHOLD_BAND
+from tolerances import EXACT, GOLDEN, MARGIN, THRESHOLD_BAND
 
 LOSS = CrossEntropy()
 SIZES = st.integers(2, 12)
@@ -187,3 +187,70 @@ def test_margins_of_the_whole_family_in_extended_precision(data, size, seed):
 def test_misuse_of_the_family(values, fragment):
     with pytest.raises(CollapseError, match=fragment):
         CrossEntropy(**values)
+
+
+# Focal, hinge, MSE
+
+
+@pytest.mark.parametrize("loss", [Focal(0.0), Focal(0.5), Focal(2.0), Focal(5.0), MSE()], ids=str)
+@settings(max_examples=examples(50))
+@given(size=SIZES, seed=SEEDS, scale=st.sampled_from([0.1, 1.0, 10.0]))
+def test_value_and_gradient_equal_torch(loss, size, seed, scale):
+    logits = np.random.default_rng(seed).normal(scale=scale, size=(size, size))
+    z = torch.tensor(logits, requires_grad=True)
+    if isinstance(loss, MSE):
+        values = 0.5 * (z - torch.eye(size)).square().sum(dim=1)
+    else:
+        cross = torch.nn.functional.cross_entropy(z, torch.arange(size), reduction="none")
+        values = (-torch.expm1(-cross)) ** loss.gamma * cross
+    values.sum().backward()
+    assert_allclose(loss.value(logits), values.detach(), rtol=1e3 * EXACT, atol=EXACT)
+    assert_allclose(loss.gradient(logits), z.grad, rtol=0, atol=1e3 * EXACT)
+
+
+@settings(max_examples=examples(50))
+@given(SIZES, SEEDS)
+def test_the_hinge_is_the_largest_violation_and_its_subgradient_supports_it(size, seed):
+    rng = np.random.default_rng(seed)
+    logits, others = rng.normal(size=(2, size, size))
+    loss = Hinge()
+    expected = [max([0.0] + [1 + row[j] - row[k] for j in range(size) if j != k]) for k, row in enumerate(logits)]
+    assert_allclose(loss.value(logits), expected, rtol=EXACT)
+    tangent = loss.value(logits) + (loss.gradient(logits) * (others - logits)).sum(axis=1)
+    assert (loss.value(others) >= tangent - EXACT).all()
+
+
+@pytest.mark.parametrize("loss", [Focal(0.0), Focal(0.5), Focal(2.0), Focal(5.0), Hinge(), MSE()], ids=str)
+@settings(max_examples=examples(100))
+@given(size=st.one_of(SIZES, st.integers(13, 2000)), share=st.floats(1e-6, 1.3))
+def test_the_margin_is_the_global_minimiser_of_the_scalar_problem(loss, size, share):
+    price = share * loss.critical_price(size)
+    margin = loss.margin(price, size)
+    grid = np.concatenate([[0.0], np.geomspace(1e-9, 60, 20_000)])
+    values = loss.scalar(grid, size) + price * grid
+    assert loss.scalar(margin, size) + price * margin <= values.min() * (1 + EXACT)
+    if share >= 1:
+        assert margin == 0
+    elif not isinstance(loss, Hinge):
+        assert_allclose(loss.price(margin, size), price, rtol=GOLDEN)
+
+
+def test_focal_with_gamma_zero_is_cross_entropy():
+    prices, logits = np.geomspace(1e-9, 2, 50), np.random.default_rng(0).normal(size=(5, 5))
+    assert_allclose(Focal(0.0).margin(prices, 5), LOSS.margin(prices, 5), rtol=0, atol=10 * MARGIN)
+    assert_allclose(Focal(0.0).value(logits), LOSS.value(logits), rtol=EXACT)
+    assert_allclose(Focal(0.0).gradient(logits), LOSS.gradient(logits), rtol=0, atol=EXACT)
+
+
+@settings(max_examples=examples(100))
+@given(st.data(), SIZES)
+def test_the_price_of_a_margin_inverts_the_margin_of_a_price(data, size):
+    loss = data.draw(losses(size))
+    prices = np.broadcast_to(loss.critical_price(size), size) * data.draw(st.floats(0.01, 0.99))
+    assert_allclose(loss.price(loss.margin(prices, size), size), prices, rtol=GOLDEN)
+
+
+@pytest.mark.parametrize("gamma", [-1, np.nan, 51, "x"])
+def test_a_gamma_out_of_range_is_refused(gamma):
+    with pytest.raises(CollapseError, match="gamma="):
+        Focal(gamma)

@@ -4,7 +4,10 @@ from typing import Any
 
 from collapsekit.errors import CollapseError as CollapseError
 from collapsekit.geometry import Geometry as Geometry
+from collapsekit.losses import MSE as MSE
 from collapsekit.losses import CrossEntropy as CrossEntropy
+from collapsekit.losses import Focal as Focal
+from collapsekit.losses import Hinge as Hinge
 from collapsekit.problem import UFM as UFM
 from collapsekit.profiles import long_tail as long_tail
 from collapsekit.profiles import step as step

@@ -8,9 +8,9 @@ margin, which is why the geometry of the general orthogonal frame holds for it w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from collapsekit.validation import Array, numeric, positive_number
 
 LARGEST_MARGIN = 500.0
 """Target margins beyond this overflow float64 once exponentiated."""
+LARGEST_GAMMA = 50.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class CrossEntropy:
     array([4.0125, 1.8333])
     """
 
+    centred: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
+
     smoothing: float = 0.0
     margins: tuple[float, ...] | None = None
     temperature: float = 1.0
@@ -106,9 +110,7 @@ class CrossEntropy:
 
     def confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the target's softmax probability (of z/T, without target margin) at each margin, same shape."""
-        wrong = np.log(num_classes - 1) - margins / self.temperature  # log-odds of error
-        with np.errstate(over="ignore"):  # overflow means certainty of error
-            return np.asarray(1.0 / (1.0 + np.exp(wrong)))
+        return _confidence(margins / self.temperature, num_classes)
 
     def critical_price(self, num_classes: int) -> Array:
         """Return the price q of margin, per unit of loss weight, from which a class keeps none: ``−φ_k'(0)``.
@@ -136,6 +138,13 @@ class CrossEntropy:
             margins = self.temperature * np.log1p((1.0 + (num_classes - 1) * np.exp(self._shifts)) * odds)
         return np.asarray(np.where(alive, margins, 0.0))
 
+    def price(self, margins: Array, num_classes: int) -> Array:
+        """Return ``−φ_k'`` at each margin: the price at which that margin is optimal, the inverse of :meth:`margin`."""
+        odds = np.log(num_classes - 1) + self._shifts - margins / self.temperature
+        with np.errstate(over="ignore"):
+            error = 1.0 / (1.0 + np.exp(-odds))
+        return np.asarray((error - self.smoothing * (num_classes - 1) / num_classes) / self.temperature)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the loss as plain values (JSON-ready)."""
         margins = None if self.margins is None else list(self.margins)
@@ -157,6 +166,258 @@ class CrossEntropy:
     def _error_at_zero(self, num_classes: int) -> Array:
         """Softmax probability of error at margin 0, c/(1+c): (K−1)/K without target margins."""
         return np.asarray((num_classes - 1) / (num_classes - 1 + np.exp(-self._shifts)))
+
+
+@dataclass(frozen=True)
+class Focal:
+    r"""Focal loss ``ℓ_k(z) = −(1−p_k)^γ log p_k`` with p the softmax; γ = 0 is cross-entropy.
+
+    With t the log-odds of error it is ``f(t) = σ(t)^γ softplus(t)``, increasing but for many classes not convex: the
+    optimal margin then JUMPS to 0 at the critical price (K ≥ 57, 24, 18, 18, 20 at γ = 0.5, 1, 2, 3, 5), which is
+    found by comparing the interior minimum with the margin 0.
+
+    Parameters
+    ----------
+    gamma : float
+        γ ≥ 0.
+
+    Raises
+    ------
+    CollapseError
+        If γ is out of range.
+
+    References
+    ----------
+    Lin et al., ICCV 2017; scalar form, jump and thresholds: derived here (docs/theory.md).
+
+    Examples
+    --------
+    >>> loss = Focal(gamma=2.0)
+    >>> round(float(loss.critical_price(100)), 4)
+    1.1045
+    >>> loss.margin(np.array([1.1044, 1.1046]), 100).round(2)
+    array([2.37, 0.  ])
+    """
+
+    gamma: float = 2.0
+
+    centred: ClassVar[bool] = True
+    convex: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        gamma = numeric("gamma", self.gamma)
+        if gamma.ndim or not 0 <= gamma <= LARGEST_GAMMA:
+            raise CollapseError(f"gamma={self.gamma!r}: give a number from 0 to {LARGEST_GAMMA:g}")
+        object.__setattr__(self, "gamma", float(gamma))
+
+    def value(self, logits: Array) -> Array:
+        """Return the loss of each class, (K,), for logits (K, K) with row k the logits of class k."""
+        return self._of_odds(_error_odds(logits))
+
+    def gradient(self, logits: Array) -> Array:
+        """Return the gradient of each row's loss in its logits, (K, K)."""
+        others = _without_diagonal(logits)
+        shares = np.exp(others - np.logaddexp.reduce(others, axis=1, keepdims=True))
+        return np.asarray(self._slope(_error_odds(logits))[:, None] * (shares - np.eye(len(logits))))
+
+    def scalar(self, margins: Array, num_classes: int) -> Array:
+        """Return φ at each margin, same shape."""
+        return self._of_odds(np.log(num_classes - 1) - margins)
+
+    def confidence(self, margins: Array, num_classes: int) -> Array:
+        """Return the target's softmax probability at each margin, same shape."""
+        return _confidence(margins, num_classes)
+
+    def critical_price(self, num_classes: int) -> Array:
+        """Return the price from which margin 0 is optimal, (): the steepest chord of φ from margin 0."""
+        return np.asarray(self._slope(np.asarray(self._last_odds(num_classes))))
+
+    def margin(self, prices: Array, num_classes: int) -> Array:
+        """Return the global minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q, same shape; 0 from the jump on."""
+        last = self._last_odds(num_classes)
+        alive = np.asarray(prices) < self.critical_price(num_classes) * (1.0 - 8.0 * np.finfo(np.float64).eps)
+        q = np.where(alive, prices, 1.0)
+        # f'(t) ≤ (1+γ) e^{(γ+1)t} bounds the root from below
+        low = np.minimum((np.log(q) - np.log1p(self.gamma)) / (self.gamma + 1.0), last)
+        odds = _root(lambda t: np.log(self._slope(t)) - np.log(q), low, np.full_like(q, last))
+        return np.asarray(np.where(alive, np.log(num_classes - 1) - odds, 0.0))
+
+    def price(self, margins: Array, num_classes: int) -> Array:
+        """Return ``−φ'`` at each margin; NaN where no price makes that margin the minimiser (inside the jump)."""
+        odds = np.log(num_classes - 1) - margins
+        reached = odds <= self._last_odds(num_classes) * (1 + 1e-12)
+        return np.where(reached, self._slope(odds), np.nan)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the loss as plain values (JSON-ready)."""
+        return {"name": "Focal", "gamma": self.gamma}
+
+    def _of_odds(self, t: Array) -> Array:
+        """f(t), t the log-odds of error."""
+        return np.asarray(np.exp(-self.gamma * np.logaddexp(0.0, -t)) * np.logaddexp(0.0, t))
+
+    def _slope(self, t: Array) -> Array:
+        """f'(t) = σ(t)^γ (σ(t) + γ σ(−t) softplus(t)); increasing up to one point, then decreasing to 1."""
+        wrong, right = np.exp(-np.logaddexp(0.0, -t)), np.exp(-np.logaddexp(0.0, t))
+        return np.asarray(wrong**self.gamma * (wrong + self.gamma * right * np.logaddexp(0.0, t)))
+
+    def _last_odds(self, num_classes: int) -> float:
+        """The largest log-odds of error of a class that keeps its margin: where the line from margin 0 touches f."""
+        end = float(np.log(num_classes - 1))
+
+        def beyond(t: Array) -> Array:
+            """Positive where the tangent at t passes above f at margin 0."""
+            return np.asarray(self._of_odds(t) + self._slope(t) * (end - t) - self._of_odds(np.asarray(end)))
+
+        def bends_down(t: Array) -> Array:
+            """Minus the sign of f'' : f''/f' has one zero."""
+            wrong, right = np.exp(-np.logaddexp(0.0, -t)), np.exp(-np.logaddexp(0.0, t))
+            soft = np.logaddexp(0.0, t)
+            return np.asarray(-(1 + 2 * self.gamma) * wrong - self.gamma * soft * (self.gamma * right - wrong))
+
+        inflection = float(_root(bends_down, np.array([-50.0]), np.array([60.0]))[0]) if self.gamma else np.inf
+        if end <= inflection:
+            return end
+        return float(_root(beyond, np.array([-50.0]), np.array([inflection]))[0])
+
+
+@dataclass(frozen=True)
+class Hinge:
+    r"""Multi-class hinge of Crammer and Singer, ``ℓ_k(z) = max(0, 1 + max_{j≠k} z_j − z_k)``.
+
+    Margins are 1 or 0: ``φ(s) = max(0, 1 − s)``, and a class dies where margin costs as much as it saves. (torch's
+    ``MultiMarginLoss`` is another loss: it sums over the other classes.)
+
+    References
+    ----------
+    Crammer and Singer, JMLR 2001; derived here (docs/theory.md).
+
+    Examples
+    --------
+    >>> Hinge().margin(np.array([0.5, 1.5]), 10)
+    array([1., 0.])
+    """
+
+    centred: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
+
+    def value(self, logits: Array) -> Array:
+        """Return the loss of each class, (K,), for logits (K, K) with row k the logits of class k."""
+        return np.asarray(np.maximum(0.0, 1.0 + _without_diagonal(logits).max(axis=1) - np.diagonal(logits)))
+
+    def gradient(self, logits: Array) -> Array:
+        """Return a subgradient of each row's loss in its logits, (K, K); ties share."""
+        others = _without_diagonal(logits)
+        largest = others == others.max(axis=1, keepdims=True)
+        active = (self.value(logits) > 0)[:, None]
+        return np.asarray(active * (largest / largest.sum(axis=1, keepdims=True) - np.eye(len(logits))))
+
+    def scalar(self, margins: Array, num_classes: int) -> Array:
+        """Return φ at each margin, same shape."""
+        return np.maximum(0.0, 1.0 - margins)
+
+    def confidence(self, margins: Array, num_classes: int) -> Array:
+        """Return the target's softmax probability at each margin, same shape."""
+        return _confidence(margins, num_classes)
+
+    def critical_price(self, num_classes: int) -> Array:
+        """Return the price from which margin 0 is optimal, (): 1."""
+        return np.asarray(1.0)
+
+    def margin(self, prices: Array, num_classes: int) -> Array:
+        """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q; 0 at price 1, where all of [0, 1] tie."""
+        return np.where(np.asarray(prices) < 1.0 - 8.0 * np.finfo(np.float64).eps, 1.0, 0.0)
+
+    def price(self, margins: Array, num_classes: int) -> Array:
+        """Return NaN: no price makes one margin between 0 and 1 optimal, and every price below 1 makes 1 optimal."""
+        return np.full_like(np.asarray(margins, dtype=np.float64), np.nan)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the loss as plain values (JSON-ready)."""
+        return {"name": "Hinge"}
+
+
+@dataclass(frozen=True)
+class MSE:
+    r"""Squared error to one-hot targets, ``ℓ_k(z) = ½ ‖z − e_k‖²``, summed over classes (``nn.MSELoss`` averages).
+
+    No centring: the optimum has ``W h_k = s_k e_k``, so that margin s costs ``√(λ_W λ_H n_k)`` instead of
+    ``√(λ_W λ_H n_k (K−1)/K)``, and ``φ(s) = ½ (1 − s)²``.
+
+    References
+    ----------
+    Dang et al., ICML 2023 (deep linear networks), for one layer; with ReLU: derived here (docs/theory.md).
+
+    Examples
+    --------
+    >>> MSE().margin(np.array([0.25, 1.5]), 10)
+    array([0.75, 0.  ])
+    """
+
+    centred: ClassVar[bool] = False
+    convex: ClassVar[bool] = True
+
+    def value(self, logits: Array) -> Array:
+        """Return the loss of each class, (K,), for logits (K, K) with row k the logits of class k."""
+        return np.asarray(0.5 * np.square(logits - np.eye(len(logits))).sum(axis=1))
+
+    def gradient(self, logits: Array) -> Array:
+        """Return the gradient of each row's loss in its logits, (K, K)."""
+        return np.asarray(logits - np.eye(len(logits)))
+
+    def scalar(self, margins: Array, num_classes: int) -> Array:
+        """Return φ at each margin, same shape."""
+        return np.asarray(0.5 * np.square(1.0 - margins))
+
+    def confidence(self, margins: Array, num_classes: int) -> Array:
+        """Return the target's softmax probability at each margin, same shape."""
+        return _confidence(margins, num_classes)
+
+    def critical_price(self, num_classes: int) -> Array:
+        """Return the price from which margin 0 is optimal, (): 1."""
+        return np.asarray(1.0)
+
+    def margin(self, prices: Array, num_classes: int) -> Array:
+        """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q: ``max(0, 1 − q)``."""
+        return np.maximum(0.0, 1.0 - np.asarray(prices))
+
+    def price(self, margins: Array, num_classes: int) -> Array:
+        """Return ``−φ'`` at each margin: ``1 − s``."""
+        return np.asarray(1.0 - margins)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the loss as plain values (JSON-ready)."""
+        return {"name": "MSE"}
+
+
+Loss = CrossEntropy | Focal | Hinge | MSE
+
+
+def _confidence(margins: Array, num_classes: int) -> Array:
+    with np.errstate(over="ignore"):  # overflow means certainty of error
+        return np.asarray(1.0 / (1.0 + np.exp(np.log(num_classes - 1) - margins)))
+
+
+def _without_diagonal(logits: Array) -> Array:
+    """The logits with −∞ in place of each row's target."""
+    return np.where(np.eye(len(logits), dtype=bool), -np.inf, logits)
+
+
+def _error_odds(logits: Array) -> Array:
+    """Log-odds of error of each row, (K,)."""
+    return np.asarray(np.logaddexp.reduce(_without_diagonal(logits), axis=1) - np.diagonal(logits))
+
+
+def _root(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """Return where an increasing function crosses 0 in [low, high], by bisection down to neighbouring floats."""
+    low, high = low.copy(), high.copy()
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        if np.all((middle == low) | (middle == high)):
+            break
+        above = function(middle) > 0
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return 0.5 * (low + high)
 
 
 def _target_margins(margins: Sequence[float]) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from collapsekit.errors import CollapseError
-from collapsekit.losses import CrossEntropy
+from collapsekit.losses import MSE, CrossEntropy, Focal, Hinge, Loss
 from collapsekit.validation import (
     Array,
     class_counts,
@@ -53,7 +53,7 @@ class UFM:
         λ_W > 0, the penalty on the classifier.
     lambda_h : float or array_like, shape (K,)
         λ_H > 0, the penalty on the features; one value a class if the recipe treats classes differently.
-    loss : CrossEntropy
+    loss : CrossEntropy, Focal, Hinge or MSE
         The loss ℓ.
     class_weights : array_like, shape (K,), optional
         ω_k > 0 as they stand in the formula above (torch's ``weight=`` is normalised: see :meth:`from_training`).
@@ -89,7 +89,7 @@ class UFM:
     counts: Array
     lambda_w: float
     lambda_h: float | Array
-    loss: CrossEntropy
+    loss: Loss
     class_weights: Array | None
     bias: float | Literal["free"] | None
     relu: bool
@@ -102,7 +102,7 @@ class UFM:
         lambda_w: float,
         lambda_h: float | ArrayLike,
         *,
-        loss: CrossEntropy = CrossEntropy(),  # noqa: B008  (frozen, so one instance may be shared)
+        loss: Loss = CrossEntropy(),  # noqa: B008  (frozen, so one instance may be shared)
         class_weights: ArrayLike | None = None,
         bias: float | Literal["free"] | None = None,
         relu: bool = True,
@@ -131,9 +131,9 @@ class UFM:
         if dim is not None:
             dim = whole_number("dim", dim, 1, "give the feature dimension or None")
         self._set("dim", dim)
-        if not isinstance(loss, CrossEntropy):
+        if not isinstance(loss, CrossEntropy | Focal | Hinge | MSE):
             raise CollapseError(f"loss={shorten(loss)}: give a loss of this package, e.g. CrossEntropy()")
-        if loss.margins is not None and len(loss.margins) != n.size:
+        if isinstance(loss, CrossEntropy) and loss.margins is not None and len(loss.margins) != n.size:
             raise CollapseError(f"loss: {len(loss.margins)} target margins for {n.size} classes; give one a class")
         self._set("loss", loss)
 

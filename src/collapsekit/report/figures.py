@@ -47,7 +47,7 @@ def collapse_line(frame: GeneralOrthogonalFrame, comparison: Comparison, *, ax: 
     loss = frame.problem.loss
     ax.axvspan(x[0], 1.0, color="0.92", lw=0)
     ax.text(0.02, 0.96, "collapsed", transform=ax.transAxes, va="top", color=GREY)
-    if loss.margins is None:
+    if getattr(loss, "margins", None) is None:
         margins = loss.margin(loss.critical_price(size) / np.sqrt(x), size)
         ax.plot(x, loss.confidence(margins, size), color=BLUE, label="predicted")
     else:  # each class has a line of its own

@@ -77,9 +77,11 @@ class GeneralOrthogonalFrame:
                 "limit of 2 GiB; use the per-class vectors of the frame instead"
             )
         b = _scaled_means_sqnorms(self.problem, self.feature_sqnorms)
-        gram_w = b.sum() / size**2 - (b[:, None] + b) / size
+        gram_w, cross = np.zeros((2, size, size))
+        if self.problem.loss.centred:
+            gram_w += b.sum() / size**2 - (b[:, None] + b) / size
+            cross -= self.margins / size
         gram_w[np.diag_indices(size)] = self.classifier_sqnorms
-        cross = np.broadcast_to(-self.margins / size, (size, size)).copy()
         cross[np.diag_indices(size)] += self.margins
         return Geometry(np.diag(self.feature_sqnorms), gram_w, cross, self.problem.counts, names=self.problem.names)
 
@@ -114,8 +116,10 @@ class GeneralOrthogonalFrame:
         size = self.problem.num_classes
         features = np.zeros((size, dim))
         features[alive, np.arange(alive.size)] = np.sqrt(self.feature_sqnorms[alive])
-        scaled = _duality_scales(self.problem)[:, None] * features
-        return scaled - scaled.mean(axis=0), features
+        weights = _duality_scales(self.problem)[:, None] * features
+        if self.problem.loss.centred:
+            weights = weights - weights.mean(axis=0)
+        return weights, features
 
     def to_dict(self) -> dict[str, Any]:
         """Return the per-class prediction as plain lists (JSON-ready), with its schema version."""
@@ -182,7 +186,7 @@ def predict(problem: UFM) -> GeneralOrthogonalFrame:
     """
     _require_closed_form(problem)
     size, loss = problem.num_classes, problem.loss
-    prices, costs = _margin_prices(problem), _margin_costs(problem)
+    prices, costs = _margin_prices(problem), margin_costs(problem)
     margins = loss.margin(prices, size)
     alive = margins > 0
     survivors = int(alive.sum())
@@ -191,7 +195,7 @@ def predict(problem: UFM) -> GeneralOrthogonalFrame:
             f"dim={problem.dim}: {survivors} classes survive and need as many dimensions; below that no closed form "
             "is known; widen the feature layer"
         )
-    feature_sqnorms = np.sqrt((size - 1) * problem.lambda_w / (size * problem.counts * problem.lambda_h)) * margins
+    feature_sqnorms = margins / _duality_scales(problem)
     b = _scaled_means_sqnorms(problem, feature_sqnorms)
     collapsed = ~alive
     collapsed.flags.writeable = False
@@ -200,7 +204,7 @@ def predict(problem: UFM) -> GeneralOrthogonalFrame:
         margins=frozen(margins),
         confidences=frozen(loss.confidence(margins, size)),
         feature_sqnorms=frozen(feature_sqnorms),
-        classifier_sqnorms=frozen((1 - 2 / size) * b + b.sum() / size**2),
+        classifier_sqnorms=frozen((1 - 2 / size) * b + b.sum() / size**2 if loss.centred else b),
         collapsed=collapsed,
         headroom=frozen(_headroom(problem)),
         objective=float(problem.loss_weights @ loss.scalar(margins, size) + costs @ margins),
@@ -284,7 +288,7 @@ def thresholds(problem: UFM) -> Thresholds:
     """
     _require_closed_form(problem)
     size, headroom = problem.num_classes, _headroom(problem)
-    per_root_product = np.sqrt(problem.counts * ((size - 1) / size))  # c_k over the root of λ_W λ_H
+    per_root_product = np.sqrt(problem.counts * _centring_share(problem))  # c_k over the root of λ_W λ_H
     critical_root = problem.loss.critical_price(size) * problem.loss_weights / per_root_product
     return Thresholds(
         critical_product=frozen(critical_root**2),
@@ -304,24 +308,28 @@ def _require_closed_form(problem: UFM) -> None:
     critical = np.broadcast_to(problem.loss.critical_price(problem.num_classes), problem.num_classes)
     if critical.min() < 0:
         raise CollapseError(
-            f"loss: with smoothing={problem.loss.smoothing:g} the target margin of class {critical.argmin()} lies so "
+            f"loss={problem.loss!r}: with label smoothing the target margin of class {critical.argmin()} lies so "
             "low that its loss falls towards negative margins; no closed form; raise that margin or smooth less"
         )
     if not problem.relu:
         raise CollapseError("relu=False: under imbalance no closed form is known without ReLU features; give relu=True")
 
 
-def _margin_costs(problem: UFM) -> Array:
-    """c_k, (K,): what a unit of margin costs in penalty; square roots apart, so that no product underflows."""
-    size = problem.num_classes
+def margin_costs(problem: UFM) -> Array:
+    """Return c_k, (K,): what a unit of margin costs in penalty; square roots apart, so that no product underflows."""
     return np.asarray(
-        np.sqrt(problem.lambda_w) * np.sqrt(problem.lambda_h) * np.sqrt(problem.counts * ((size - 1) / size))
+        np.sqrt(problem.lambda_w) * np.sqrt(problem.lambda_h) * np.sqrt(problem.counts * _centring_share(problem))
     )
+
+
+def _centring_share(problem: UFM) -> float:
+    """(K−1)/K where the optimal classifier is centred: what is left of a unit row; 1 otherwise."""
+    return (problem.num_classes - 1) / problem.num_classes if problem.loss.centred else 1.0
 
 
 def _margin_prices(problem: UFM) -> Array:
     """q_k = c_k/α_k, (K,): the price of margin per unit of loss weight."""
-    return _margin_costs(problem) / problem.loss_weights
+    return margin_costs(problem) / problem.loss_weights
 
 
 def _headroom(problem: UFM) -> Array:
@@ -331,9 +339,8 @@ def _headroom(problem: UFM) -> Array:
 
 
 def _duality_scales(problem: UFM) -> Array:
-    """a_k, (K,), in W = Σ a_k (e_k − 1/K) h_kᵀ."""
-    size = problem.num_classes
-    return np.sqrt(size * problem.lambda_h * problem.counts / ((size - 1) * problem.lambda_w))
+    """a_k, (K,), in W = Σ a_k (e_k − 1/K) h_kᵀ, or Σ a_k e_k h_kᵀ without centring."""
+    return np.sqrt(problem.lambda_h * problem.counts / (_centring_share(problem) * problem.lambda_w))
 
 
 def _scaled_means_sqnorms(problem: UFM, feature_sqnorms: Array) -> Array:
