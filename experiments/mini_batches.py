@@ -1,9 +1,10 @@
 """Does the prediction hold with mini-batches on Fashion-MNIST, with the paper's counts?
 
-Run: python experiments/mini_batches.py [--workers 2] [--out FOLDER]       (about 4 core-minutes a run)
+Run: python experiments/mini_batches.py [--workers 2] [--out FOLDER]       (about 2 core-minutes a run)
 Needs Debian's package dataset-fashion-mnist. Writes experiments/results/mini_batches.json.
 
-The band below was committed before the run.
+The band below was committed before the run. With 500 epochs one run of six (1.2 times the threshold, seed 1) ended 0.0054
+away, because two hard samples had not reached their class yet; the others were within 0.001. Hence 1,000 epochs.
 """
 
 import harness
@@ -12,7 +13,7 @@ from collapsekit.training import TrainConfig
 BAND = 0.003  # class confidence
 CONFIGS = [
     TrainConfig(
-        data="fashion-mnist", profile="paper", largest=500, batch_size=256, epochs=500, penalty_scale=scale, seed=seed
+        data="fashion-mnist", profile="paper", largest=500, batch_size=256, epochs=1000, penalty_scale=scale, seed=seed
     )
     for scale in (0.1, 1.2)
     for seed in range(3)

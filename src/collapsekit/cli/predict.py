@@ -50,7 +50,7 @@ def predict(
     json : bool
         Print one JSON object.
     """
-    sizes = _counts(counts, long_tail, label_column)
+    sizes = class_sizes(counts, long_tail, label_column)
     penalties = penalties or Penalties()
     names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]
     if penalties.given:
@@ -62,7 +62,8 @@ def predict(
         _print_thresholds(unit, names, json)
 
 
-def _counts(words: tuple[str, ...], long_tail: str | None, label_column: str | None) -> Any:
+def class_sizes(words: tuple[str, ...], long_tail: str | None, label_column: str | None) -> Any:
+    """Return the counts that the command line names: an array, a list, or a mapping of name to count."""
     if (long_tail is None) == (not words):
         raise CollapseError("counts: give one count a class, one file, or --long-tail LARGEST:SMALLEST:CLASSES")
     if long_tail is not None:

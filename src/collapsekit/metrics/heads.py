@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from collapsekit.errors import CollapseError
 from collapsekit.validation import shorten
 
-ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
-"""How far logits may be from W h + b, relative to their size; 0.03 for shorter types."""
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+LINEAR = 1e-4
+"""How far logits may be from W h + b, relative to the terms of that sum; four roundings of shorter types."""
+SAME = 1e-6
+"""How far the model's output may be from the head's, relative to its size; four roundings of shorter types."""
+CHECKED_ROWS = 4096
+ABOUT = "the theory is about linear heads"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,20 +32,23 @@ class Head:
     Attributes
     ----------
     name : str
-        Its name in the network.
+        Its name in the network; empty if it is the network.
     module : torch.nn.Module
-        ``nn.Linear``, or any module with a (K, d) weight (a 1×1 convolution included) that computes ``W h + b``.
+        ``nn.Linear``, or any module with a matrix as weight (a 1×1 convolution included) that computes ``W h + b``.
+    transposed : bool
+        Whether its weight is (d, K).
     """
 
     name: str
     module: nn.Module
+    transposed: bool = False
 
     @property
     def weight(self) -> Tensor:
         """W, (K, d), as the last forward pass used it: a weight-normalised head's effective weight."""
         weight = self.module.weight
         assert isinstance(weight, Tensor)
-        return weight.flatten(1)
+        return weight.T if self.transposed else weight.flatten(1)
 
     @property
     def bias(self) -> Tensor | None:
@@ -48,59 +60,47 @@ class Head:
 def find_head(model: nn.Module, head: str | nn.Module | None, inputs: Any) -> Head:
     """Return the head of a network, checked on some inputs: its output is ``W h + b``.
 
+    The network is run in eval mode without gradients, and put back as it was.
+
     Parameters
     ----------
     model : torch.nn.Module
     head : str or torch.nn.Module, optional
-        By name in ``model.named_modules()``, or itself; of an ``nn.Sequential`` its last layer. Left out: the layer
-        whose output is the model's output.
+        By name in ``model.named_modules()``, or itself; of an ``nn.Sequential`` or ``nn.ModuleList`` the last layer.
+        Left out: the layer whose output, averaged over positions if there are any, is the model's output.
     inputs : Tensor, tuple or mapping
         As the model is called with.
 
     Raises
     ------
     CollapseError
-        If there is no such layer, or it is not linear in its input.
+        If there is no such layer or more than one, it is not linear in its input, or it makes a single logit.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> find_head(model, None, torch.ones(2, 4)).name
+    '2'
     """
-    candidates = {name: m for name, m in model.named_modules() if _has_rows(m)}
-    seen, output = _observed(model, candidates, inputs)
-    if head is None:
-        logits = _logits(output)
-        made = [Head(name, candidates[name]) for name in seen if logits is not None and _makes(seen[name], logits)]
-        if not made:
-            raise CollapseError(_nothing_found(model, output, candidates))
-        found = made[-1]
-    else:
-        found = _named(model, head, candidates)
-        if found.name not in seen:
-            raise CollapseError(f"head={shorten(found.name)}: was not called in a forward pass; name one that is")
-        out, logits = seen[found.name][1], _logits(output)
-        if out.ndim > 2 and (logits is None or not _makes(seen[found.name], logits)):
-            raise CollapseError(
-                f"head={shorten(found.name)}: is applied at every position, output {tuple(out.shape)}, and the model "
-                "does not average its logits; average the features first and measure them with measure_features"
-            )
-    _require_linear(found, *seen[found.name])
-    return found
+    with evaluating(model), torch.no_grad():
+        name, module = _maker(model, inputs) if head is None else _named(model, head)
+        features, logits, output = _run(model, name, module, inputs)
+        found = _checked(name, module, features, logits)
+        _averages(found, features, logits, output)
+        return found
 
 
 def forward(model: nn.Module, head: Head, inputs: Any) -> tuple[Tensor, Tensor]:
     """Run the model and return what went into the head and what came out of it, (n, d) and (n, K), with gradients.
 
     A head that is applied at every position gives the means over positions, which is what averaging its logits does.
+
+    Raises
+    ------
+    CollapseError
+        If the head is not called exactly once, or is applied at many positions and the model does not average them.
     """
-    seen: list[tuple[Tensor, Tensor]] = []
-    hook = head.module.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
-    try:
-        call(model, inputs)
-    finally:
-        hook.remove()
-    if len(seen) != 1:
-        raise CollapseError(
-            f"head={shorten(head.name)}: was called {len(seen)} times in one forward pass; expected once"
-        )
-    features, logits = seen[0]
-    return _averaged(head.module, features), _averaged(head.module, logits)
+    return _averages(head, *_run(model, head.name, head.module, inputs))
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -108,6 +108,18 @@ def call(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every submodule in eval mode, and each back in its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def unpack(batch: Any) -> tuple[Any, Tensor]:
@@ -129,11 +141,7 @@ def unpack(batch: Any) -> tuple[Any, Tensor]:
         raise CollapseError(
             f"loader: inputs of a batch are a {type(inputs).__name__}; expected a tensor, or a tuple or mapping of them"
         )
-    try:
-        classes = torch.as_tensor(labels)
-    except (TypeError, ValueError, RuntimeError):
-        raise CollapseError(f"labels={shorten(labels)}: give one class number a sample") from None
-    return inputs, _class_labels(classes)
+    return inputs, class_labels(labels)
 
 
 def move(inputs: Any, device: torch.device | None) -> Any:
@@ -147,55 +155,142 @@ def move(inputs: Any, device: torch.device | None) -> Any:
     return inputs
 
 
-def _class_labels(labels: Tensor) -> Tensor:
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        one_hot = bool(((labels == 0) | (labels == 1)).all() and (labels.sum(dim=1) == 1).all())
-        what, remedy = ("one-hot rows", "") if one_hot else ("several labels a sample", "a single class a sample, ")
-        raise CollapseError(
-            f"labels: shape {tuple(labels.shape)}, {what}; the theory is about one class a sample: give {remedy}"
-            "class numbers, e.g. labels.argmax(dim=1)"
-        )
-    return labels
+def class_labels(labels: ArrayLike | Tensor) -> Tensor:
+    """Return labels as a tensor, or say that they are not one class a sample."""
+    classes = as_tensor("labels", labels)
+    if classes.ndim < 2:
+        return classes
+    shape, last = tuple(classes.shape), classes.shape[-1]
+    if classes.ndim == 2 and last == 1:
+        raise CollapseError(f"labels: shape {shape}; expected ({len(classes)},): give labels.squeeze(1)")
+    if classes.ndim == 2 and bool(((classes == 0) | (classes == 1)).all() and (classes.sum(dim=1) == 1).all()):
+        raise CollapseError(f"labels: shape {shape}, one-hot rows; give class numbers, labels.argmax(dim=1)")
+    raise CollapseError(
+        f"labels: shape {shape}, several labels a sample (multi-label or soft targets); the theory is about one class "
+        "a sample: give (n,) class numbers (a batch is (inputs, labels); several inputs go in a tuple of their own)"
+    )
 
 
-def _has_rows(module: nn.Module) -> bool:
-    """Whether a module has a weight with one row a class: a matrix, or a convolution over single positions."""
-    weight = getattr(module, "weight", None)
-    if isinstance(module, nn.Embedding) or not isinstance(weight, Tensor):
-        return False
-    return weight.ndim == 2 or (weight.ndim > 2 and _is_convolution(module) and weight[0, 0].numel() == 1)
-
-
-def _is_convolution(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1
-
-
-def _observed(
-    model: nn.Module, modules: Mapping[str, nn.Module], inputs: Any
-) -> tuple[dict[str, tuple[Tensor, Tensor]], Any]:
-    """Inputs and outputs of the modules in one forward pass, in the order of calls, and the model's output."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def watch(name: str, module: nn.Module) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-            if args and isinstance(args[0], Tensor) and isinstance(out, Tensor):
-                seen.pop(name, None)
-                seen[name] = (args[0], out)
-
-        return module.register_forward_hook(hook)
-
-    modes = {module: module.training for module in model.modules()}
-    hooks = [watch(name, module) for name, module in modules.items()]
-    model.eval()
+def as_tensor(name: str, value: ArrayLike | Tensor) -> Tensor:
+    """Return a detached tensor, or say that `value` is no array of numbers."""
+    if isinstance(value, Tensor):
+        return value.detach()
     try:
-        with torch.no_grad():
-            output = call(model, inputs)
+        array = np.asarray(value)
+        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+            array = array.copy()  # torch shares memory with neither
+        return torch.as_tensor(array)
+    except (TypeError, ValueError):
+        raise CollapseError(f"{name}={shorten(value)}: give an array of numbers") from None
+
+
+def _run(model: nn.Module, name: str, module: nn.Module, inputs: Any) -> tuple[Tensor, Tensor, Any]:
+    """What goes into a module and comes out of it in one forward pass, and the model's output."""
+    calls: list[tuple[Any, Any]] = []
+
+    def watch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        given = next(iter((*args, *kwargs.values())), None)
+        calls.append((given, out.clone() if isinstance(out, Tensor) else out))  # the model may change it in place
+
+    hook = module.register_forward_hook(watch, with_kwargs=True)
+    try:
+        output = call(model, inputs)
+    finally:
+        hook.remove()
+    if not calls:
+        raise CollapseError(f"{_says(name)}: was not called in a forward pass; name a layer that is")
+    if len(calls) > 1:
+        raise CollapseError(f"{_says(name)}: was called {len(calls)} times in one forward pass; expected once")
+    features, logits = calls[0]
+    if not (isinstance(features, Tensor) and isinstance(logits, Tensor)):
+        raise CollapseError(
+            f"{_says(name)}: a {type(module).__name__} from {type(features).__name__} to {type(logits).__name__}; "
+            "name a layer from tensor to tensor"
+        )
+    return features, logits, output
+
+
+def _averages(head: Head, features: Tensor, logits: Tensor, output: Any) -> tuple[Tensor, Tensor]:
+    """Means over positions, if the model's output is the mean of the logits over them."""
+    if features.ndim == 2:
+        return features, logits
+    means = _averaged(head.module, features), _averaged(head.module, logits)
+    if means[0].numel() != features.numel() and not _same(means[1], _logits(output)):
+        raise CollapseError(
+            f"{_says(head.name)}: is applied at every position, output {tuple(logits.shape)}, and the model does not "
+            "average its logits; average the features first, or measure them with measure_features"
+        )
+    return means
+
+
+def _averaged(module: nn.Module, values: Tensor) -> Tensor:
+    """Means over positions: channels come second in a convolution, last otherwise."""
+    if values.ndim <= 2:
+        return values
+    return values.flatten(2).mean(dim=2) if isinstance(module, Convolution) else values.flatten(1, -2).mean(dim=1)
+
+
+def _rows(module: nn.Module, values: Tensor) -> Tensor:
+    """One float64 row a position, the first ones, on the CPU; empty if there are no channels."""
+    if values.ndim < 2:
+        return values.new_zeros(0, 0)
+    last = values.movedim(1, -1) if isinstance(module, Convolution) else values
+    return last.flatten(0, -2)[:CHECKED_ROWS].detach().cpu().double()
+
+
+def _named(model: nn.Module, head: str | nn.Module) -> tuple[str, nn.Module]:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    name = head if isinstance(head, str) else next((name for name, m in modules.items() if m is head), None)
+    if name is None or name not in modules:
+        what = "is" if isinstance(head, str) else f"a {type(head).__name__}, is"
+        raise CollapseError(f"head={shorten(head)}: {what} no module of the model; name one of {_listed(model)}")
+    named = module = modules[name]
+    while isinstance(module, nn.Sequential | nn.ModuleList) and len(module):
+        last, module = list(module.named_children())[-1]
+        name = f"{name}.{last}" if name else last
+    if not _has_matrix(module):
+        raise CollapseError(
+            f"head={shorten(head)}: is a {type(named).__name__}, which does not end in a linear layer; name one of "
+            f"{_listed(model)}"
+        )
+    return name, module
+
+
+def _maker(model: nn.Module, inputs: Any) -> tuple[str, nn.Module]:
+    """The layer whose output is the model's output."""
+    outputs: dict[str, Tensor] = {}
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, _: Any, out: Any) -> None:
+            if _has_matrix(module) and isinstance(out, Tensor) and out.ndim >= 2:
+                outputs[name] = _averaged(module, out).clone()  # averaged: a network's every activation is too much
+
+        return hook
+
+    modules = dict(model.named_modules())
+    hooks = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
+    try:
+        output = call(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
-    return seen, output
+    logits = _logits(output)
+    made = [name for name, out in outputs.items() if _same(out, logits)]
+    if len(made) == 1:
+        return made[0], modules[made[0]]
+    if made:
+        raise CollapseError(f"head=None: {_names(made)} all make the model's output; name one")
+    raise CollapseError(_nothing_found(model, output, logits))
+
+
+def _nothing_found(model: nn.Module, output: Any, logits: Tensor | None) -> str:
+    listed = _listed(model)
+    if not listed:
+        return f"head=None: {type(model).__name__} has no linear layer; {ABOUT}"
+    if logits is None:
+        return f"head=None: the model returns a {type(output).__name__} without logits; name the head, one of {listed}"
+    shape = tuple(logits.shape)
+    return f"head=None: no nn.Linear makes the model's output, of shape {shape}; name it, one of {listed}"
 
 
 def _logits(output: Any) -> Tensor | None:
@@ -211,97 +306,121 @@ def _logits(output: Any) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 
-def _makes(observed: tuple[Tensor, Tensor], logits: Tensor) -> bool:
-    """Whether a layer's output is the logits, as it stands or averaged over positions."""
-    out = observed[1]
-    if out is logits and out.ndim == 2:
-        return True
-    if logits.ndim != 2 or out.shape[0] != logits.shape[0] or out.ndim < 2:
+def _same(out: Tensor, logits: Tensor | None) -> bool:
+    """Whether the numbers are the same, in whatever precision; a single logit may have lost its axis."""
+    if logits is None or not logits.ndim or len(out) != len(logits) or out.numel() != logits.numel():
         return False
-    candidates = [out.flatten(2).mean(dim=2)] if out.ndim > 2 else [out]
-    if out.ndim == 3:
-        candidates.append(out.mean(dim=1))
-    return any(_close(one, logits) for one in candidates if one.shape == logits.shape)
+    a, b = (value.detach().double().reshape(len(out), -1) for value in (out, logits.to(out.device)))
+    finite = torch.isfinite(a) & torch.isfinite(b)
+    if not torch.equal(a.isfinite(), b.isfinite()):
+        return False
+    a, b = a[finite], b[finite]
+    return not len(a) or bool((a - b).abs().max() <= _rounding(SAME, out, logits) * b.abs().max())
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    a, b = a.double(), b.double()
-    scale = float(b.abs().max()) if b.numel() else 0.0
-    return bool((a - b).abs().max() <= 1e-6 * scale) if a.numel() else True
-
-
-def _named(model: nn.Module, head: str | nn.Module, candidates: Mapping[str, nn.Module]) -> Head:
-    modules = dict(model.named_modules())
-    if isinstance(head, str):
-        name, layer = head, modules.get(head)
-    else:
-        name, layer = next(((name, m) for name, m in modules.items() if m is head), ("", None))
-    if layer is None:
-        what = "is" if isinstance(head, str) else f"a {type(head).__name__}, is"
-        raise CollapseError(f"head={shorten(head)}: {what} no module of the model; name one of {_listed(candidates)}")
-    if isinstance(layer, nn.Sequential) and len(layer) and _has_rows(layer[-1]):
-        name, layer = f"{name}.{len(layer) - 1}", layer[-1]
-    if not _has_rows(layer):
+def _checked(name: str, module: nn.Module, features: Tensor, logits: Tensor) -> Head:
+    """The head, if what came out of it is W h + b, computed once more in float64."""
+    h, z = _rows(module, features), _rows(module, logits)
+    if z.shape[1] == 1:
         raise CollapseError(
-            f"head={shorten(head)}: is a {type(layer).__name__}, which has no weight of one row a class; name one of "
-            f"{_listed(candidates)}"
+            f"{_says(name)}: a single logit; the theory is about one logit a class: use two logits, nn.Linear(d, 2), "
+            "and the labels 0 and 1"
         )
-    return Head(name, layer)
-
-
-def _require_linear(head: Head, features: Tensor, logits: Tensor) -> None:
-    """The theory is about W h + b: what scales, normalises or squashes is refused by name."""
-    name, kind = shorten(head.name), type(head.module).__name__
-    weight = head.weight
-    if weight.shape[0] == 1:
+    heads = [Head(name, module, turned) for turned in (False, True) if not (turned and isinstance(module, Convolution))]
+    heads = [head for head in heads if tuple(head.weight.shape) == (z.shape[1], h.shape[1])]
+    if not heads or len(h) != len(z):
+        weight = Head(name, module).weight
         raise CollapseError(
-            f"head={name}: a single logit; the theory is about one logit a class: use two, nn.Linear(d, 2), and the "
-            "labels 0 and 1"
+            f"{_says(name)}: maps {tuple(features.shape)} to {tuple(logits.shape)} with a weight {tuple(weight.shape)}; "
+            f"expected (n, d) to (n, K) with (K, d); {ABOUT}"
         )
-    x, z = (_averaged(head.module, t).double() for t in (features, logits))
-    if x.ndim != 2 or z.ndim != 2 or x.shape[1] != weight.shape[1] or z.shape[1] != weight.shape[0]:
-        raise CollapseError(
-            f"head={name}: maps {tuple(features.shape)} to {tuple(logits.shape)} with a weight {tuple(weight.shape)}; "
-            "expected (n, d) to (n, K)"
-        )
-    W = weight.detach().double()
-    b = 0.0 if head.bias is None else head.bias.detach().double()
-    if not z.numel() or not torch.isfinite(z).all():
-        return  # nothing to compare; or a sample or the head is at fault, and will be named
-    if _deviation(x @ W.T + b, z) <= ROUNDING.get(logits.dtype, 0.03):
-        return
-    cosines = nn.functional.normalize(x, dim=1) @ nn.functional.normalize(W, dim=1).T
-    scale = float((cosines * z).sum() / cosines.square().sum()) if bool(cosines.any()) else 0.0
-    is_cosine = _deviation(scale * cosines, z) <= 1e-3
-    what = "a cosine head: it normalises features and weights" if is_cosine else "its output is not W h + b"
+    finite = torch.isfinite(h).all(dim=1) & torch.isfinite(z).all(dim=1)
+    h, z = h[finite], z[finite]
+    tolerance = _rounding(LINEAR, features, logits, heads[0].weight)
+    kinds = [_deviation(head, h, z, tolerance) for head in heads]
+    for head, kind in zip(heads, kinds, strict=True):
+        if kind is None:
+            return head
     raise CollapseError(
-        f"head={name}: a {kind}, {what}; the theory is about linear heads, so use nn.Linear or measure its inputs with "
-        "measure_features"
+        f"{_says(name)}: a {type(module).__name__}, {_likeliest(kinds)}; {ABOUT}: use nn.Linear, or give "
+        "measure_features the features and weights whose product the logits are"
     )
 
 
-def _deviation(a: Tensor, b: Tensor) -> float:
-    scale = float(b.abs().max()) or 1.0
-    return float((a - b).abs().max()) / scale
+UNKNOWN = "its output is not W h + b"
 
 
-def _averaged(module: nn.Module, values: Tensor) -> Tensor:
-    """Means over positions: channels come second in a convolution, last otherwise."""
-    if values.ndim <= 2:
-        return values
-    return values.flatten(2).mean(dim=2) if _is_convolution(module) else values.flatten(1, -2).mean(dim=1)
+def _likeliest(kinds: Iterable[str | None]) -> str:
+    return next((kind for kind in kinds if kind not in (None, UNKNOWN)), None) or UNKNOWN
 
 
-def _nothing_found(model: nn.Module, output: Any, candidates: Mapping[str, nn.Module]) -> str:
-    if not candidates:
-        return f"head=None: {type(model).__name__} has no linear layer; the theory is about linear heads"
-    if _logits(output) is None:
-        return f"head=None: the model returns a {type(output).__name__} without logits; name the head, one of " + (
-            _listed(candidates)
-        )
-    return f"head=None: no nn.Linear makes the model's output; name it, one of {_listed(candidates)}"
+def _deviation(head: Head, h: Tensor, z: Tensor, tolerance: float) -> str | None:
+    """Return None if z is W h + b, else what it looks like."""
+    W = head.weight.detach().cpu().double()
+    b = torch.zeros(len(W)).double() if head.bias is None else head.bias.detach().cpu().double()
+    if not len(h) or not (torch.isfinite(W).all() and torch.isfinite(b).all()):
+        return None  # nothing to compare; or the head has diverged, which is said where it is measured
+    if b.shape != W.shape[:1]:
+        return UNKNOWN
+    linear, size = h @ W.T + b, h.abs() @ W.abs().T + b.abs()
+    if bool((z - linear).abs().max() <= tolerance * size.max()):
+        return None
+    return _squashed(linear, z, 10 * tolerance) or _scaled(h, W, b, z, 10 * tolerance) or UNKNOWN
 
 
-def _listed(candidates: Mapping[str, nn.Module], most: int = 8) -> str:
-    names = [shorten(name) for name in candidates]
-    return ", ".join(names[-most:]) if names else "none"
+def _squashed(linear: Tensor, z: Tensor, tolerance: float) -> str | None:
+    functions = {
+        "softmax": linear.softmax(dim=1),
+        "log_softmax": linear.log_softmax(dim=1),
+        "sigmoid": linear.sigmoid(),
+        "tanh": linear.tanh(),
+        "ReLU": linear.relu(),
+    }
+    for name, value in functions.items():
+        if bool((z - value).abs().max() <= tolerance * z.abs().max()):
+            return f"a linear layer with a {name} behind it"
+    return None
+
+
+def _scaled(h: Tensor, W: Tensor, b: Tensor, z: Tensor, tolerance: float) -> str | None:
+    unit_h, unit_W = nn.functional.normalize(h, dim=1), nn.functional.normalize(W, dim=1)
+    products = {
+        "a scaled head, {:.3g} times W h + b": h @ W.T + b,
+        "a scaled head, {:.3g} times W h, plus b": h @ W.T,
+        "a cosine head: it normalises features and weights": unit_h @ unit_W.T,
+        "a head that normalises its weights": h @ unit_W.T,
+        "a head that normalises the features": unit_h @ W.T,
+    }
+    for kind, product in products.items():
+        for rest in (z, z - b):
+            factor = float((product * rest).sum() / product.square().sum()) if bool(product.any()) else 0.0
+            if factor and bool((rest - factor * product).abs().max() <= tolerance * rest.abs().max()):
+                return kind.format(factor)
+    return None
+
+
+def _rounding(least: float, *tensors: Tensor) -> float:
+    return max(least, *(4 * torch.finfo(tensor.dtype).eps for tensor in tensors if tensor.is_floating_point()))
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    """Whether a module's weight is a matrix, or that of a convolution over single positions."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or isinstance(module, nn.Embedding | nn.EmbeddingBag | nn.LayerNorm):
+        return False
+    if isinstance(module, Convolution):
+        single = all(size == 1 for size in module.kernel_size) and module.groups == 1
+        return single and not isinstance(weight, UninitializedParameter)
+    return isinstance(weight, UninitializedParameter) or weight.ndim == 2
+
+
+def _says(name: str) -> str:
+    return f"head={shorten(name)}" if name else "head=the model itself"
+
+
+def _listed(model: nn.Module) -> str:
+    return _names([name for name, module in model.named_modules() if _has_matrix(module)])
+
+
+def _names(names: Sequence[str], most: int = 8) -> str:
+    return ("…, " if len(names) > most else "") + ", ".join(shorten(name) for name in names[-most:])

@@ -17,7 +17,7 @@ from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
 from collapsekit.losses import CrossEntropy
 from collapsekit.metrics import summary
-from collapsekit.metrics.heads import find_head, forward, move, unpack
+from collapsekit.metrics.heads import as_tensor, class_labels, evaluating, find_head, forward, move, unpack
 from collapsekit.metrics.losses import sample_losses
 from collapsekit.metrics.metric import decision, nearest_centre, packed_head, unpacked_head
 from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES, ClassMoments
@@ -216,13 +216,13 @@ def measure_features(
     >>> measured.confidences.round(4)
     array([0.7311, 0.8808])
     """
-    x, y = _as_tensor("features", features), _as_tensor("labels", labels)
+    x, y = as_tensor("features", features), class_labels(labels)
     if x.ndim != 2:
         raise CollapseError(f"features: shape {tuple(x.shape)}; expected (N, d)")
     if len(x) == 0:
         raise CollapseError("features: no samples; give at least one")
-    W = None if weight is None else _as_tensor("weight", weight)
-    b = None if bias is None else _as_tensor("bias", bias)
+    W = None if weight is None else as_tensor("weight", weight)
+    b = None if bias is None else as_tensor("bias", bias)
     if W is None and b is not None:
         raise CollapseError("bias: given without weight; pass both of the head")
     if W is not None and W.ndim != 2:
@@ -284,17 +284,20 @@ def measure(
     """
     device = torch.device(device) if device is not None else next((p.device for p in model.parameters()), None)
     once = iter(loader) is loader
-    with _evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         batches = iter(loader)
         first = next(batches, None)
         if first is None:
             raise CollapseError("loader: no batches; give at least one sample")
-        found = find_head(model, head, move(unpack(first)[0], device))
+        with _placed("batch 0: "):
+            inputs, _ = unpack(first)
+        found = find_head(model, head, move(inputs, device))
 
         def samples() -> Iterator[Sample]:
             for i, batch in enumerate(chain([first], batches) if once else loader):
-                inputs, labels = unpack(batch)
-                features, logits = forward(model, found, move(inputs, device))
+                with _placed(f"batch {i}: "):
+                    inputs, labels = unpack(batch)
+                    features, logits = forward(model, found, move(inputs, device))
                 yield Sample(features, labels, logits, f"batch {i}: ")
 
         shape = tuple(found.weight.shape)
@@ -352,23 +355,18 @@ def _measure(
 
 def _added(moments: ClassMoments, sample: Sample) -> float:
     """Add a batch, say which one is at fault if it is refused, and return its least feature."""
-    try:
+    with _placed(sample.place):
         moments.update(sample.features, sample.labels)
-    except CollapseError as error:
-        raise CollapseError(f"{sample.place}{error}") from None
     return float(sample.features.min()) if sample.features.numel() else float("inf")
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every submodule in eval mode, and each back in its own mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+def _placed(place: str) -> Iterator[None]:
+    """Put the place of a mistake before its message."""
     try:
         yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    except CollapseError as error:
+        raise CollapseError(f"{place}{error}") from None
 
 
 def _largest_label(labels: Tensor) -> int:
@@ -376,18 +374,6 @@ def _largest_label(labels: Tensor) -> int:
     if labels.numel() == 0 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         return 1
     return max(1, int(labels.to(torch.int64).max()))
-
-
-def _as_tensor(name: str, value: ArrayLike | Tensor) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach()
-    try:
-        array = np.asarray(value)
-        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-            array = array.copy()  # torch shares memory with neither
-        return torch.as_tensor(array)
-    except (TypeError, ValueError):
-        raise CollapseError(f"{name}={shorten(value)}: give an array of numbers") from None
 
 
 def _array(tensor: Tensor) -> Array:

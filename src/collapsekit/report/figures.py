@@ -60,7 +60,7 @@ def collapse_line(frame: GeneralOrthogonalFrame, comparison: Comparison, *, ax: 
     ax.text(x[-1], 1 / size, "1/K", ha="right", va="bottom", color=GREY)
     ax.set(xscale="log", xlim=(x[0], x[-1]), ylim=(0, 1.02))
     ax.set(xlabel="headroom: class size / critical size", ylabel="training confidence")
-    _plain_ticks(ax)
+    plain_ticks(ax)
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.16))
     return ax
 
@@ -75,7 +75,7 @@ def by_count(counts: Array, predicted: Array | None, measured: Array, *, ylabel:
     ax.plot(counts, measured, "o", ms=4, color=ORANGE, label="measured")
     ax.set(xscale="log", xlabel="training samples of the class", ylabel=ylabel)
     ax.set_ylim(bottom=0)
-    _plain_ticks(ax)
+    plain_ticks(ax)
     ax.legend(frameon=False)
     return ax
 
@@ -149,7 +149,7 @@ def confidence_trajectory(
     return ax
 
 
-def _plain_ticks(ax: Axes) -> None:
+def plain_ticks(ax: Axes) -> None:
     """Label a logarithmic x axis with 1, 2, 5, 10 …, or with powers of ten alone if it is long."""
     low, high = ax.get_xlim()
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
