@@ -3,8 +3,8 @@
 Run: python experiments/mini_batches.py [--workers 2] [--out FOLDER]       (about 2 core-minutes a run)
 Needs Debian's package dataset-fashion-mnist. Writes experiments/results/mini_batches.json.
 
-The band below was committed before the run. With 500 epochs one run of six (1.2 times the threshold, seed 1) ended 0.0054
-away, because two hard samples had not reached their class yet; the others were within 0.001. Hence 1,000 epochs.
+The band below was committed before the run. With 500 epochs one run of six (1.2 times the threshold, seed 1) ended
+0.0054 away, because two hard samples had not reached their class yet; the others were within 0.001. Hence 1,000 epochs.
 """
 
 import harness

@@ -238,6 +238,18 @@ def test_other_numbers_of_classes_are_refused():
         Geometry(*[np.eye(2)] * 3, [1, 1]).distance(Geometry(*[np.eye(3)] * 3, [1, 1, 1]))
 
 
+def test_names_in_another_order_are_refused():
+    here, there = (Geometry(*[np.eye(2)] * 3, [1, 1], names=names) for names in (["a", "b"], ["b", "a"]))
+    with pytest.raises(
+        CollapseError, match="other: class 0 is 'b' against 'a'; give both the same classes in one order"
+    ):
+        here.distance(there)
+    assert_parts(here.distance(here), residual=everywhere(0))
+    nameless = Geometry(*[np.eye(2)] * 3, [1, 1])
+    for one, other in ((here, nameless), (nameless, here)):
+        assert_parts(one.distance(other), residual=everywhere(0))
+
+
 def test_other_things_than_geometries_are_refused():
     with pytest.raises(CollapseError, match="other="):
         Geometry(*[np.eye(2)] * 3, [1, 1]).distance(np.eye(2))

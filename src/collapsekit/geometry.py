@@ -141,7 +141,7 @@ class Geometry:
         Raises
         ------
         CollapseError
-            If `other` is no geometry of the same number of classes.
+            If `other` is no geometry of the same number of classes, or names them otherwise.
 
         Examples
         --------
@@ -158,6 +158,7 @@ class Geometry:
             raise CollapseError(
                 f"other: {other.num_classes} classes against {self.num_classes}; compare geometries of the same classes"
             )
+        require_same_names("other", other.names, self.names)
         pairs = {
             "features": (self.gram_h, other.gram_h),
             "classifier": (self.gram_w, other.gram_w),
@@ -210,6 +211,17 @@ class Distance:
     def to_dict(self) -> dict[str, Any]:
         """Return the three parts as plain dicts, with the schema version."""
         return {"schema": 1, "shape": dict(self.shape), "scale": dict(self.scale), "residual": dict(self.residual)}
+
+
+def require_same_names(argument: str, given: tuple[str, ...] | None, names: tuple[str, ...] | None) -> None:
+    """Refuse class names in another order, or others: row k would be set beside another class. None fits all."""
+    if given is None or names is None or given == names:
+        return
+    k = next(k for k, pair in enumerate(zip(given, names, strict=True)) if pair[0] != pair[1])
+    raise CollapseError(
+        f"{argument}: class {k} is {shorten(given[k])} against {shorten(names[k])}; give both the same classes in one "
+        "order"
+    )
 
 
 def shape_distance(a: Array, b: Array) -> float:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from collapsekit.errors import CollapseError
-from collapsekit.metrics import Measurement
+from collapsekit.geometry import require_same_names
+from collapsekit.metrics import ClassMoments, Measurement
 from collapsekit.metrics.functional import COLLAPSED_SHARE, largest_cosine, mean_cosine
+from collapsekit.problem import UFM
 from collapsekit.theory.closed_form import GeneralOrthogonalFrame
 from collapsekit.theory.scope import Recipe, scope
 from collapsekit.training.runs import Run
@@ -24,8 +27,11 @@ CONFIDENCE_BAND = 0.01
 COSINE_BAND = 0.05
 OBJECTIVE_BAND = 0.01
 """What "reached the predicted geometry" means in a verdict: confidences, orthogonality, objective (relative)."""
+OBJECTIVE_ROUNDING = 1e-4
+"""Nothing lies below the optimum of its own problem, but for the rounding of features and logits (relative)."""
 
 Status = Literal["alive", "collapsed", "collapsed, not predicted", "alive, collapse predicted", "squeezed", "unseen"]
+AGAINST_PREDICTION: tuple[Status, ...] = ("collapsed, not predicted", "alive, collapse predicted")
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,19 @@ class ClassFinding:
     status: Status
 
 
+class Condition(NamedTuple):
+    """One of the conditions of being on the predicted geometry: the band, ends included, holds the value."""
+
+    name: str
+    value: float
+    band: tuple[float, float]
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is met."""
+        return self.band[0] <= self.value <= self.band[1]
+
+
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """A measured network beside its predicted optimum; what needs a prediction is NaN where there is none.
@@ -61,9 +80,10 @@ class Comparison:
     feature_norm_error : float
         Largest relative error of the squared norms of the means of classes that survive in theory.
     classifier_norm_error : float
-        Largest relative error of the squared norms of classifier rows.
+        Largest relative error of the squared norms of classifier rows; a predicted 0 counts as its natural unit.
     largest_cosine, mean_cosine : float
-        |Cosine| between surviving class means, largest and mean over pairs; NaN below two.
+        |Cosine| between surviving class means, of classes that survive in theory if there is a prediction; largest and
+        mean over pairs; NaN below two.
     train_accuracy : float
         Share of the training samples that the network assigns to their class.
     outside : str or None
@@ -87,21 +107,29 @@ class Comparison:
         return self.objective / self.predicted_objective - 1
 
     @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What it takes to be on the predicted geometry, with what was found; empty without a prediction."""
+        if self.outside is not None:
+            return ()
+        misjudged = sum(c.status in AGAINST_PREDICTION for c in self.classes)
+        found = (
+            Condition("misjudged_classes", misjudged, (0, 0)),
+            Condition("largest_deviation", self.largest_deviation, (0, CONFIDENCE_BAND)),
+            Condition("objective_excess", self.objective_excess, (-OBJECTIVE_ROUNDING, OBJECTIVE_BAND)),
+        )
+        if np.isnan(self.largest_cosine):  # fewer than two class means are left: orthogonal as they are
+            return found
+        return (*found, Condition("largest_cosine", self.largest_cosine, (0, COSINE_BAND)))
+
+    @property
     def same_classes_collapsed(self) -> bool | None:
         """Whether exactly the predicted classes collapsed; None without a prediction."""
-        if self.outside is not None:
-            return None
-        return not any(c.status in ("collapsed, not predicted", "alive, collapse predicted") for c in self.classes)
+        return next((c.ok for c in self.conditions if c.name == "misjudged_classes"), None)
 
     @property
     def reached(self) -> bool:
-        """Whether the network is on the predicted geometry: dead set, confidences, objective and orthogonality."""
-        return (
-            self.same_classes_collapsed is True
-            and self.largest_deviation <= CONFIDENCE_BAND
-            and self.objective_excess <= OBJECTIVE_BAND
-            and not self.largest_cosine > COSINE_BAND
-        )
+        """Whether the network is on the predicted geometry: it meets all conditions, and there are any."""
+        return bool(self.conditions) and all(condition.ok for condition in self.conditions)
 
     @property
     def verdict(self) -> str:
@@ -114,19 +142,29 @@ class Comparison:
         confidences = f"class confidences within {max(self.largest_deviation, 1e-4):.4f} of the prediction"
         if self.reached:
             return f"The network reached the predicted geometry: {confidences}, {_losses(labels.get('collapsed', []))}."
-        reasons = [f"{confidences}, objective {self.objective_excess:.2%} above the predicted optimum"]
-        for status in ("collapsed, not predicted", "alive, collapse predicted", "squeezed"):
+        reasons = [f"{confidences}, {self._objective_found()}"]
+        for status in (*AGAINST_PREDICTION, "squeezed"):
             if status in labels:
                 reasons.append(f"{status}: {_listed(labels[status])}")
-        if self.largest_cosine > COSINE_BAND:
+        if any(c.name == "largest_cosine" and not c.ok for c in self.conditions):
             reasons.append(f"class means not orthogonal (largest |cosine| {self.largest_cosine:.2f})")
         return f"The network has NOT reached the predicted geometry: {'; '.join(reasons)}."
 
+    def _objective_found(self) -> str:
+        if self.objective_excess < -OBJECTIVE_ROUNDING:
+            return (
+                f"objective {-self.objective_excess:.2%} BELOW the predicted optimum, so the network was trained on "
+                "another problem; check penalties, loss and ReLU"
+            )
+        return f"objective {max(self.objective_excess, 0.0):.2%} above the predicted optimum"
+
     def _outside_verdict(self, collapsed: list[str]) -> str:
         lost = f"; collapsed: {_listed(collapsed)}" if collapsed else "; no class collapsed"
+        fit = f"The network fits {self.train_accuracy:.1%} of its training samples"
+        if np.isnan(self.mean_cosine):
+            return f"No prediction: {self.outside}. {fit}; fewer than two class means are left to form a frame{lost}."
         orthogonal = self.mean_cosine <= COSINE_BAND
         where = "and its class means are orthogonal" if orthogonal else "but has NOT reached the orthogonal frame"
-        fit = f"The network fits {self.train_accuracy:.1%} of its training samples"
         return (
             f"No prediction: {self.outside}. {fit} {where} (mean |cosine| of class means "
             f"{self.mean_cosine:.2f}, 0 on the frame){lost}."
@@ -146,9 +184,14 @@ class Comparison:
             "train_accuracy": self.train_accuracy,
             "outside": self.outside,
             "same_classes_collapsed": self.same_classes_collapsed,
+            "reached": self.reached,
             "verdict": self.verdict,
         }
-        return {"schema": 1, "classes": [_finite(asdict(c)) for c in self.classes]} | _finite(summary)
+        lists = {
+            "classes": [_finite(asdict(c)) for c in self.classes],
+            "conditions": [_finite(c._asdict() | {"band": list(c.band), "ok": c.ok}) for c in self.conditions],
+        }
+        return {"schema": 1} | lists | _finite(summary)
 
 
 def compare(
@@ -161,7 +204,9 @@ def compare(
     """Lay a prediction beside a measurement of the same training set.
 
     A class has *collapsed* when its mean feature has less than 1 % of the largest squared norm and its confidence is
-    within 0.005 of 1/K. A surviving class is *squeezed* when its margin is below 90 % of the predicted one.
+    within 0.005 of 1/K. Where no class is above chance the largest norm may be a remnant itself; the predicted norms
+    (if they vanish too, those of a unit of margin) then count beside it. A surviving class is *squeezed* when its
+    margin is below 90 % of the predicted one.
 
     Parameters
     ----------
@@ -181,7 +226,7 @@ def compare(
     Raises
     ------
     CollapseError
-        If the measurement has no head or other counts than the prediction.
+        If the measurement has no head, or other counts, classes or class names than the prediction.
 
     Examples
     --------
@@ -200,6 +245,8 @@ def compare(
         raise CollapseError(
             f"frame: {frame.problem.num_classes} classes, measured {measured.moments.num_classes}; predict for the same"
         )
+    if frame is not None:
+        require_same_names("frame", frame.problem.names, measured.names)
     size, per_class, seen = measured.moments.num_classes, measured.per_class(), measured.counts > 0
     predicted, statuses = _predicted(frame, size), _statuses(frame, per_class)
     recalls = np.full(size, np.nan) if test_recalls is None else numeric("test_recalls", test_recalls)
@@ -225,15 +272,20 @@ def compare(
     ]
     alive = seen & ~(predicted["margin"] <= 0)  # NaN, without a prediction, stays
     deviations = np.abs(measured.confidences - predicted["confidence"])[seen]
+    largest, mean = _cosines(measured, alive)
     return Comparison(
         classes=classes,
         objective=float("nan") if frame is None else measured.objective(frame.problem),
         predicted_objective=float("nan") if frame is None else frame.objective,
         largest_deviation=float(deviations.max()),
         feature_norm_error=_worst(per_class["feature_sqnorm"][alive], predicted["feature_sqnorm"][alive]),
-        classifier_norm_error=_worst(per_class["classifier_sqnorm"], predicted["classifier_sqnorm"]),
-        largest_cosine=largest_cosine(measured.moments),
-        mean_cosine=mean_cosine(measured.moments),
+        classifier_norm_error=_worst(
+            per_class["classifier_sqnorm"],
+            predicted["classifier_sqnorm"],
+            1.0 if frame is None else 1 / _unit_sqnorms(frame.problem),
+        ),
+        largest_cosine=largest,
+        mean_cosine=mean,
         train_accuracy=measured.metrics()["train_accuracy"],
         outside=outside if frame is None else None,
     )
@@ -271,14 +323,36 @@ def _predicted(frame: GeneralOrthogonalFrame | None, size: int) -> dict[str, Arr
     }
 
 
-def collapsed_classes(feature_sqnorms: Array, confidences: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return which classes have collapsed, (K,) bool, in the sense of :func:`compare`."""
+def collapsed_classes(
+    feature_sqnorms: Array, confidences: Array, expected: Array | float = 0.0
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return which classes have collapsed, (K,) bool, in the sense of :func:`compare`; `expected` squared norms."""
     at_chance = np.abs(confidences - 1 / len(confidences)) <= CHANCE_BAND
-    return np.asarray(at_chance & (feature_sqnorms <= COLLAPSED_SHARE * np.nanmax(feature_sqnorms)))
+    largest: Any = np.nanmax(feature_sqnorms)
+    if at_chance[np.isfinite(confidences)].all():  # the largest norm may be a remnant too
+        largest = np.maximum(largest, expected)
+    return np.asarray(at_chance & (feature_sqnorms <= COLLAPSED_SHARE * largest))
+
+
+def _unit_sqnorms(problem: UFM) -> Array:
+    """‖h_k‖² for a margin of 1, (K,): the natural unit; 1 over it is that of ‖w_k‖²."""
+    size = problem.num_classes
+    return np.sqrt((size - 1) * problem.lambda_w / (size * problem.lambda_h * problem.counts))
+
+
+def _cosines(measured: Measurement, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[float, float]:
+    """Largest and mean |cosine| between the means of the chosen classes that survive; NaN below two."""
+    means = measured.moments.means[torch.from_numpy(chosen).to(measured.moments.state.device)]
+    if len(means) < 2:
+        return float("nan"), float("nan")
+    alone = ClassMoments(*means.shape, scatter=False, device=means.device)
+    alone.update(means, torch.arange(len(means)))
+    return largest_cosine(alone), mean_cosine(alone)
 
 
 def _statuses(frame: GeneralOrthogonalFrame | None, per_class: dict[str, Array]) -> list[Status]:
-    dead = collapsed_classes(per_class["feature_sqnorm"], per_class["confidence"])
+    expected = 0.0 if frame is None else frame.feature_sqnorms.max() or _unit_sqnorms(frame.problem)
+    dead = collapsed_classes(per_class["feature_sqnorm"], per_class["confidence"], expected)
     doomed = dead if frame is None else frame.collapsed
     squeezed = np.zeros(len(dead), bool) if frame is None else per_class["margin"] < SQUEEZED_SHARE * frame.margins
     result: list[Status] = []
@@ -306,15 +380,11 @@ def _listed(labels: list[str], most: int = 8) -> str:
     return shown if len(labels) <= most else f"{shown} and {len(labels) - most} more"
 
 
-def _worst(measured: Array, predicted: Array) -> float:
-    """Largest relative error; 0 where both vanish, NaN without a prediction."""
+def _worst(measured: Array, predicted: Array, units: Array | float = 1.0) -> float:
+    """Largest error relative to the prediction, or to `units` where that is 0; NaN without a prediction."""
     if not predicted.size:
         return 0.0
-    if np.isnan(predicted).all():
-        return float("nan")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        errors = np.abs(measured - predicted) / predicted
-    return float(np.nanmax(np.where((predicted == 0) & (measured == 0), 0.0, errors)))
+    return float(np.max(np.abs(measured - predicted) / np.where(predicted > 0, predicted, units)))
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -331,8 +331,8 @@ def _checked(name: str, module: nn.Module, features: Tensor, logits: Tensor) -> 
     if not heads or len(h) != len(z):
         weight = Head(name, module).weight
         raise CollapseError(
-            f"{_says(name)}: maps {tuple(features.shape)} to {tuple(logits.shape)} with a weight {tuple(weight.shape)}; "
-            f"expected (n, d) to (n, K) with (K, d); {ABOUT}"
+            f"{_says(name)}: maps {tuple(features.shape)} to {tuple(logits.shape)} with a weight "
+            f"{tuple(weight.shape)}; expected (n, d) to (n, K) with (K, d); {ABOUT}"
         )
     finite = torch.isfinite(h).all(dim=1) & torch.isfinite(z).all(dim=1)
     h, z = h[finite], z[finite]

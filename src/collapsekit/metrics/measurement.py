@@ -23,7 +23,7 @@ from collapsekit.metrics.metric import decision, nearest_centre, packed_head, un
 from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES, ClassMoments
 from collapsekit.problem import UFM
 from collapsekit.theory.closed_form import GeneralOrthogonalFrame
-from collapsekit.validation import Array, class_names, shorten, whole_number
+from collapsekit.validation import Array, class_names, whole_number
 
 PLAIN = CrossEntropy()
 

@@ -55,13 +55,16 @@ def collapse_line(frame: GeneralOrthogonalFrame, comparison: Comparison, *, ax: 
     ax.plot(frame.headroom, measured, "o", ms=5, color=ORANGE, label="measured")
     if size <= MOST_LABELS:
         for c, px, py in zip(comparison.classes, frame.headroom, measured, strict=True):
-            ax.annotate(c.label[:12], (px, py), (4, -9), textcoords="offset points", fontsize=7, parse_math=False)
+            if px > 1:
+                _label(ax, _short(c.label), (px, py), (4, -9))
+            else:  # points in a row: beside one another their names would overlap
+                _label(ax, _short(c.label), (px, py), (2, 5), rotation=45)
     ax.axhline(1 / size, color=GREY, lw=0.8, ls=":")
     ax.text(x[-1], 1 / size, "1/K", ha="right", va="bottom", color=GREY)
     ax.set(xscale="log", xlim=(x[0], x[-1]), ylim=(0, 1.02))
     ax.set(xlabel="headroom: class size / critical size", ylabel="training confidence")
     plain_ticks(ax)
-    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.16))
+    _legend_above(ax)
     return ax
 
 
@@ -76,7 +79,8 @@ def by_count(counts: Array, predicted: Array | None, measured: Array, *, ylabel:
     ax.set(xscale="log", xlabel="training samples of the class", ylabel=ylabel)
     ax.set_ylim(bottom=0)
     plain_ticks(ax)
-    ax.legend(frameon=False)
+    if predicted is not None:
+        _legend_above(ax)
     return ax
 
 
@@ -85,8 +89,10 @@ def gram(matrix: Array, *, title: str, limit: float, labels: Sequence[str] = (),
     ax = ax or new_axes(3.6, 3.2)
     image = ax.imshow(matrix, cmap="PuOr_r", vmin=-limit, vmax=limit)
     if 0 < len(labels) <= MOST_LABELS:
-        ax.set_xticks(range(len(labels)), [label[:6] for label in labels], parse_math=False)
-        ax.set_yticks(range(len(labels)), [label[:6] for label in labels], parse_math=False)
+        names = [_short(label) for label in labels]
+        upright = 90 if max(map(len, names)) > 2 else 0
+        ax.set_xticks(range(len(labels)), names, parse_math=False, rotation=upright, fontsize=7)
+        ax.set_yticks(range(len(labels)), names, parse_math=False, fontsize=7)
     ax.set_title(title, fontsize=9)
     figure = ax.get_figure()
     assert figure is not None
@@ -126,27 +132,33 @@ def confidence_trajectory(
     """Draw each class's confidence over the steps, and the predicted ones, if any, at the right edge."""
     ax = ax or new_axes()
     steps = [entry["step"] for entry in history]
-    confidences = np.array([entry["confidences"] for entry in history], dtype=float)
-    shades = np.linspace(0.0, 0.75, len(labels))
-    for k, shade in enumerate(shades):
+    confidences = np.array([entry["confidences"] for entry in history], dtype=float).reshape(-1, len(labels))
+    for k, shade in enumerate(np.linspace(0.0, 0.75, len(labels))):
         ax.plot(steps, confidences[:, k], color=str(shade), lw=1)
-    if predicted is not None:
+    if steps and predicted is not None:
         ends = [steps[-1]] * len(predicted)
         ax.plot(ends, predicted, "s", ms=6, mfc="none", color=BLUE, label="predicted", clip_on=False)
-        ax.legend(frameon=False, loc="lower right")
-    if len(labels) <= MOST_LABELS:
+        _legend_above(ax)
+    if steps and len(labels) <= MOST_LABELS:
         for height, names in _stacked(labels, confidences[-1] if predicted is None else predicted):
-            ax.annotate(
-                names,
-                (steps[-1], height),
-                (7, -3),
-                textcoords="offset points",
-                fontsize=7,
-                parse_math=False,
-                annotation_clip=False,
-            )
+            _label(ax, names, (steps[-1], height), (7, -3), annotation_clip=False)
     ax.set(xlabel="training step", ylabel="training confidence", ylim=(0, 1.02))
     return ax
+
+
+def _label(ax: Axes, text: str, point: tuple[float, float], offset: tuple[float, float], **style: Any) -> None:
+    """Write names beside a point, as they stand: no part of them is a formula."""
+    ax.annotate(text, point, offset, textcoords="offset points", fontsize=7, parse_math=False, **style)
+
+
+def _legend_above(ax: Axes) -> None:
+    """Put the legend where no data can be."""
+    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0, ncols=2)
+
+
+def _short(label: str, most: int = 12) -> str:
+    """A long name by its two ends, which tell it from others that begin alike."""
+    return label if len(label) <= most else f"{label[: most // 2]}…{label[1 - most // 2 :]}"
 
 
 def plain_ticks(ax: Axes) -> None:
@@ -159,12 +171,19 @@ def plain_ticks(ax: Axes) -> None:
     ax.minorticks_off()
 
 
-def _stacked(labels: Sequence[str], heights: Array, apart: float = 0.025) -> list[tuple[float, str]]:
-    """Join labels that would be printed over one another."""
-    stacks: list[tuple[float, str]] = []
+def _stacked(labels: Sequence[str], heights: Array, apart: float = 0.035) -> list[tuple[float, str]]:
+    """Join labels that would be printed over one another; those of unknown height are left out."""
+    stacks: list[tuple[float, list[str]]] = []
     for k in np.argsort(heights, kind="stable"):
         if stacks and heights[k] - stacks[-1][0] < apart:
-            stacks[-1] = (stacks[-1][0], f"{stacks[-1][1]}, {labels[k][:12]}")
-        else:
-            stacks.append((float(heights[k]), labels[k][:12]))
-    return stacks
+            stacks[-1][1].append(labels[k])
+        elif np.isfinite(heights[k]):
+            stacks.append((float(heights[k]), [labels[k]]))
+    return [(height, _joined(list(map(_short, names)))) for height, names in stacks]
+
+
+def _joined(names: list[str], most: int = 24) -> str:
+    """Whole names as far as they fit, one at least, and how many more there are."""
+    shown = max(1, sum(len(", ".join(names[: k + 1])) <= most for k in range(len(names))))
+    more = f" +{len(names) - shown}" if shown < len(names) else ""
+    return ", ".join(names[:shown]) + more

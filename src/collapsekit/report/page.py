@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 
 from collapsekit.diagnosis import Comparison, compare_run, run_scope
@@ -65,7 +67,7 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
         run=run,
         frame=frame,
         comparison=comparison,
-        pictures=list(_pictures(run, comparison)),
+        pictures=[_apart(picture, f"figure{i}") for i, picture in enumerate(_pictures(run, comparison))],
         metrics=run.measured.metrics(frame),
         penalties=run.config.penalties(run.measured.counts, run.last_layer),
         units=_units(run),
@@ -170,6 +172,19 @@ def _picture(caption: str, ax: Axes) -> Picture:
     figure = ax.get_figure(root=True)
     assert figure is not None
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": caption})
-    text = buffer.getvalue()
-    return Picture(caption, Markup(text[text.index("<svg") :]))  # matplotlib escapes the text that it draws
+    with warnings.catch_warnings():
+        # The SVG holds text, which the reader's fonts draw; matplotlib's own are for measuring it.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ \(.*\) missing from font", category=UserWarning)
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = buffer.getvalue()  # matplotlib escapes the text that it draws
+    return Picture(caption, Markup(text[text.index("<svg") :]))
+
+
+def _apart(picture: Picture, prefix: str) -> Picture:
+    """Name the picture for readers of the screen, and give its ids, and references to them, a prefix of their own.
+
+    Only tags are changed: the text between them may be anything. matplotlib escapes quotes and ``>`` inside tags.
+    """
+    named = str(picture.svg).replace("<svg ", f'<svg role="img" aria-label="{escape(picture.caption)}" ', 1)
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r'( id="|href="#|url\(#)', rf"\1{prefix}-", tag[0]), named)
+    return Picture(picture.caption, Markup(svg))
