@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from collapsekit.losses import Loss
 from collapsekit.problem import UFM
 from collapsekit.report.figures import BLUE, GREEN, GREY, ORANGE, new_axes, plain_ticks
-from collapsekit.theory.closed_form import predict, thresholds
+from collapsekit.theory.closed_form import predict
+from collapsekit.theory.limits import thresholds
 from collapsekit.theory.phase import PhaseDiagram
 from collapsekit.validation import Array
 
