@@ -512,7 +512,7 @@ def _confidence(margins: Array, num_classes: int) -> Array:
         odds = np.asarray(np.log(num_classes - 1) - margins)
         np.exp(odds, out=odds)
         odds += 1.0
-        return np.divide(1.0, odds, out=odds)
+        return np.asarray(np.divide(1.0, odds, out=odds))
 
 
 def _softplus(x: Array) -> Array:

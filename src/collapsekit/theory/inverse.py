@@ -69,7 +69,7 @@ def largest_penalty(problem: UFM, label: str | int | None = None) -> LargestPena
     return LargestPenalty(
         product=float(limits.critical_product[k]),
         factor=float(np.sqrt(limits.headroom[k])),
-        label=problem.names[k] if problem.names else str(k),
+        label=_label(problem, k),
     )
 
 
@@ -162,7 +162,7 @@ def weights_for(problem: UFM, margins: Wish = "equal") -> WeightAdvice:
     if bad.size:
         k = bad[0]
         raise CollapseError(
-            f"margins: no weight gives class {k} the margin {profile[k]:.4g} under {type(plain.loss).__name__}; its "
+            f"margins: no weight gives class {_label(problem, k)} the margin {profile[k]:.4g} under {type(plain.loss).__name__}; its "
             "loss stops falling, or jumps, before that; give a margin that predict can return"
         )
     omega = frozen(omega)
@@ -210,7 +210,7 @@ def margins_for(problem: UFM, margins: Wish = "equal") -> UFM:
     if dead.size:
         k = dead[0]
         raise CollapseError(
-            f"margins: class {k} is dead at every target margin, its price {prices[k]:.4g} of a margin exceeds what "
+            f"margins: class {_label(problem, k)} is dead at every target margin, its price {prices[k]:.4g} of a margin exceeds what "
             "any margin saves; lower the penalties (largest_penalty) or weigh the class (weights_for)"
         )
     profile = _profile(plain, margins)
@@ -317,7 +317,7 @@ def counts_for(problem: UFM, *, hold: Hold = "penalties") -> Array:
         if room_left > 0:
             return room_left
         raise CollapseError(
-            f"counts: no oversampling saves class {int(room.argmin())}: with more samples N grows, and its threshold "
+            f"counts: no oversampling saves class {_label(problem, int(room.argmin()))}: with more samples N grows, and its threshold "
             "faster than its count; lower the penalties (largest_penalty) or weigh the class (weights_for)"
         )
 
@@ -342,6 +342,10 @@ def class_position(problem: UFM, label: str | int) -> int:
     if isinstance(label, bool) or not isinstance(label, int | np.integer) or not 0 <= label < problem.num_classes:
         raise CollapseError(f"label={shorten(label)}: give a name or a position from 0 to {problem.num_classes - 1}")
     return int(label)
+
+
+def _label(problem: UFM, k: int) -> str:
+    return problem.names[k] if problem.names else str(k)
 
 
 def _profile(problem: UFM, margins: Wish) -> Array:
