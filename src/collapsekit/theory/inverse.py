@@ -162,8 +162,9 @@ def weights_for(problem: UFM, margins: Wish = "equal") -> WeightAdvice:
     if bad.size:
         k = bad[0]
         raise CollapseError(
-            f"margins: no weight gives class {_label(problem, k)} the margin {profile[k]:.4g} under {type(plain.loss).__name__}; its "
-            "loss stops falling, or jumps, before that; give a margin that predict can return"
+            f"margins: no weight gives class {_label(problem, k)} the margin {profile[k]:.4g} under "
+            f"{type(plain.loss).__name__}; its loss stops falling, or jumps, before that; give a margin that predict "
+            "can return"
         )
     omega = frozen(omega)
     return WeightAdvice(omega, float(shares @ omega), replace(plain, class_weights=omega))
@@ -210,8 +211,9 @@ def margins_for(problem: UFM, margins: Wish = "equal") -> UFM:
     if dead.size:
         k = dead[0]
         raise CollapseError(
-            f"margins: class {_label(problem, k)} is dead at every target margin, its price {prices[k]:.4g} of a margin exceeds what "
-            "any margin saves; lower the penalties (largest_penalty) or weigh the class (weights_for)"
+            f"margins: class {_label(problem, k)} is dead at every target margin, its price {prices[k]:.4g} of a "
+            "margin exceeds what any margin saves; lower the penalties (largest_penalty) or weigh the class "
+            "(weights_for)"
         )
     profile = _profile(plain, margins)
     if isinstance(margins, str):
@@ -317,8 +319,9 @@ def counts_for(problem: UFM, *, hold: Hold = "penalties") -> Array:
         if room_left > 0:
             return room_left
         raise CollapseError(
-            f"counts: no oversampling saves class {_label(problem, int(room.argmin()))}: with more samples N grows, and its threshold "
-            "faster than its count; lower the penalties (largest_penalty) or weigh the class (weights_for)"
+            f"counts: no oversampling saves class {_label(problem, int(room.argmin()))}: with more samples N grows, "
+            "and its threshold faster than its count; lower the penalties (largest_penalty) or weigh the class "
+            "(weights_for)"
         )
 
     size, missing = total, np.inf
