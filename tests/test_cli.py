@@ -309,8 +309,9 @@ def test_measure_lays_an_exact_frame_on_its_prediction(stored, capsys, arguments
     content = printed(capsys)
     assert content["comparison"]["largest_deviation"] < 1e-6
     assert "reached the predicted geometry" in content["comparison"]["verdict"]
-    assert [near["name"] for near in content["nearest_references"]][0] == "prediction"
-    assert content["nearest_references"][0]["shape"] < 1e-6
+    nearest = content["nearest_references"][0]
+    assert nearest["name"] == "prediction"
+    assert nearest["shape"] < 1e-6
     found = content["effective_penalties"]
     assert_allclose([found["lambda_w"], found["lambda_h"]], [0.01, 0.0002], rtol=1e-5)
 

@@ -140,7 +140,8 @@ def assert_kkt(problem, frame):
     alive = ~frame.collapsed
     if not isinstance(loss, Hinge):
         own = np.broadcast_to(loss.price(frame.margins, size), prices.shape)
-        cancels = prices + getattr(loss, "smoothing", 0.0) / getattr(loss, "temperature", 1.0)
+        other = 1.0 if isinstance(loss, MSE) else getattr(loss, "smoothing", 0.0) / getattr(loss, "temperature", 1.0)
+        cancels = prices + other
         assert_allclose(((own - prices) / cancels)[alive], 0, rtol=0, atol=EXACT)
     critical = np.broadcast_to(loss.critical_price(size), prices.shape)
     assert (prices[~alive] >= critical[~alive] * (1 - EXACT)).all()
