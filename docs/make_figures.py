@@ -1,12 +1,16 @@
-"""Draw the README's figure from the run that `make demo` stores. Run: make figures."""
+"""Draw the README's figure, from the run that `make demo` stores, and that of the theory. Run: make figures."""
 
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 
+from collapsekit import UFM, long_tail
 from collapsekit.diagnosis import compare_run
-from collapsekit.report import figures
+from collapsekit.report import figures, theory_figures
+from collapsekit.report.theory_page import FAMILIES
+from collapsekit.theory import phase_diagram
 from collapsekit.training import TrainConfig, load_run
 
 
@@ -23,5 +27,21 @@ def main():
         picture.savefig(Path("docs") / "demo.png", dpi=130)
 
 
+def theory():
+    problem = UFM.from_training(long_tail(5000, 50, 10), weight_decay=0.05, batchnorm_branches=1)
+    diagram = phase_diagram(10, 5000, ratios=np.geomspace(1, 1000, 120), products=np.geomspace(1e-8, 1e-4, 160))
+    with mpl.rc_context(figures.STYLE):
+        picture = Figure(figsize=(12.6, 7.0))
+        axes = picture.subplots(2, 3).ravel()
+        theory_figures.predicted_line(problem, ax=axes[0])
+        theory_figures.norm_regimes(problem, ax=axes[1])
+        theory_figures.phase(diagram, point=(problem.lambda_w * problem.lambda_h, 100), ax=axes[2])
+        theory_figures.confidence_map(problem, ax=axes[3])
+        theory_figures.loss_families(problem, FAMILIES, ax=axes[4])
+        theory_figures.price_of_relu(ax=axes[5])
+        picture.savefig(Path("docs") / "theory.png", dpi=110)
+
+
 if __name__ == "__main__":
+    theory()
     main()
