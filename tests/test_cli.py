@@ -241,7 +241,7 @@ def test_advise_prints_every_class_before_and_after(folder, capsys):
     assert "[red]dog" in text
     assert text.count("→ confidence") == 2
     assert "may grow by a factor below 1.176 for class cat to live" in text
-    assert "Target margins: impossible" in text
+    assert "Target margins: impossible, class [red]dog is dead" in text
     page = (folder / "a.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;" in page
     assert page.count("<svg") == 2

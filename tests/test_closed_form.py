@@ -485,3 +485,91 @@ def test_inputs_stay_as_they_were():
     for array, copy in zip((counts, penalties, weights), copies, strict=True):
         assert_array_equal(array, copy)
         assert array.flags.writeable
+
+
+# Laws of every loss
+
+KINDS = ["plain", "family", "focal", "mse", "hinge"]
+
+
+@st.composite
+def any_problem(draw, kind):
+    """A problem with the given kind of loss, with none, some or all classes collapsed."""
+    if kind not in ("plain", "family"):
+        return draw(other_problems(kind))
+    problem = draw(problems())
+    loss = draw(losses(problem.num_classes)) if kind == "family" else CrossEntropy()
+    return replace(problem, loss=loss)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=examples(60))
+@given(st.data(), SEEDS)
+def test_no_trial_point_lies_below_the_objective_of_any_loss(kind, data, seed):
+    problem, rng = data.draw(any_problem(kind)), np.random.default_rng(seed)
+    frame = predict(problem)
+    weights, features = frame.weights_and_features(2 * problem.num_classes)
+    scale = 10 ** rng.uniform(-4, 1)
+    near = weights + scale * rng.normal(size=weights.shape) * (np.abs(weights).max() or 1.0)
+    trial = np.maximum(0, features + scale * rng.normal(size=features.shape) * (np.abs(features).max() or 1.0))
+    far = rng.normal(size=weights.shape), np.abs(rng.normal(size=features.shape))
+    for point in ((near, trial), (weights, trial), (near, features), far):
+        assert problem.objective(*point) >= frame.objective * (1 - EXACT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=examples(60))
+@given(st.data(), st.floats(1e-3, 1e3), SEEDS)
+def test_margins_know_the_product_of_the_penalties_only_and_follow_their_class(kind, data, factor, seed):
+    problem = data.draw(any_problem(kind))
+    assume(np.abs(thresholds(problem).headroom - 1).min() > 1e-9)
+    frame = predict(problem)
+    moved = replace(problem, lambda_w=problem.lambda_w * factor, lambda_h=problem.lambda_h / factor)
+    assert_allclose(predict(moved).margins, frame.margins, rtol=EXACT, atol=1e3 * MARGIN)
+    order = np.random.default_rng(seed).permutation(problem.num_classes)
+    loss = problem.loss
+    if getattr(loss, "margins", None) is not None:
+        loss = replace(loss, margins=np.asarray(loss.margins)[order])
+    omega = None if problem.class_weights is None else problem.class_weights[order]
+    lambda_h = problem.lambda_h[order] if np.ndim(problem.lambda_h) else problem.lambda_h
+    other = predict(UFM(problem.counts[order], problem.lambda_w, lambda_h, loss=loss, class_weights=omega))
+    assert_allclose(other.margins, frame.margins[order], rtol=EXACT, atol=EXACT)
+    assert_allclose(other.objective, frame.objective, rtol=EXACT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=examples(60))
+@given(st.data(), st.floats(1.0, 10.0))
+def test_confidence_rises_with_the_count_and_falls_with_the_penalties_for_every_loss(kind, data, factor):
+    problem = data.draw(any_problem(kind))
+    frame = predict(problem)
+    for name in ("lambda_w", "lambda_h"):
+        more = predict(replace(problem, **{name: getattr(problem, name) * factor}))
+        assert (more.confidences <= frame.confidences * (1 + EXACT)).all()
+    k = 0  # more samples of one class, the others giving theirs up: N stays
+    if problem.counts[1] > 1:
+        counts = problem.counts.copy()
+        counts[[k, 1]] += [1, -1]
+        assert predict(replace(problem, counts=counts)).confidences[k] >= frame.confidences[k] * (1 - EXACT)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), CrossEntropy(smoothing=0.1, temperature=2.0), Focal(2.0)], ids=str)
+@settings(max_examples=examples(60))
+@given(size=st.integers(2, 9), count=st.integers(1, 500), share=st.floats(0.01, 0.9))
+def test_balanced_classes_give_an_orthogonal_frame_and_a_simplex_for_every_loss(loss, size, count, share):
+    limit = thresholds(UFM([count] * size, 1, 1, loss=loss)).minority_collapse * share
+    geometry = predict(UFM([count] * size, np.sqrt(limit), np.sqrt(limit), loss=loss)).geometry()
+    off = ~np.eye(size, dtype=bool)
+    assert_array_equal(geometry.feature_cosines[off], 0)
+    assert_allclose(geometry.classifier_cosines[off], -1 / (size - 1), rtol=GRAMS)
+    assert_allclose(geometry.alignment, np.sqrt((size - 1) / size), rtol=GRAMS)
+
+
+@settings(max_examples=examples(60))
+@given(st.lists(st.integers(1, 1000), min_size=2, max_size=6))
+def test_norms_as_the_penalties_vanish(counts):
+    n = np.array(counts, dtype=float)
+    for loss in (CrossEntropy(), Focal(1.0), CrossEntropy(temperature=3.0)):
+        frame = predict(UFM(counts, 1e-120, 1e-120, loss=loss))
+        assert_allclose(frame.margins / frame.margins[0], 1, rtol=LIMIT)
+        assert_allclose((frame.feature_sqnorms / frame.feature_sqnorms[0]) ** 0.5, (n[0] / n) ** 0.25, rtol=LIMIT)

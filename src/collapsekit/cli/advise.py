@@ -133,7 +133,7 @@ class Advice:
     def impossible(self) -> dict[str, str]:
         """Why a remedy is impossible."""
         wishes = {"class weights": self.weights, "target margins": self.margins, "oversampling": self.counts}
-        return {name: value for name, value in wishes.items() if isinstance(value, str)}
+        return {name: value.split(": ", 1)[-1] for name, value in wishes.items() if isinstance(value, str)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, with its schema version."""
@@ -182,7 +182,7 @@ class AdviceTable:
             self._add("class\nweight", lambda k: f"{weights[k]:.4g}", "class weights")
         shifts = advice.target_margins
         if shifts is not None:
-            self._add("target\nmargin Δ", lambda k: f"{shifts[k]:.3f}", "target margins")
+            self._add("target\nmargin Δ", lambda k: f"{round(shifts[k], 3) + 0.0:.3f}", "target margins")
         if isinstance(advice.counts, np.ndarray):
             counts = advice.counts
             self._add("count\nneeded", lambda k: f"{counts[k]:.0f}", "oversampling")
@@ -208,13 +208,13 @@ class AdviceTable:
         who = "every class" if advice.keep is None else f"class {self.names[advice.keep]}"
         change = "may grow by a factor below" if limit.factor > 1 else "must be multiplied by less than"
         found = [f"Decays: all {change} {limit.factor:.4g} for {who} to live (λ_W λ_H below {limit.product:.4g})."]
-        return found + [f"{name.capitalize()}: impossible. {why}" for name, why in advice.impossible.items()]
+        return found + [f"{name.capitalize()}: impossible, {why}." for name, why in advice.impossible.items()]
 
 
 def _write_page(table: AdviceTable, ground: str, html: Path) -> Path:
     advice = table.advice
     sheet = pages().Sheet(
-        title="what to change so that classes live",
+        title="What to change so that classes live",
         verdict=table.sentences,
         missed=bool(advice.now.collapsed.any()),
         caption="Each class now and after each remedy alone, predicted",

@@ -182,7 +182,7 @@ def _print_prediction(penalties: Penalties, problem: UFM, names: list[str], html
     if html is not None:
         page = pages().prediction_page
         sheet = pages().Sheet(
-            title="which classes this recipe will lose",
+            title="Which classes this recipe will lose",
             verdict=[summary],
             missed=bool(frame.collapsed.any()),
             caption="Each class on its training samples, predicted",

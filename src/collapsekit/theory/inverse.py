@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from collapsekit.errors import CollapseError
-from collapsekit.losses import CrossEntropy
+from collapsekit.losses import CrossEntropy, Hinge
 from collapsekit.problem import UFM
 from collapsekit.theory.closed_form import margin_costs, predict
 from collapsekit.theory.limits import Hold, room_of, thresholds
@@ -146,6 +146,8 @@ def weights_for(problem: UFM, margins: Wish = "equal") -> WeightAdvice:
     >>> predict(advice.problem).margins.round(6)
     array([4.997693, 4.997693])
     """
+    if isinstance(problem.loss, Hinge):
+        raise CollapseError("loss=Hinge(): its margins are 1 or 0, whatever the weights; use largest_penalty")
     plain = replace(problem, class_weights=None)
     costs, shares = margin_costs(plain), plain.counts / plain.num_samples
 
@@ -305,7 +307,7 @@ def counts_for(problem: UFM, *, hold: Hold = "penalties") -> Array:
     >>> counts_for(UFM([900, 100], lambda_w=1e-2, lambda_h=6e-3))
     array([900., 127.])
     """
-    thresholds(problem, hold=hold)  # refuses what has no closed form
+    dying = int(thresholds(problem, hold=hold).headroom.argmin())
     room, total = room_of(problem), problem.num_samples
 
     def least(size: float) -> Array:
@@ -319,9 +321,8 @@ def counts_for(problem: UFM, *, hold: Hold = "penalties") -> Array:
         if room_left > 0:
             return room_left
         raise CollapseError(
-            f"counts: no oversampling saves class {_label(problem, int(room.argmin()))}: with more samples N grows, "
-            "and its threshold faster than its count; lower the penalties (largest_penalty) or weigh the class "
-            "(weights_for)"
+            f"counts: no oversampling saves class {_label(problem, dying)}: with more samples N grows, and thresholds "
+            "faster than counts; lower the penalties (largest_penalty) or weigh the class (weights_for)"
         )
 
     size, missing = total, np.inf
