@@ -146,7 +146,7 @@ class CrossEntropy:
         margins, confidences, losses = (out[i, ...] for i in range(3))  # views, even of single numbers
         others = num_classes - 1
         with np.errstate(divide="ignore", over="ignore"):
-            self._odds(prices, num_classes, tails, margins)
+            self._odds(prices, num_classes, tails, margins, scratch=confidences)
         if self.margins is not None:
             margins *= np.exp(self._shifts)
         confidences[...] = 1.0  # the maximum with an array takes half the time of that with a number
@@ -164,13 +164,15 @@ class CrossEntropy:
             margins *= self.temperature
         return out
 
-    def _odds(self, prices: Array, num_classes: int, tails: Array | None, out: Array) -> None:
+    def _odds(self, prices: Array, num_classes: int, tails: Array | None, out: Array, *, scratch: Array) -> None:
         """(K−1)(1/r − 1); with tails 0 from the critical price on."""
         others = num_classes - 1
         if tails is None:
-            errors = prices if self.temperature == 1.0 else self.temperature * prices
+            errors = prices
+            if self.temperature != 1.0:
+                errors = np.multiply(errors, self.temperature, out=scratch)
             if self.smoothing:
-                errors = errors + self.smoothing * others / num_classes
+                errors = np.add(errors, self.smoothing * others / num_classes, out=scratch)
             np.divide(others, errors, out=out)
             out -= others
             return
@@ -447,7 +449,10 @@ class MSE:
 
     def scalar(self, margins: Array, num_classes: int) -> Array:
         """Return φ at each margin, same shape."""
-        return np.asarray(0.5 * np.square(1.0 - margins))
+        missing = np.asarray(1.0 - margins)
+        missing *= missing
+        missing *= 0.5
+        return missing
 
     def confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the target's softmax probability at each margin, same shape."""
@@ -459,11 +464,12 @@ class MSE:
 
     def margin(self, prices: Array, num_classes: int, tails: Array | None = None) -> Array:
         """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q: ``max(0, 1 − q)``."""
-        saved = 1.0 - np.asarray(prices)
+        saved = np.asarray(1.0 - np.asarray(prices))
         if tails is not None:
-            saved = saved - tails
-        saved = np.where(np.asarray(prices) < SNAP, saved, 0.0)
-        return np.maximum(saved, 0.0)
+            saved -= tails
+        np.maximum(saved, 0.0, out=saved)
+        saved *= np.asarray(prices) < SNAP
+        return saved
 
     def optimum(self, prices: Array, num_classes: int, out: Array, tails: Array | None = None) -> Array:
         """Write the best margin for each price, its confidence and its value of φ into `out`, (3, …), and return it."""
@@ -501,15 +507,15 @@ Loss = CrossEntropy | Focal | Hinge | MSE
 
 
 def _optimum(loss: Focal | Hinge | MSE, prices: Array, num_classes: int, out: Array, tails: Array | None) -> Array:
-    margins = out[0] = loss.margin(prices, num_classes, tails)
-    out[1] = loss.confidence(margins, num_classes)
-    out[2] = loss.scalar(margins, num_classes)
+    out[0] = loss.margin(prices, num_classes, tails)
+    _confidence(out[0], num_classes, out=out[1, ...])
+    out[2] = loss.scalar(out[0], num_classes)
     return out
 
 
-def _confidence(margins: Array, num_classes: int) -> Array:
+def _confidence(margins: Array, num_classes: int, *, out: Array | None = None) -> Array:
     with np.errstate(over="ignore"):  # overflow means certainty of error
-        odds = np.asarray(np.log(num_classes - 1) - margins)
+        odds = np.asarray(np.subtract(np.log(num_classes - 1), margins, out=out))
         np.exp(odds, out=odds)
         odds += 1.0
         return np.asarray(np.divide(1.0, odds, out=odds))
