@@ -31,7 +31,7 @@ experiments: .venv/run
 
 bench: .venv/test
 	mkdir -p .benchmarks
-	$(BIN)/python -m pytest benchmarks -q --benchmark-enable --benchmark-json=.benchmarks/latest.json
+	$(BIN)/python -m pytest benchmarks -q --benchmark-enable --benchmark-timer=time.process_time --benchmark-json=.benchmarks/latest.json
 	$(BIN)/python benchmarks/table.py .benchmarks/latest.json
 
 .venv/bin/python:

@@ -12,7 +12,7 @@ RESULTS = Path(__file__).with_name("results.json")
 def main(path):
     measured = json.loads(Path(path).read_text(encoding="utf-8"))
     rows = [
-        {"name": row["name"], "median ms": round(1e3 * row["stats"]["median"], 1)} | row["extra_info"]
+        {"name": row["name"], "processor ms": round(1e3 * row["stats"]["median"], 1)} | row["extra_info"]
         for row in measured["benchmarks"]
     ]
     machine = measured["machine_info"]
