@@ -3,8 +3,8 @@
 Run: python experiments/effective_penalties.py [--workers 2] [--out FOLDER]       (about 15 core-minutes; none where
 FOLDER holds the runs of batchnorm_law.py). Writes experiments/results/effective_penalties.json.
 
-The band below was committed before the run. Decay on everything is expected to fail it: what the decay of earlier layers
-adds looks like a larger feature penalty, 7.5 % in a trial.
+The band below was committed before the run. Decay on everything is expected to fail it: what the decay of earlier
+layers adds looks like a larger feature penalty, 7.5 % in a trial.
 """
 
 import batchnorm_law
