@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Two single-thread processes are faster than one process with two threads.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-all lint figures experiments clean
+.PHONY: demo test test-all lint figures experiments bench clean
 
 demo: .venv/run
 	$(BIN)/collapsekit train --out runs --resume
@@ -29,6 +29,11 @@ figures: .venv/run
 experiments: .venv/run
 	for claim in first_light batchnorm_law effective_penalties mini_batches; do \
 		$(BIN)/python experiments/$$claim.py --out runs/experiments || exit 1; done
+
+bench: .venv/test
+	mkdir -p .benchmarks
+	$(BIN)/python -m pytest benchmarks -q --benchmark-enable --benchmark-json=.benchmarks/latest.json
+	$(BIN)/python benchmarks/table.py .benchmarks/latest.json
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -10,8 +10,9 @@ import pytest
 from numpy.testing import assert_allclose
 from safetensors.numpy import save_file
 
-from collapsekit import UFM, predict
+from collapsekit import UFM, long_tail, predict
 from collapsekit.cli import COMMANDS, main
+from collapsekit.theory import weights_for
 
 SMOKE = ["train", "--epochs", "3", "--hidden", "8", "--feature-dim", "12"]
 CLASS_KEYS = {
@@ -125,6 +126,13 @@ MISUSE = [
     (["train", "--optimizer", "lion"], "--optimizer"),
     (["predict", "5", "3", "--weight-decay", "1", "--batchnorm-branches", "1", "--batchnorm-decay", "none"], "nothing"),
     (["predict", "5", "3", "--lambda-w", "1", "--lambda-h", "1", "--smoothing", "1.5"], "smoothing=1.5"),
+    (["predict", "5", "3", "--html", "page.html"], "--html: a page needs penalties"),
+    (["predict", "5", "3", "--lambda-w", "1", "--lambda-h", "1", "--html", "."], "is a folder"),
+    (["advise"], "counts: give"),
+    (["advise", "5", "3"], "--weight-decay: missing"),
+    (["advise", "5", "3", "--lambda-w", "1", "--lambda-h", "1", "--keep", "x"], "--keep='x': no such class"),
+    (["advise", "5", "3", "--lambda-w", "1", "--lambda-h", "1", "--margins", "wide"], "--margins"),
+    (["advise", "5", "3", "--lambda-w", "1"], "--lambda-h: missing"),
     (["measure"], "requires an argument"),
     (["measure", "nothing.npz"], "features='nothing.npz'"),
     (["measure", "model.pt"], "never opened"),
@@ -205,6 +213,60 @@ def test_ctrl_c_says_how_to_go_on(folder, capsys, monkeypatch):
     assert "--resume" in capsys.readouterr().err
 
 
+ADVISED = ["--weight-decay", "0.1", "--batchnorm-branches", "1"]
+
+
+def test_advise_json_is_what_the_library_says_before_and_after_every_remedy(capsys):
+    assert main(["advise", "--long-tail", "5000:50:10", *ADVISED, "--json"]) == 0
+    content = printed(capsys)
+    problem = UFM.from_training(long_tail(5000, 50, 10), weight_decay=0.1, batchnorm_branches=1)
+    advice = weights_for(problem)
+    assert_allclose(content["class_weights"], advice.torch_weights)
+    assert_allclose(content["confidences"], predict(problem).confidences)
+    after = content["confidences_after"]
+    assert set(after) == {"0.9 × largest decays", "class weights", "oversampling"}
+    assert_allclose(after["class weights"], predict(advice.problem).confidences)
+    again = UFM.from_training(content["counts"], weight_decay=0.1, batchnorm_branches=1)  # the recipe as it stands
+    assert_allclose(after["oversampling"], predict(again).confidences)
+    assert not predict(again).collapsed.any()
+    assert min(after["0.9 × largest decays"]) > 0.1
+    assert "class 8 is dead at every target margin" in content["impossible"]["target margins"]
+
+
+def test_advise_prints_every_class_before_and_after(folder, capsys):
+    (folder / "counts.csv").write_text("ant,500\n<b>,300\ncat,40\n[red]dog,10\n")
+    words = ["advise", "counts.csv", "--lambda-w", "0.03", "--lambda-h", "0.001", "--keep", "cat", "--html", "a.html"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "[red]dog" in text
+    assert text.count("→ confidence") == 2
+    assert "may grow by a factor below 1.176 for class cat to live" in text
+    assert "Target margins: impossible" in text
+    page = (folder / "a.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;" in page
+    assert page.count("<svg") == 2
+    assert "may grow by a factor below 1.176" in page
+
+
+def test_predict_writes_its_table_and_figures_to_a_page(folder, capsys):
+    assert main(["predict", "500", "300", "40", "10", *ADVISED, "--html", "p.html", "--json"]) == 0
+    content = printed(capsys)
+    assert content["page"] == "p.html"
+    page = (folder / "p.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 5
+    assert page.count('<th scope="row">') == 4
+    assert "dies at weight decay" in page
+
+
+def test_predict_says_at_which_decay_each_class_dies(capsys):
+    assert main(["predict", "500", "300", "40", "10", *ADVISED]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("3 "))
+    decay = float(row.split()[7])
+    for shift, dead in ((-0.001, False), (0.001, True)):
+        recipe = UFM.from_training([500, 300, 40, 10], weight_decay=decay * (1 + shift), batchnorm_branches=1)
+        assert bool(predict(recipe).collapsed[3]) is dead
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(capsys, command):
     main([command, "--help"])
@@ -254,6 +316,8 @@ def test_measure_lays_an_exact_frame_on_its_prediction(stored, capsys, arguments
     content = printed(capsys)
     assert content["comparison"]["largest_deviation"] < 1e-6
     assert "reached the predicted geometry" in content["comparison"]["verdict"]
+    assert content["nearest_references"][0]["name"] == "prediction"
+    assert content["nearest_references"][0]["shape"] < 1e-6
     found = content["effective_penalties"]
     assert_allclose([found["lambda_w"], found["lambda_h"]], [0.01, 0.0002], rtol=1e-5)
 

@@ -418,8 +418,11 @@ def test_weights_and_features_refuse_a_dim_without_room(dim):
     ("options", "fragment"),
     [
         ({"bias": "free"}, "bias='free': a bias changes the geometry under imbalance and has no closed form"),
-        ({"bias": 0.1}, "bias=0.1: .*train the head without one .*or give bias=None"),
-        ({"relu": False}, "relu=False: .*give relu=True"),
+        (
+            {"bias": 0.1},
+            "bias=0.1: .*train the head without one .*give bias=None, or solve it numerically: collapsekit.solve",
+        ),
+        ({"relu": False}, "relu=False: .*give relu=True, or solve it numerically: collapsekit.solve"),
     ],
     ids=str,
 )

@@ -129,6 +129,84 @@ def test_oversampling_reaches_the_least_counts_that_save_every_class():
     assert_array_equal(counts_for(MILD), MILD.counts)
 
 
+def with_counts(problem, counts, hold):
+    """The problem of other counts: λ_H follows N in a recipe."""
+    shrunk = problem.num_samples / np.sum(counts) if hold == "recipe" else 1.0
+    return replace(problem, counts=counts, lambda_h=problem.lambda_h * shrunk)
+
+
+@pytest.mark.parametrize("hold", ["penalties", "recipe"])
+@settings(max_examples=examples(200))
+@given(problem=problems(max_classes=5, max_ratio=100))
+def test_oversampling_saves_every_class_with_no_sample_to_spare_or_is_impossible(hold, problem):
+    try:
+        counts = counts_for(problem, hold=hold)
+    except CollapseError as refused:
+        assert "no oversampling saves" in str(refused)  # noqa: PT017
+        dying = thresholds(problem).headroom <= 1
+        for factor in (1.5, 4.0, 30.0, 1e3):  # all dying classes enlarged, one by one and together
+            for k in (*np.flatnonzero(dying), dying):
+                trial = problem.counts.copy()
+                trial[k] = np.round(trial[k] * factor)
+                assert predict(with_counts(problem, trial, hold)).collapsed.any()
+        return
+    assert not predict(with_counts(problem, counts, hold)).collapsed.any()
+    for k in np.flatnonzero(counts > problem.counts):
+        fewer = counts.copy()
+        fewer[k] -= 1
+        assert predict(with_counts(problem, fewer, hold)).collapsed[k]
+
+
+@pytest.mark.parametrize("hold", ["penalties", "recipe"])
+@settings(max_examples=examples(200))
+@given(problem=problems(max_classes=5, max_ratio=100), k=st.integers(0, 4))
+def test_a_class_lives_between_its_two_counts_while_n_moves(hold, problem, k):
+    k %= problem.num_classes
+    limits = thresholds(problem, hold=hold)
+    low, high = limits.lower_count[k], limits.upper_count[k]
+
+    def lives(count):
+        counts = problem.counts.copy()
+        counts[k] = count
+        return not predict(with_counts(problem, counts, hold)).collapsed[k]
+
+    if np.isnan(low):
+        assert np.isnan(high)
+        assert not any(lives(count) for count in np.round(np.geomspace(1, 1e7, 40)))
+        return
+    for count in np.unique(np.round(np.geomspace(1, 1e7, 40))):
+        if abs(count / low - 1) > 1e-9 and abs(count / high - 1) > 1e-9:
+            assert lives(count) is bool(low < count < high), (count, low, high)
+
+
+def test_a_recipe_that_is_fed_more_samples_has_no_upper_count():
+    problem = UFM.from_training([900, 40], weight_decay=0.2, batchnorm_branches=1)
+    lower = thresholds(problem, hold="recipe").lower_count[1]
+    share = lower / (900 + lower)
+    assert_allclose(share, 2 * 0.2**2, rtol=INVERSE)  # docs/theory.md: dead at π ≤ (K/(K−1)) wd²
+    found = count_range(problem, 1, hold="recipe")
+    for count, dead in ((found.smallest - 1, True), (found.smallest, False)):
+        again = UFM.from_training([900, count], weight_decay=0.2, batchnorm_branches=1)
+        assert bool(predict(again).collapsed[1]) is dead
+    assert found.upper == np.inf
+
+
+def test_decay_factors_are_in_the_recipe_s_own_units():
+    def recipe(wd):
+        return UFM.from_training([500, 300, 40], weight_decay=wd, batchnorm_branches=2)
+
+    factors = thresholds(recipe(0.05)).decay_factor
+    for k, factor in enumerate(factors):
+        dead = [predict(recipe(0.05 * factor * (1 + shift))).collapsed[k] for shift in (-INVERSE, INVERSE)]
+        assert dead == [False, True]
+
+
+@pytest.mark.parametrize("call", [thresholds, counts_for, lambda one, hold: count_range(one, 0, hold=hold)])
+def test_what_is_held_is_one_of_two(call):
+    with pytest.raises(CollapseError, match="hold='samples'"):
+        call(MILD, hold="samples")
+
+
 @pytest.mark.parametrize(
     ("call", "fragment"),
     [
@@ -138,7 +216,7 @@ def test_oversampling_reaches_the_least_counts_that_save_every_class():
         (lambda: weights_for(replace(MILD, loss=Hinge()), [1, 1, 1, 1]), "no weight gives class 0"),
         (lambda: weights_for(replace(MILD, loss=MSE()), [1.5, 0.5, 0.5, 0.5]), "no weight gives class 0"),
         (lambda: weights_for(UFM([400, 100], 1e-1, 1e-1), "equal"), "weights of mean 1 cannot"),
-        (lambda: margins_for(FIRST, [1, 1, 1, 1]), "class 3 is dead at every target margin"),
+        (lambda: margins_for(FIRST, [1, 1, 1, 1]), "class d is dead at every target margin"),
         (lambda: margins_for(replace(MILD, loss=Focal())), "use weights_for"),
         (lambda: counts_for(FIRST.__class__([500, 300, 40, 10], 1.0, 1.0)), "no oversampling saves"),
         (lambda: weights_for(UFM([4, 3], 1e-3, 1e-3, loss=CrossEntropy(smoothing=0.1)), [50, 1]), "no weight"),

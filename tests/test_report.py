@@ -138,7 +138,7 @@ def test_only_the_warning_of_a_missing_glyph_is_silenced():
         ax = figures.new_axes()
         ax.set_title("\u732b")
         ax.add_artist(Loud(warning))
-        return page._picture("of a test", ax).svg
+        return page.picture("of a test", ax).svg
 
     assert "\u732b" in picture(None)
     with pytest.warns(UserWarning, match="something else"):
@@ -166,7 +166,7 @@ def shown(monkeypatch):
 
     def of(run):
         pictures = {}
-        monkeypatch.setattr(page, "_picture", lambda caption, ax: pictures.setdefault(caption, ax))
+        monkeypatch.setattr(page, "picture", lambda caption, ax: pictures.setdefault(caption, ax))
         list(page._pictures(run, compare_run(run)))
 
         def find(beginning):

@@ -2,7 +2,7 @@
 
 # closed form
 GOLDEN = 1e-10  # the golden values are given to ten digits
-BRUTE_OBJECTIVE = 1e-9  # relative, against bounded minimisation
+BRUTE_OBJECTIVE = 1e-10  # relative, against bounded minimisation
 BRUTE_GRAM = 1e-6  # relative to the largest entry, against bounded minimisation
 BRUTE_FLOOR = 1e-6  # Grams below this share of their natural unit are compared with the unit
 BRUTE_BAND = 1e-5  # |headroom − 1| below which the objective is too flat for any descent in float64

@@ -12,7 +12,7 @@ from collapsekit.problem import UFM as UFM
 from collapsekit.profiles import long_tail as long_tail
 from collapsekit.profiles import step as step
 from collapsekit.theory.closed_form import predict as predict
-from collapsekit.theory.closed_form import thresholds as thresholds
+from collapsekit.theory.limits import thresholds as thresholds
 
 
 def __getattr__(name: str) -> Any:

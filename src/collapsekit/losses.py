@@ -10,15 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
+from collapsekit.compensated import Pair, exact_product, exact_sum, pair
 from collapsekit.errors import CollapseError
 from collapsekit.validation import Array, numeric, positive_number
 
-LARGEST_MARGIN = 500.0
-"""Target margins beyond this overflow float64 once exponentiated."""
+LARGEST_MARGIN = 100.0
+"""Target margins beyond this overflow float64 once exponentiated and divided by a small price."""
+SNAP = 1.0 - 8.0 * np.finfo(np.float64).eps
+"""A price of more than this share of the critical one counts as critical: thresholds are rounded too."""
 LARGEST_GAMMA = 50.0
 
 
@@ -104,13 +109,13 @@ class CrossEntropy:
     def scalar(self, margins: Array, num_classes: int) -> Array:
         """Return φ_k at each margin, (…, K) or any shape without target margins."""
         shifts, share = self._shifts, (num_classes - 1) / num_classes
-        s = margins / self.temperature
-        log_odds = np.logaddexp(0.0, np.log(num_classes - 1) + shifts - s)
-        return np.asarray(log_odds + self.smoothing * share * (s - shifts))
+        s = margins if self.temperature == 1.0 else margins / self.temperature
+        losses = _softplus(np.asarray((np.log(num_classes - 1) + shifts) - s))
+        return np.asarray(losses + self.smoothing * share * (s - shifts)) if self.smoothing else losses
 
     def confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the target's softmax probability (of z/T, without target margin) at each margin, same shape."""
-        return _confidence(margins / self.temperature, num_classes)
+        return _confidence(margins if self.temperature == 1.0 else margins / self.temperature, num_classes)
 
     def critical_price(self, num_classes: int) -> Array:
         """Return the price q of margin, per unit of loss weight, from which a class keeps none: ``−φ_k'(0)``.
@@ -121,22 +126,60 @@ class CrossEntropy:
         share = (num_classes - 1) / num_classes
         return np.asarray((self._error_at_zero(num_classes) - self.smoothing * share) / self.temperature)
 
-    def margin(self, prices: Array, num_classes: int) -> Array:
+    def margin(self, prices: Array, num_classes: int, tails: Array | None = None) -> Array:
         r"""Return the minimiser of ``φ_k(s) + q s`` over s ≥ 0 for each price q, same shape.
 
-        With ``c = (K−1) e^Δ`` and ``r = T q + ε (K−1)/K`` stationarity reads ``c e^{−s/T} / (1 + c e^{−s/T}) = r``,
-        hence ``s/T = log1p((1+c)(1−v)/v)`` with ``v = r (1+c)/c`` in (0, 1): a form that keeps its digits where the
-        class is about to die. A price within a few roundings of the critical one counts as critical.
+        With ``r = T q + ε (K−1)/K`` stationarity reads ``s = T log((K−1) e^Δ (1/r − 1))``. A price within a few
+        roundings of the critical one counts as critical. `tails` is what rounding took from the prices.
         """
-        error = self._error_at_zero(num_classes)
-        floor = self.smoothing * (num_classes - 1) / num_classes / error  # v at price 0
+        prices = np.asarray(prices)
+        out = np.empty((3, *np.broadcast_shapes(prices.shape, self._shifts.shape)))
+        return np.asarray(self.optimum(prices, num_classes, out, np.zeros(()) if tails is None else tails)[0])
+
+    def optimum(self, prices: Array, num_classes: int, out: Array, tails: Array | None = None) -> Array:
+        """Write the best margin for each price, its confidence and its value of φ into `out`, (3, …), and return it.
+
+        `tails` is what rounding took from the prices. Near the critical price the digits of a margin cancel without
+        it: then this is for prices elsewhere. One logarithm of each kind, and for plain cross-entropy no further
+        array; the prices may stand in ``out[2]``.
+        """
+        margins, confidences, losses = (out[i, ...] for i in range(3))  # views, even of single numbers
+        others = num_classes - 1
         with np.errstate(divide="ignore", over="ignore"):
-            u = np.asarray(prices / self.critical_price(num_classes))
-            alive = (u >= 0) & (u < 1.0 - 8.0 * np.finfo(np.float64).eps)
-            u = np.where(alive, u, 1.0)
-            odds = (1.0 - floor) * (1.0 - u) / (floor + (1.0 - floor) * u)
-            margins = self.temperature * np.log1p((1.0 + (num_classes - 1) * np.exp(self._shifts)) * odds)
-        return np.asarray(np.where(alive, margins, 0.0))
+            self._odds(prices, num_classes, tails, margins)
+        if self.margins is not None:
+            margins *= np.exp(self._shifts)
+        confidences[...] = 1.0  # the maximum with an array takes half the time of that with a number
+        np.maximum(margins, confidences, out=margins)  # e^{s/T}; below 1: dead
+        np.add(margins, others, out=confidences)
+        np.divide(margins, confidences, out=confidences)
+        np.divide(others, margins, out=losses)
+        if self.margins is not None:
+            losses *= np.exp(self._shifts)
+        np.log1p(losses, out=losses)
+        np.log(margins, out=margins)
+        if self.smoothing:
+            losses += self.smoothing * others / num_classes * (margins - self._shifts)
+        if self.temperature != 1.0:
+            margins *= self.temperature
+        return out
+
+    def _odds(self, prices: Array, num_classes: int, tails: Array | None, out: Array) -> None:
+        """(K−1)(1/r − 1); with tails 0 from the critical price on."""
+        others = num_classes - 1
+        if tails is None:
+            errors = prices if self.temperature == 1.0 else self.temperature * prices
+            if self.smoothing:
+                errors = errors + self.smoothing * others / num_classes
+            np.divide(others, errors, out=out)
+            out -= others
+            return
+        floor, low = pair(Fraction(self.smoothing) * Fraction(others, num_classes))
+        product, rest = exact_product(prices, self.temperature)
+        errors, rounding = exact_sum(product, floor)
+        right = (1.0 - errors) - (rounding + (rest + self.temperature * tails + low))
+        alive = prices < SNAP * self.critical_price(num_classes)
+        out[...] = np.where(alive, others * (right / errors), 0.0)
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ_k'`` at each margin: the price at which that margin is optimal, the inverse of :meth:`margin`."""
@@ -155,7 +198,7 @@ class CrossEntropy:
             "temperature": self.temperature,
         }
 
-    @property
+    @cached_property
     def _shifts(self) -> Array:
         """Δ, () or (K,)."""
         return np.asarray(0.0 if self.margins is None else self.margins)
@@ -230,22 +273,40 @@ class Focal:
 
     def critical_price(self, num_classes: int) -> Array:
         """Return the price from which margin 0 is optimal, (): the steepest chord of φ from margin 0."""
-        return np.asarray(self._slope(np.asarray(self._last_odds(num_classes))))
+        return np.asarray(self._slope(np.asarray(_last_odds(self, num_classes))))
 
-    def margin(self, prices: Array, num_classes: int) -> Array:
-        """Return the global minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q, same shape; 0 from the jump on."""
-        last = self._last_odds(num_classes)
-        alive = np.asarray(prices) < self.critical_price(num_classes) * (1.0 - 8.0 * np.finfo(np.float64).eps)
-        q = np.where(alive, prices, 1.0)
+    def margin(self, prices: Array, num_classes: int, tails: Array | None = None) -> Array:
+        """Return the global minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q, same shape; 0 from the jump on.
+
+        By Newton's method on ``log f'(t) = log q``, kept between bounds; last steps in f' itself take back the
+        roundings of the logarithms. `tails` is what rounding took from the prices.
+        """
+        if not self.gamma:
+            return CrossEntropy().margin(prices, num_classes, tails)
+        last, q = _last_odds(self, num_classes), np.atleast_1d(np.asarray(prices, dtype=np.float64))
+        alive = np.flatnonzero(q < self.critical_price(num_classes) * SNAP)
+        wanted = q[alive]
         # f'(t) ≤ (1+γ) e^{(γ+1)t} bounds the root from below
-        low = np.minimum((np.log(q) - np.log1p(self.gamma)) / (self.gamma + 1.0), last)
-        odds = _root(lambda t: np.log(self._slope(t)) - np.log(q), low, np.full_like(q, last))
-        return np.asarray(np.where(alive, np.log(num_classes - 1) - odds, 0.0))
+        odds = np.minimum((np.log(wanted) - np.log1p(self.gamma)) / (self.gamma + 1.0), last)
+        odds = self._odds_at(np.log(wanted), odds, last)
+        relative = 0.0 if tails is None else np.broadcast_to(tails, q.shape)[alive] / wanted
+        for _ in range(2):
+            bend = self._log_slope(odds)[1]
+            missing = (wanted - self._small_slope(odds)) / wanted + relative
+            odds += np.divide(missing, bend, out=np.zeros_like(odds), where=bend > 1e-4)
+            np.minimum(odds, last, out=odds)
+        margins = np.zeros_like(q)
+        margins[alive] = np.maximum(np.log(num_classes - 1) - odds, 0.0)
+        return margins.reshape(np.shape(prices))
+
+    def optimum(self, prices: Array, num_classes: int, out: Array, tails: Array | None = None) -> Array:
+        """Write the best margin for each price, its confidence and its value of φ into `out`, (3, …), and return it."""
+        return _optimum(self, prices, num_classes, out, tails)
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ'`` at each margin; NaN where no price makes that margin the minimiser (inside the jump)."""
         odds = np.log(num_classes - 1) - margins
-        reached = odds <= self._last_odds(num_classes) * (1 + 1e-12)
+        reached = odds <= _last_odds(self, num_classes) * (1 + 1e-12)
         return np.where(reached, self._slope(odds), np.nan)
 
     def to_dict(self) -> dict[str, Any]:
@@ -254,31 +315,46 @@ class Focal:
 
     def _of_odds(self, t: Array) -> Array:
         """f(t), t the log-odds of error."""
-        return np.asarray(np.exp(-self.gamma * np.logaddexp(0.0, -t)) * np.logaddexp(0.0, t))
+        return np.asarray(np.exp(-self.gamma * _softplus(-t)) * _softplus(1.0 * t))
 
     def _slope(self, t: Array) -> Array:
         """f'(t) = σ(t)^γ (σ(t) + γ σ(−t) softplus(t)); increasing up to one point, then decreasing to 1."""
         wrong, right = np.exp(-np.logaddexp(0.0, -t)), np.exp(-np.logaddexp(0.0, t))
         return np.asarray(wrong**self.gamma * (wrong + self.gamma * right * np.logaddexp(0.0, t)))
 
-    def _last_odds(self, num_classes: int) -> float:
-        """The largest log-odds of error of a class that keeps its margin: where the line from margin 0 touches f."""
-        end = float(np.log(num_classes - 1))
+    def _odds_at(self, log_prices: Array, odds: Array, last: float) -> Array:
+        """The t ≤ last at which log f'(t) has the given values, from a bound below: Newton, up to rounding."""
+        low, high = odds.copy(), np.full_like(odds, last)
+        todo = np.arange(odds.size)
+        for _ in range(200):
+            if not todo.size:
+                break
+            t = odds[todo]
+            value, slope = self._log_slope(t)
+            missing = log_prices[todo] - value
+            low[todo], high[todo] = np.where(missing > 0, t, low[todo]), np.where(missing > 0, high[todo], t)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                moved = t + missing / slope
+            inside = (moved >= low[todo]) & (moved <= high[todo])
+            moved = np.where(inside, moved, 0.5 * (low[todo] + high[todo]))
+            odds[todo] = moved
+            todo = todo[np.abs(moved - t) > 4 * np.finfo(np.float64).eps * np.maximum(1.0, np.abs(t))]
+        return odds
 
-        def beyond(t: Array) -> Array:
-            """Positive where the tangent at t passes above f at margin 0."""
-            return np.asarray(self._of_odds(t) + self._slope(t) * (end - t) - self._of_odds(np.asarray(end)))
+    def _small_slope(self, t: Array) -> Array:
+        """f'(t) for t that does not overflow once exponentiated, to the last digits."""
+        odds = np.exp(t)
+        wrong = odds / (1.0 + odds)
+        return np.asarray(wrong**self.gamma * (wrong + self.gamma * np.log1p(odds) / (1.0 + odds)))
 
-        def bends_down(t: Array) -> Array:
-            """Minus the sign of f'' : f''/f' has one zero."""
-            wrong, right = np.exp(-np.logaddexp(0.0, -t)), np.exp(-np.logaddexp(0.0, t))
-            soft = np.logaddexp(0.0, t)
-            return np.asarray(-(1 + 2 * self.gamma) * wrong - self.gamma * soft * (self.gamma * right - wrong))
-
-        inflection = float(_root(bends_down, np.array([-50.0]), np.array([60.0]))[0]) if self.gamma else np.inf
-        if end <= inflection:
-            return end
-        return float(_root(beyond, np.array([-50.0]), np.array([inflection]))[0])
+    def _log_slope(self, t: Array) -> Pair:
+        """log f'(t) and its derivative, for t that does not overflow once exponentiated."""
+        odds = np.exp(t)
+        right, soft = 1.0 / (1.0 + odds), np.log1p(odds)
+        wrong, bent = odds * right, self.gamma * right * soft
+        factor = wrong + bent
+        curved = right * ((1.0 + self.gamma) * wrong - self.gamma * wrong * soft)
+        return self.gamma * (t - soft) + np.log(factor), self.gamma * right + curved / factor
 
 
 @dataclass(frozen=True)
@@ -324,9 +400,13 @@ class Hinge:
         """Return the price from which margin 0 is optimal, (): 1."""
         return np.asarray(1.0)
 
-    def margin(self, prices: Array, num_classes: int) -> Array:
+    def margin(self, prices: Array, num_classes: int, tails: Array | None = None) -> Array:
         """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q; 0 at price 1, where all of [0, 1] tie."""
-        return np.where(np.asarray(prices) < 1.0 - 8.0 * np.finfo(np.float64).eps, 1.0, 0.0)
+        return np.where(np.asarray(prices) < SNAP, 1.0, 0.0)
+
+    def optimum(self, prices: Array, num_classes: int, out: Array, tails: Array | None = None) -> Array:
+        """Write the best margin for each price, its confidence and its value of φ into `out`, (3, …), and return it."""
+        return _optimum(self, prices, num_classes, out, tails)
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return NaN: no price makes one margin between 0 and 1 optimal, and every price below 1 makes 1 optimal."""
@@ -377,9 +457,17 @@ class MSE:
         """Return the price from which margin 0 is optimal, (): 1."""
         return np.asarray(1.0)
 
-    def margin(self, prices: Array, num_classes: int) -> Array:
+    def margin(self, prices: Array, num_classes: int, tails: Array | None = None) -> Array:
         """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q: ``max(0, 1 − q)``."""
-        return np.maximum(0.0, 1.0 - np.asarray(prices))
+        saved = 1.0 - np.asarray(prices)
+        if tails is not None:
+            saved = saved - tails
+        saved = np.where(np.asarray(prices) < SNAP, saved, 0.0)
+        return np.maximum(saved, 0.0)
+
+    def optimum(self, prices: Array, num_classes: int, out: Array, tails: Array | None = None) -> Array:
+        """Write the best margin for each price, its confidence and its value of φ into `out`, (3, …), and return it."""
+        return _optimum(self, prices, num_classes, out, tails)
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ'`` at each margin: ``1 − s``."""
@@ -390,12 +478,49 @@ class MSE:
         return {"name": "MSE"}
 
 
+@lru_cache
+def _last_odds(loss: Focal, num_classes: int) -> float:
+    """The largest log-odds of error of a class that keeps its margin: where the line from margin 0 touches f."""
+    end = float(np.log(num_classes - 1))
+
+    def beyond(t: Array) -> Array:
+        """Positive where the tangent at t passes above f at margin 0."""
+        return np.asarray(loss._of_odds(t) + loss._slope(t) * (end - t) - loss._of_odds(np.asarray(end)))
+
+    def bends_down(t: Array) -> Array:
+        """Minus the sign of f'' : f''/f' has one zero."""
+        return -loss._log_slope(t)[1]
+
+    inflection = float(_root(bends_down, np.array([-50.0]), np.array([60.0]))[0]) if loss.gamma else np.inf
+    if end <= inflection:
+        return end
+    return float(_root(beyond, np.array([-50.0]), np.array([inflection]))[0])
+
+
 Loss = CrossEntropy | Focal | Hinge | MSE
+
+
+def _optimum(loss: Focal | Hinge | MSE, prices: Array, num_classes: int, out: Array, tails: Array | None) -> Array:
+    margins = out[0] = loss.margin(prices, num_classes, tails)
+    out[1] = loss.confidence(margins, num_classes)
+    out[2] = loss.scalar(margins, num_classes)
+    return out
 
 
 def _confidence(margins: Array, num_classes: int) -> Array:
     with np.errstate(over="ignore"):  # overflow means certainty of error
-        return np.asarray(1.0 / (1.0 + np.exp(np.log(num_classes - 1) - margins)))
+        odds = np.asarray(np.log(num_classes - 1) - margins)
+        np.exp(odds, out=odds)
+        odds += 1.0
+        return np.asarray(np.divide(1.0, odds, out=odds))
+
+
+def _softplus(x: Array) -> Array:
+    """``log(1 + e^x)``; may overwrite x."""
+    x = np.asarray(x)
+    if np.max(x, initial=0.0) < 700.0:
+        return np.asarray(np.log1p(np.exp(x, out=x), out=x))
+    return np.asarray(np.logaddexp(0.0, x))
 
 
 def _without_diagonal(logits: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -145,7 +145,7 @@ class UFM:
         """K."""
         return self.counts.size
 
-    @property
+    @cached_property
     def num_samples(self) -> float:
         """N, all samples (a whole number; float because it may exceed 2^53 only in jest)."""
         return float(self.counts.sum())

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from cyclopts import Parameter
 
-from collapsekit import UFM, CollapseError, predict
+from collapsekit import UFM, CollapseError, predict, thresholds
 from collapsekit.cli.console import print_json, print_note, print_table, shown_rows
 from collapsekit.cli.options import Penalties
-from collapsekit.cli.predict import class_sizes
+from collapsekit.cli.predict import NO_ACCURACY, class_sizes, pages
 from collapsekit.theory import LargestPenalty, WeightAdvice, counts_for, largest_penalty, margins_for, weights_for
+from collapsekit.theory.limits import Hold
 from collapsekit.theory.scope import scope
-from collapsekit.validation import Array
+from collapsekit.validation import Array, shorten
 
 Result = TypeVar("Result")
+SAFE = 0.9
+"""Share of the largest decays at which the table shows what they leave: at the largest themselves a class dies."""
 
 
 def advise(
@@ -26,12 +31,15 @@ def advise(
     long_tail: str | None = None,
     label_column: str | None = None,
     margins: Literal["equal", "ldam"] = "equal",
+    keep: str | None = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
+    html: Path | None = None,
     json: bool = False,
 ) -> None:
     """Say what to change so that classes live and margins are as wanted: decays, weights, target margins, counts.
 
-    Counts and penalties are given as for predict. Each remedy stands alone; what is impossible says why.
+    Counts and penalties are given as for predict. Each remedy stands alone; what is impossible says why. With the
+    recipe's own units its decays stay as they are while oversampling changes the number of samples.
 
     Example: collapsekit advise 500 300 40 10 --lambda-w 0.03 --lambda-h 0.001
 
@@ -47,6 +55,10 @@ def advise(
         Column of the CSV file whose values are the class labels; they are counted.
     margins : str
         Wanted margins: equal, or ldam (proportional to count^(-1/4)).
+    keep : str
+        Class that the largest decays must keep alive, by name or position; left out: every class.
+    html : Path
+        Write a page with the table and figures, too (needs the extras report and torch).
     json : bool
         Print one JSON object.
     """
@@ -56,39 +68,72 @@ def advise(
         raise CollapseError("--weight-decay: missing; advice needs the recipe's penalties, as predict does")
     problem = penalties.problem(sizes)
     names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]
-    advice = Advice(problem, margins)
-    ground = str(scope(problem, penalties.recipe))
+    advice = Advice(problem, margins, _position(keep, names), penalties.hold)
+    ground, table = str(scope(problem, penalties.recipe)), AdviceTable(advice, names, penalties.weight_decay)
+    written = None if html is None else _write_page(table, ground, html)
     if json:
-        print_json(advice.to_dict() | {"labels": names, "scope": ground})
-    else:
-        _print(advice, names)
-        print_note(ground)
+        content = advice.to_dict() | {"labels": names, "scope": ground}
+        print_json(content | ({} if written is None else {"page": str(written)}))
+        return
+    _print(table)
+    print_note(ground)
+    if written is not None:
+        print_note(f"page: {written}")
+
+
+def _position(keep: str | None, names: list[str]) -> int | None:
+    """The class that a user names, by its name or, where no class has that name, by its position."""
+    if keep is None:
+        return None
+    if keep in names:
+        return names.index(keep)
+    if keep.isdecimal() and int(keep) < len(names):
+        return int(keep)
+    raise CollapseError(f"--keep={shorten(keep)}: no such class; give one of {shorten(names)}, or a position")
 
 
 class Advice:
     """Every remedy for one problem; a remedy that is impossible is the sentence that says why."""
 
-    def __init__(self, problem: UFM, wish: Literal["equal", "ldam"]) -> None:
-        self.problem, self.now = problem, predict(problem)
-        self.limit: LargestPenalty = largest_penalty(problem)
+    def __init__(self, problem: UFM, wish: Literal["equal", "ldam"], keep: int | None, hold: Hold) -> None:
+        self.problem, self.keep, self.hold = problem, keep, hold
+        self.now, self.limits = predict(problem), thresholds(problem, hold=hold)
+        self.limit: LargestPenalty = largest_penalty(problem, keep)
         self.weights: WeightAdvice | str = _or_reason(lambda: weights_for(problem, wish))
         self.margins: UFM | str = _or_reason(lambda: margins_for(problem, wish))
-        self.counts: Array | str = _or_reason(lambda: counts_for(problem))
+        self.counts: Array | str = _or_reason(lambda: counts_for(problem, hold=hold))
 
     @property
     def confidences(self) -> dict[str, Array]:
         """Confidence of each class after each possible remedy."""
-        after = {}
+        after = {f"{SAFE:g} × largest decays": predict(self._with_decays(SAFE * self.limit.factor)).confidences}
         if isinstance(self.weights, WeightAdvice):
             after["class weights"] = predict(self.weights.problem).confidences
         if isinstance(self.margins, UFM):
             after["target margins"] = predict(self.margins).confidences
+        if isinstance(self.counts, np.ndarray):
+            after["oversampling"] = predict(self._with_counts(self.counts)).confidences
         return after
+
+    def _with_decays(self, factor: float) -> UFM:
+        one = self.problem
+        return replace(one, lambda_w=one.lambda_w * factor, lambda_h=one.lambda_h * factor)
+
+    def _with_counts(self, counts: Array) -> UFM:
+        one = self.problem
+        shrunk = one.num_samples / float(counts.sum()) if self.hold == "recipe" else 1.0
+        return replace(one, counts=counts, lambda_h=one.lambda_h * shrunk)
 
     @property
     def target_margins(self) -> tuple[float, ...] | None:
         """Δ_k, if target margins are possible."""
         return getattr(self.margins.loss, "margins", None) if isinstance(self.margins, UFM) else None
+
+    @property
+    def impossible(self) -> dict[str, str]:
+        """Why a remedy is impossible."""
+        wishes = {"class weights": self.weights, "target margins": self.margins, "oversampling": self.counts}
+        return {name: value for name, value in wishes.items() if isinstance(value, str)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, with its schema version."""
@@ -97,20 +142,13 @@ class Advice:
             "schema": 1,
             "problem": self.problem.to_dict(),
             "confidences": self.now.confidences.tolist(),
+            "thresholds": self.limits.to_dict(),
             "largest_penalty": {"product": self.limit.product, "factor": self.limit.factor, "label": self.limit.label},
             "class_weights": weights.torch_weights.tolist() if isinstance(weights, WeightAdvice) else None,
             "target_margins": self.target_margins,
             "counts": self.counts.astype(int).tolist() if isinstance(self.counts, np.ndarray) else None,
             "confidences_after": {key: value.tolist() for key, value in self.confidences.items()},
-            "impossible": {
-                name: value
-                for name, value in (
-                    ("class_weights", weights),
-                    ("target_margins", self.margins),
-                    ("counts", self.counts),
-                )
-                if isinstance(value, str)
-            },
+            "impossible": self.impossible,
         }
 
 
@@ -121,33 +159,79 @@ def _or_reason(remedy: Callable[[], Result]) -> Result | str:
         return str(error)
 
 
-def _print(advice: Advice, names: list[str]) -> None:
-    now, after, size = advice.now, advice.confidences, advice.problem.num_classes
-    columns: list[tuple[str, Callable[[int], str]]] = [
-        ("class", lambda k: names[k]),
-        ("count", lambda k: f"{advice.problem.counts[k]:.0f}"),
-        ("confidence\nnow", lambda k: f"{now.confidences[k]:.4f}"),
-        ("headroom", lambda k: f"{now.headroom[k]:.3g}"),
-    ]
-    weights, shifts, counts = advice.weights, advice.target_margins, advice.counts
-    if isinstance(weights, WeightAdvice):
-        torch_weights = weights.torch_weights
-        columns.append(("class\nweight", lambda k: f"{torch_weights[k]:.4g}"))
-        columns.append(("\nconfidence", lambda k: f"{after['class weights'][k]:.4f}"))
-    if shifts is not None:
-        columns.append(("target\nmargin Δ", lambda k: f"{shifts[k]:.3f}"))
-        columns.append(("\nconfidence", lambda k: f"{after['target margins'][k]:.4f}"))
-    if isinstance(counts, np.ndarray):
-        columns.append(("count\nneeded", lambda k: f"{counts[k]:.0f}"))
-    columns.append(("status now", lambda k: "collapses" if now.collapsed[k] else "survives"))
-    shown = shown_rows(size)
-    rows = [[show(k) for _, show in columns] for k in shown]
-    print_table([header for header, _ in columns], rows, muted=[bool(now.collapsed[k]) for k in shown])
-    if len(shown) < size:
-        print_note(f"… {size - len(shown)} classes between are not shown; --json prints all.")
-    change = "may grow by a factor below" if advice.limit.factor > 1 else "must be multiplied by less than"
-    print_note(f"Decays: both {change} {advice.limit.factor:.4g} for every class to live.")
-    for name, value in (("Class weights", weights), ("Target margins", advice.margins), ("Oversampling", counts)):
-        if isinstance(value, str):
-            print_note(f"{name}: impossible. {value}")
-    print_note("These change the training geometry; what they do to test accuracy has to be measured.")
+class AdviceTable:
+    """One row a class, of words: as it is now, and after each remedy."""
+
+    def __init__(self, advice: Advice, names: list[str], weight_decay: float | None) -> None:
+        self.advice, self.names, self.after = advice, names, advice.confidences
+        now, limits = advice.now, advice.limits
+        unit = 1.0 if weight_decay is None else weight_decay
+        self.columns: list[tuple[str, Callable[[int], str]]] = [
+            ("class", lambda k: names[k]),
+            ("count", lambda k: f"{advice.problem.counts[k]:.0f}"),
+            ("confidence\nnow", lambda k: f"{now.confidences[k]:.4f}"),
+            (
+                "dies at\ndecays ×" if weight_decay is None else "dies at\nweight decay",
+                lambda k: f"{unit * limits.decay_factor[k]:.4g}",
+            ),
+        ]
+        decays = next(iter(self.after))
+        self._add(decays.replace("largest", "largest\n"), None, decays)
+        if isinstance(advice.weights, WeightAdvice):
+            weights = advice.weights.torch_weights
+            self._add("class\nweight", lambda k: f"{weights[k]:.4g}", "class weights")
+        shifts = advice.target_margins
+        if shifts is not None:
+            self._add("target\nmargin Δ", lambda k: f"{shifts[k]:.3f}", "target margins")
+        if isinstance(advice.counts, np.ndarray):
+            counts = advice.counts
+            self._add("count\nneeded", lambda k: f"{counts[k]:.0f}", "oversampling")
+        self.columns.append(("status now", lambda k: "collapses" if now.collapsed[k] else "survives"))
+
+    def _add(self, header: str, show: Callable[[int], str] | None, remedy: str) -> None:
+        """A remedy and the confidences after it."""
+        values = self.after[remedy]
+        if show is not None:
+            self.columns.append((header, show))
+        self.columns.append(
+            (header if show is None else "→ confidence", lambda k: f"{values[k]:.4f}"),
+        )
+
+    def row(self, k: int) -> list[str]:
+        """Class k in words."""
+        return [show(k) for _, show in self.columns]
+
+    @property
+    def sentences(self) -> list[str]:
+        """What to do with the decays, and what is impossible."""
+        advice, limit = self.advice, self.advice.limit
+        who = "every class" if advice.keep is None else f"class {self.names[advice.keep]}"
+        change = "may grow by a factor below" if limit.factor > 1 else "must be multiplied by less than"
+        found = [f"Decays: all {change} {limit.factor:.4g} for {who} to live (λ_W λ_H below {limit.product:.4g})."]
+        return found + [f"{name.capitalize()}: impossible. {why}" for name, why in advice.impossible.items()]
+
+
+def _write_page(table: AdviceTable, ground: str, html: Path) -> Path:
+    advice = table.advice
+    sheet = pages().Sheet(
+        title="what to change so that classes live",
+        verdict=table.sentences,
+        missed=bool(advice.now.collapsed.any()),
+        caption="Each class now and after each remedy alone, predicted",
+        headers=[header.replace("\n", " ") for header, _ in table.columns],
+        rows=[table.row(k) for k in range(len(table.names))],
+        lost=advice.now.collapsed.tolist(),
+        notes=[ground, NO_ACCURACY],
+    )
+    return Path(pages().advice_page(advice.problem, table.after, sheet, html))
+
+
+def _print(table: AdviceTable) -> None:
+    shown, collapsed = shown_rows(len(table.names)), table.advice.now.collapsed
+    headers = [header for header, _ in table.columns]
+    print_table(headers, [table.row(k) for k in shown], muted=[bool(collapsed[k]) for k in shown])
+    if len(shown) < len(table.names):
+        print_note(f"… {len(table.names) - len(shown)} classes between are not shown; --json prints all.")
+    for sentence in table.sentences:
+        print_note(sentence)
+    print_note(NO_ACCURACY)

@@ -8,15 +8,19 @@ from typing import Annotated, Any
 import numpy as np
 from cyclopts import Parameter
 
-from collapsekit import CollapseError, predict
+from collapsekit import UFM, CollapseError, predict
 from collapsekit.cli.console import print_json, print_note, print_table, shown_rows
 from collapsekit.cli.options import Penalties
 from collapsekit.cli.train import print_comparison
 from collapsekit.diagnosis import Comparison, compare, effective_penalties
 from collapsekit.metrics import Measurement, measure_features
+from collapsekit.theory import Nearness, nearest_reference
 from collapsekit.theory.scope import scope
 from collapsekit.training.readers import read, read_head
 from collapsekit.validation import class_names as checked_names
+
+MOST_CLASSES = 2000
+"""Of more classes no reference geometries are computed: they take a singular value decomposition."""
 
 
 def measure(
@@ -57,10 +61,13 @@ def measure(
     estimate = None
     if measured.weight is not None and not measured.moments.unseen:
         estimate = effective_penalties(measured, class_weights=_loss_weights(measured, penalties))
+    predicted = comparison is not None and comparison.outside is None
+    nearest = _nearest(measured, penalties.problem(measured.counts) if predicted else None)
     if json:
         content: dict[str, Any] = {"measurement": measured.to_dict(), "counts": measured.counts.astype(int).tolist()}
         content["comparison"] = None if comparison is None else comparison.to_dict()
         content["effective_penalties"] = None if estimate is None else estimate.to_dict()
+        content["nearest_references"] = [near.to_dict() for near in nearest]
         print_json({"schema": 1} | content | {"scope": grounds})
         return
     if comparison is not None:
@@ -68,7 +75,9 @@ def measure(
     else:
         _print_classes(measured)
     print_note("; ".join(f"{key} {value:.4g}" for key, value in measured.metrics().items()) + ".")
-    for sentence in (comparison and comparison.verdict, estimate and str(estimate), grounds):
+    ranking = ", ".join(f"{near.name} {near.shape:.3g}" for near in nearest)
+    references = f"Distance in shape (0: the same, up to 2): {ranking}." if ranking else ""
+    for sentence in (comparison and comparison.verdict, estimate and str(estimate), references, grounds):
         if sentence:
             print_note(sentence)
 
@@ -119,6 +128,13 @@ def _compared(measured: Measurement, penalties: Penalties) -> tuple[Comparison |
     if measured.bias is not None:
         return compare(None, measured, outside="the head has a bias, which has no closed form"), ""
     return compare(predict(problem), measured), str(scope(problem, penalties.recipe))
+
+
+def _nearest(measured: Measurement, problem: UFM | None) -> list[Nearness]:
+    """Reference geometries by distance, where there is a head and every class has samples."""
+    if measured.weight is None or measured.moments.unseen or len(measured.counts) > MOST_CLASSES:
+        return []
+    return nearest_reference(measured.geometry(), problem)
 
 
 def _loss_weights(measured: Measurement, penalties: Penalties) -> Any:

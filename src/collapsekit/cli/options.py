@@ -9,6 +9,7 @@ from typing import Any, Literal
 from numpy.typing import ArrayLike
 
 from collapsekit import UFM, CollapseError, CrossEntropy
+from collapsekit.theory.limits import Hold
 from collapsekit.theory.scope import Recipe
 
 
@@ -81,6 +82,14 @@ class Penalties:
     def recipe(self) -> Recipe:
         """What penalises the features."""
         return "penalty" if self.batchnorm_branches is None else "batchnorm"
+
+    @property
+    def hold(self) -> Hold:
+        """What stays when N moves: N λ_H in a recipe, whose steps see means, and λ_H where it is given itself."""
+        own_units = self.weight_decay is None or (
+            self.batchnorm_branches is None and self.feature_reduction == "full_sum"
+        )
+        return "penalties" if own_units else "recipe"
 
     def problem(self, counts: ArrayLike | Mapping[str, int]) -> UFM:
         """Return the problem that these flags describe for a training set with these counts."""

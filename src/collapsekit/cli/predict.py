@@ -15,8 +15,10 @@ from collapsekit import UFM, CollapseError
 from collapsekit.cli.console import print_json, print_note, print_table, shown_rows
 from collapsekit.cli.options import Penalties
 from collapsekit.profiles import long_tail as long_tail_counts
-from collapsekit.theory.scope import Recipe, scope
+from collapsekit.theory.scope import scope
 from collapsekit.validation import shorten
+
+NO_ACCURACY = "The prediction describes the training geometry; what it means for test accuracy has to be measured."
 
 
 def predict(
@@ -26,6 +28,7 @@ def predict(
     long_tail: str | None = None,
     label_column: str | None = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
+    html: Path | None = None,
     json: bool = False,
 ) -> None:
     """Say which classes a recipe will lose, with each class's threshold and headroom.
@@ -47,6 +50,8 @@ def predict(
         LARGEST:SMALLEST:CLASSES, an exponential long tail, e.g. 5000:50:100.
     label_column : str
         Column of the CSV file whose values are the class labels; they are counted.
+    html : Path
+        Write a page with the table and figures, too (needs the extras report and torch).
     json : bool
         Print one JSON object.
     """
@@ -54,7 +59,9 @@ def predict(
     penalties = penalties or Penalties()
     names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]
     if penalties.given:
-        _print_prediction(penalties.problem(sizes), penalties.recipe, names, json)
+        _print_prediction(penalties, penalties.problem(sizes), names, html, json)
+    elif html is not None:
+        raise CollapseError("--html: a page needs penalties; give --lambda-w and --lambda-h, or the recipe's own units")
     else:
         unit = UFM.from_training(
             sizes, weight_decay=1.0, feature_decay=1.0, class_weights=penalties.class_weights, loss=penalties.loss
@@ -167,33 +174,78 @@ def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
     )
 
 
-def _print_prediction(problem: UFM, recipe: Recipe, names: list[str], json: bool) -> None:
-    frame, limits, ground = collapsekit.predict(problem), collapsekit.thresholds(problem), scope(problem, recipe)
+def _print_prediction(penalties: Penalties, problem: UFM, names: list[str], html: Path | None, json: bool) -> None:
+    frame, limits = collapsekit.predict(problem), collapsekit.thresholds(problem, hold=penalties.hold)
+    ground = scope(problem, penalties.recipe)
+    table = PredictionTable(frame, limits, names, penalties.weight_decay)
+    summary = _summary(frame, limits, problem)
+    if html is not None:
+        page = pages().prediction_page
+        sheet = pages().Sheet(
+            title="which classes this recipe will lose",
+            verdict=[summary],
+            missed=bool(frame.collapsed.any()),
+            caption="Each class on its training samples, predicted",
+            headers=table.headers,
+            rows=[table.row(k) for k in range(problem.num_classes)],
+            lost=frame.collapsed.tolist(),
+            notes=[str(ground), NO_ACCURACY],
+        )
+        written = page(problem, sheet, html)
     if json:
         content = frame.to_dict() | {"labels": names, "thresholds": limits.to_dict(), "scope": ground.to_dict()}
-        print_json(content)
+        print_json(content | ({} if html is None else {"page": str(written)}))
         return
     shown = shown_rows(problem.num_classes)
-    headers = ("class", "count", "confidence", "margin", "‖h‖²", "‖w‖²", "headroom", "dies below count", "status")
-    rows = [
-        (
-            names[k],
-            f"{problem.counts[k]:.0f}",
+    print_table(table.headers, [table.row(k) for k in shown], muted=[bool(frame.collapsed[k]) for k in shown])
+    if len(shown) < problem.num_classes:
+        print_note(f"… {problem.num_classes - len(shown)} classes between are not shown; --json prints all.")
+    print_note(summary)
+    print_note(str(ground))
+    if html is not None:
+        print_note(f"page: {written}")
+
+
+class PredictionTable:
+    """One row a class, of words."""
+
+    def __init__(self, frame: Any, limits: Any, names: list[str], weight_decay: float | None) -> None:
+        self.frame, self.limits, self.names, self.weight_decay = frame, limits, names, weight_decay
+
+    @property
+    def headers(self) -> list[str]:
+        """What the columns are; a death in units of the recipe where it is given in them."""
+        own = [] if self.weight_decay is None else ["dies at weight decay"]
+        columns = ["class", "count", "confidence", "margin", "‖h‖²", "‖w‖²", "headroom"]
+        return [*columns, *own, "dies at count", "status"]
+
+    def row(self, k: int) -> list[str]:
+        """Class k in words."""
+        frame, limits = self.frame, self.limits
+        own = [] if self.weight_decay is None else [f"{self.weight_decay * limits.decay_factor[k]:.4g}"]
+        return [
+            self.names[k],
+            f"{frame.problem.counts[k]:.0f}",
             f"{frame.confidences[k]:.4f}",
             f"{frame.margins[k]:.4f}",
             f"{frame.feature_sqnorms[k]:.4g}",
             f"{frame.classifier_sqnorms[k]:.4g}",
             f"{frame.headroom[k]:.4g}",
+            *own,
             f"{limits.critical_count[k]:.4g}",
             "collapses" if frame.collapsed[k] else "survives",
-        )
-        for k in shown
-    ]
-    print_table(headers, rows, muted=[bool(frame.collapsed[k]) for k in shown])
-    if len(shown) < problem.num_classes:
-        print_note(f"… {problem.num_classes - len(shown)} classes between are not shown; --json prints all.")
-    print_note(_summary(frame, limits, problem))
-    print_note(str(ground))
+        ]
+
+
+def pages() -> Any:
+    """Return the module that writes pages, or say what it needs."""
+    try:
+        from collapsekit.report import theory_page
+    except ModuleNotFoundError as missing:
+        raise CollapseError(
+            f"--html: {missing.name} is not installed; run: pip install 'collapsekit[report,torch]'"
+        ) from None
+    return theory_page
 
 
 def _summary(frame: Any, limits: Any, problem: UFM) -> str:

@@ -56,9 +56,9 @@ def collapse_line(frame: GeneralOrthogonalFrame, comparison: Comparison, *, ax: 
     if size <= MOST_LABELS:
         for c, px, py in zip(comparison.classes, frame.headroom, measured, strict=True):
             if px > 1:
-                _label(ax, _short(c.label), (px, py), (4, -9))
+                _label(ax, short(c.label), (px, py), (4, -9))
             else:  # points in a row: beside one another their names would overlap
-                _label(ax, _short(c.label), (px, py), (2, 5), rotation=45)
+                _label(ax, short(c.label), (px, py), (2, 5), rotation=45)
     ax.axhline(1 / size, color=GREY, lw=0.8, ls=":")
     ax.text(x[-1], 1 / size, "1/K", ha="right", va="bottom", color=GREY)
     ax.set(xscale="log", xlim=(x[0], x[-1]), ylim=(0, 1.02))
@@ -89,7 +89,7 @@ def gram(matrix: Array, *, title: str, limit: float, labels: Sequence[str] = (),
     ax = ax or new_axes(3.6, 3.2)
     image = ax.imshow(matrix, cmap="PuOr_r", vmin=-limit, vmax=limit)
     if 0 < len(labels) <= MOST_LABELS:
-        names = [_short(label) for label in labels]
+        names = [short(label) for label in labels]
         upright = 90 if max(map(len, names)) > 2 else 0
         ax.set_xticks(range(len(labels)), names, parse_math=False, rotation=upright, fontsize=7)
         ax.set_yticks(range(len(labels)), names, parse_math=False, fontsize=7)
@@ -156,7 +156,7 @@ def _legend_above(ax: Axes) -> None:
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0, ncols=2)
 
 
-def _short(label: str, most: int = 12) -> str:
+def short(label: str, most: int = 12) -> str:
     """A long name by its two ends, which tell it from others that begin alike."""
     return label if len(label) <= most else f"{label[: most // 2]}…{label[1 - most // 2 :]}"
 
@@ -179,7 +179,7 @@ def _stacked(labels: Sequence[str], heights: Array, apart: float = 0.035) -> lis
             stacks[-1][1].append(labels[k])
         elif np.isfinite(heights[k]):
             stacks.append((float(heights[k]), [labels[k]]))
-    return [(height, _joined(list(map(_short, names)))) for height, names in stacks]
+    return [(height, _joined(list(map(short, names)))) for height, names in stacks]
 
 
 def _joined(names: list[str], most: int = 24) -> str:

@@ -6,7 +6,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from collapsekit.diagnosis import Comparison, compare_run, run_scope
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.summary import MEANINGS
 from collapsekit.report import figures
+from collapsekit.theory import Nearness, nearest_reference
 from collapsekit.training import Run, TrainConfig
 from collapsekit.training.runs import replace_text
 from collapsekit.validation import Array
@@ -61,15 +62,12 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
     if target.is_dir():
         raise CollapseError(f"path={str(target)!r}: is a folder; give a file name")
     frame, comparison = run.frame, compare_run(run)
-    templates = Environment(
-        loader=PackageLoader("collapsekit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    templates.filters["number"] = _number
-    html = templates.get_template("page.html.j2").render(
+    html = render(
+        "page.html.j2",
+        _pictures(run, comparison),
         run=run,
         frame=frame,
         comparison=comparison,
-        pictures=[_apart(picture, f"figure{i}") for i, picture in enumerate(_pictures(run, comparison))],
         metrics=_metrics(run),
         settings=_settings(run.config),
         penalties=run.config.penalties(run.measured.counts, run.last_layer),
@@ -77,9 +75,27 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
         lambda_h="" if frame is None else _lambda_h(frame.problem.lambda_h),
         headrooms=[f"{h:.3g}" for h in frame.headroom] if frame is not None else [""] * len(comparison.classes),
         scope=run_scope(run),
+        nearest=_nearest(run),
     )
     replace_text(target, html)
     return target
+
+
+def _nearest(run: Run) -> list[Nearness]:
+    """Reference geometries by distance; none for so many classes that Gram matrices are left out too."""
+    if run.measured.moments.unseen or len(run.measured.counts) > MOST_GRAM_CLASSES:
+        return []
+    return nearest_reference(run.measured.geometry(), run.problem)
+
+
+def render(template: str, pictures: Iterable[Picture], **content: Any) -> str:
+    """Return the page that a template makes of its content, every picture with ids of its own."""
+    templates = Environment(
+        loader=PackageLoader("collapsekit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    templates.filters["number"] = _number
+    apart = [_apart(one, f"figure{i}") for i, one in enumerate(pictures)]
+    return templates.get_template(template).render(pictures=apart, **content)
 
 
 def _number(value: float, form: str) -> str:
@@ -125,7 +141,7 @@ def _pictures(run: Run, comparison: Comparison) -> Iterator[Picture]:
     labels = [c.label for c in comparison.classes]
     with mpl.rc_context(figures.STYLE):
         yield _confidence_picture(run, comparison)
-        yield _picture(
+        yield picture(
             "Confidence of each class over training, dark the first class, light the last"
             + ("." if run.frame is None else "; squares: predicted."),
             figures.confidence_trajectory(
@@ -140,13 +156,13 @@ def _pictures(run: Run, comparison: Comparison) -> Iterator[Picture]:
 
 def _confidence_picture(run: Run, comparison: Comparison) -> Picture:
     if run.frame is not None:
-        return _picture(
+        return picture(
             "Confidence of each class on its training samples against its headroom. At headroom 1 or below a class "
             "keeps no feature and its confidence is 1/K.",
             figures.collapse_line(run.frame, comparison),
         )
     confidences = run.measured.per_class()["confidence"]
-    return _picture(
+    return picture(
         "Confidence of each class on its training samples against class size.",
         figures.by_count(run.measured.counts, None, confidences, ylabel="training confidence"),
     )
@@ -155,11 +171,11 @@ def _confidence_picture(run: Run, comparison: Comparison) -> Picture:
 def _norm_pictures(run: Run) -> Iterator[Picture]:
     vectors, counts, frame = run.measured.per_class(), run.measured.counts, run.frame
     predicted = (None, None) if frame is None else (frame.feature_sqnorms, frame.classifier_sqnorms)
-    yield _picture(
+    yield picture(
         "Squared length of class means against class size.",
         figures.by_count(counts, predicted[0], vectors["feature_sqnorm"], ylabel="‖h‖² of the class mean"),
     )
-    yield _picture(
+    yield picture(
         "Squared length of classifier rows against class size.",
         figures.by_count(counts, predicted[1], vectors["classifier_sqnorm"], ylabel="‖w‖² of the row"),
     )
@@ -177,26 +193,27 @@ def _gram_pictures(run: Run, labels: list[str]) -> Iterator[Picture]:
         limit = max(float(np.nanmax(np.abs(matrix))) for matrix in sides.values()) or 1.0
         for side, matrix in sides.items():
             ax = figures.gram(matrix, title=f"{what}, {side}", limit=limit, labels=labels)
-            yield _picture(f"Inner products {of}, {side}.", ax)
+            yield picture(f"Inner products {of}, {side}.", ax)
 
 
 def _history_pictures(run: Run) -> Iterator[Picture]:
     if run.frame is not None:
-        yield _picture(
+        yield picture(
             "How far the training objective lies above the predicted optimum. It jumps during the warm-up of the "
             "penalties.",
             figures.objective_trajectory(run.history, run.frame.objective),
         )
     else:
-        yield _picture("Training loss, without penalties.", figures.loss_trajectory(run.history))
-    yield _picture(
+        yield picture("Training loss, without penalties.", figures.loss_trajectory(run.history))
+    yield picture(
         "NC1: within-class relative to between-class variability of the features. Where classes have collapsed it "
         "divides by their vanishing means, and may rise although features of every class coincide ever better.",
         figures.nc1_trajectory(run.history),
     )
 
 
-def _picture(caption: str, ax: Axes) -> Picture:
+def picture(caption: str, ax: Axes) -> Picture:
+    """Return a figure as an inline SVG."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     buffer = io.StringIO()

@@ -1,9 +1,7 @@
 """Closed forms: what a last layer converges to, and where classes die."""
 
 from collapsekit.theory.closed_form import GeneralOrthogonalFrame as GeneralOrthogonalFrame
-from collapsekit.theory.closed_form import Thresholds as Thresholds
 from collapsekit.theory.closed_form import predict as predict
-from collapsekit.theory.closed_form import thresholds as thresholds
 from collapsekit.theory.inverse import CountRange as CountRange
 from collapsekit.theory.inverse import LargestPenalty as LargestPenalty
 from collapsekit.theory.inverse import WeightAdvice as WeightAdvice
@@ -12,6 +10,10 @@ from collapsekit.theory.inverse import counts_for as counts_for
 from collapsekit.theory.inverse import largest_penalty as largest_penalty
 from collapsekit.theory.inverse import margins_for as margins_for
 from collapsekit.theory.inverse import weights_for as weights_for
+from collapsekit.theory.limits import Thresholds as Thresholds
+from collapsekit.theory.limits import thresholds as thresholds
+from collapsekit.theory.phase import PhaseDiagram as PhaseDiagram
+from collapsekit.theory.phase import phase_diagram as phase_diagram
 from collapsekit.theory.references import Nearness as Nearness
 from collapsekit.theory.references import balanced_without_relu as balanced_without_relu
 from collapsekit.theory.references import deep_linear_mse as deep_linear_mse

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from collapsekit.compensated import exact_product, pair
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
+from collapsekit.losses import CrossEntropy
 from collapsekit.problem import UFM
-from collapsekit.validation import Array, frozen, whole_number
+from collapsekit.validation import Array, frozen, shorten, whole_number
 
 LARGEST_GEOMETRY_BYTES = 2 * 1024**3
+Classes = slice | NDArray[np.intp]
+EVERY = slice(None)
+PART = 2**16
+"""Classes at a time: what fits a processor's cache."""
+SOLVE = "solve it numerically: collapsekit.solve(problem)"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,7 +85,7 @@ class GeneralOrthogonalFrame:
                 f"geometry: K = {size} needs {needed / 1024**3:.1f} GiB for three {size} × {size} matrices, above the "
                 "limit of 2 GiB; use the per-class vectors of the frame instead"
             )
-        b = _scaled_means_sqnorms(self.problem, self.feature_sqnorms)
+        b = _scaled_means_sqnorms(self)
         gram_w, cross = np.zeros((2, size, size))
         if self.problem.loss.centred:
             gram_w += b.sum() / size**2 - (b[:, None] + b) / size
@@ -184,165 +193,180 @@ def predict(problem: UFM) -> GeneralOrthogonalFrame:
     >>> frame.margins
     array([2.61284583, 2.29128039, 0.53408249, 0.        ])
     """
-    _require_closed_form(problem)
+    require_closed_form(problem)
     size, loss = problem.num_classes, problem.loss
-    prices, costs = _margin_prices(problem), margin_costs(problem)
-    margins = loss.margin(prices, size)
-    alive = margins > 0
-    survivors = int(alive.sum())
+    headroom, table = np.empty(size), np.empty((4, size))
+    near = [_fill(problem, part, headroom[part], table[:, part]) for part in _parts(problem)]
+    _refine(problem, np.concatenate(near), table)
+    collapsed = np.empty(size, dtype=bool)
+    sums = [_finish(problem, part, table[:, part], collapsed[part]) for part in _parts(problem)]
+    total_loss, total = np.array(sums).sum(axis=0)
+    margins, confidences, feature_sqnorms, classifier_sqnorms = table
+    survivors = size - int(np.count_nonzero(collapsed))
     if problem.dim is not None and problem.dim < survivors:
         raise CollapseError(
-            f"dim={problem.dim}: {survivors} classes survive and need as many dimensions; below that no closed form "
-            "is known; widen the feature layer"
+            f"dim={problem.dim}: {survivors} classes survive and need as many dimensions; with fewer no closed form is "
+            f"known; widen the feature layer, or {SOLVE}"
         )
-    feature_sqnorms = margins / _duality_scales(problem)
-    b = _scaled_means_sqnorms(problem, feature_sqnorms)
-    collapsed = ~alive
+    penalties = problem.lambda_w * centring_share(problem) * total  # Σ c_k M_k
+    objective = float(total_loss / problem.num_samples + penalties)
+    if not np.isfinite(objective):
+        raise CollapseError(
+            f"lambda_w={problem.lambda_w:g}: with these penalties norms exceed float64; give penalties nearer to 1"
+        )
+    if loss.centred:
+        classifier_sqnorms *= 1 - 2 / size
+        classifier_sqnorms += total / size**2
     collapsed.flags.writeable = False
     return GeneralOrthogonalFrame(
         problem=problem,
         margins=frozen(margins),
-        confidences=frozen(loss.confidence(margins, size)),
+        confidences=frozen(confidences),
         feature_sqnorms=frozen(feature_sqnorms),
-        classifier_sqnorms=frozen((1 - 2 / size) * b + b.sum() / size**2 if loss.centred else b),
+        classifier_sqnorms=frozen(classifier_sqnorms),
         collapsed=collapsed,
-        headroom=frozen(_headroom(problem)),
-        objective=float(problem.loss_weights @ loss.scalar(margins, size) + costs @ margins),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class Thresholds:
-    """Where classes die, all else fixed.
-
-    Attributes
-    ----------
-    critical_product : ndarray, shape (K,)
-        λ_W λ_H from which the class is dead (it survives below).
-    critical_count : ndarray, shape (K,)
-        ``n_k`` up to which the class is dead at the problem's own N and penalties; real-valued.
-    headroom : ndarray, shape (K,)
-        Critical λ_W λ_H divided by λ_W λ_H, which equals ``n_k`` divided by its critical count.
-    """
-
-    critical_product: Array
-    critical_count: Array
-    headroom: Array
-
-    @property
-    def minority_collapse(self) -> float:
-        """λ_W λ_H at which the first class dies."""
-        return float(self.critical_product.min())
-
-    @property
-    def complete_collapse(self) -> float:
-        """λ_W λ_H at which the last class dies and the network predicts nothing."""
-        return float(self.critical_product.max())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the thresholds as plain lists (JSON-ready), with the schema version."""
-        return {
-            "schema": 1,
-            "critical_product": self.critical_product.tolist(),
-            "critical_count": self.critical_count.tolist(),
-            "headroom": self.headroom.tolist(),
-            "minority_collapse": self.minority_collapse,
-            "complete_collapse": self.complete_collapse,
-        }
-
-
-def thresholds(problem: UFM) -> Thresholds:
-    r"""Return where each class of a bias-free UFM+ dies.
-
-    .. math::
-
-        (\lambda_W\lambda_H)^{\rm crit}_k = \frac{\omega_k^2 (K-1) n_k}{K N^2}
-
-    for cross-entropy; the price of margin grows with the square root of the product for every loss.
-
-    Parameters
-    ----------
-    problem : UFM
-        As for :func:`predict`.
-
-    Returns
-    -------
-    Thresholds
-
-    Raises
-    ------
-    CollapseError
-        If the problem has no closed form.
-
-    References
-    ----------
-    Dang et al., ICML 2024, Theorem 4.1; derived here for class weights (docs/theory.md).
-
-    Examples
-    --------
-    >>> limits = thresholds(UFM([900, 100], lambda_w=1e-3, lambda_h=1e-3))
-    >>> limits.headroom
-    array([450.,  50.])
-    >>> limits.critical_count
-    array([2., 2.])
-    """
-    _require_closed_form(problem)
-    size, headroom = problem.num_classes, _headroom(problem)
-    per_root_product = np.sqrt(problem.counts * _centring_share(problem))  # c_k over the root of λ_W λ_H
-    critical_root = problem.loss.critical_price(size) * problem.loss_weights / per_root_product
-    return Thresholds(
-        critical_product=frozen(critical_root**2),
-        critical_count=frozen(problem.counts / headroom),
         headroom=frozen(headroom),
+        objective=objective,
     )
 
 
-def _require_closed_form(problem: UFM) -> None:
+def require_closed_form(problem: UFM) -> None:
     if not isinstance(problem, UFM):
         raise CollapseError(f"problem={problem!r}: give a UFM(counts, lambda_w, lambda_h)")
     if problem.bias is not None:
         raise CollapseError(
-            f"bias={problem.bias!r}: a bias changes the geometry under imbalance and has no closed form; "
-            "train the head without one (bias=False in torch.nn.Linear) or give bias=None"
-        )
-    critical = np.broadcast_to(problem.loss.critical_price(problem.num_classes), problem.num_classes)
-    if critical.min() < 0:
-        raise CollapseError(
-            f"loss={problem.loss!r}: with label smoothing the target margin of class {critical.argmin()} lies so "
-            "low that its loss falls towards negative margins; no closed form; raise that margin or smooth less"
+            f"bias={problem.bias!r}: a bias changes the geometry under imbalance and has no closed form; train the "
+            f"head without one (bias=False in torch.nn.Linear) and give bias=None, or {SOLVE}"
         )
     if not problem.relu:
-        raise CollapseError("relu=False: under imbalance no closed form is known without ReLU features; give relu=True")
+        raise CollapseError(
+            f"relu=False: under imbalance no closed form is known without ReLU features; give relu=True, or {SOLVE}"
+        )
+    critical = problem.loss.critical_price(problem.num_classes)
+    if critical.min() <= 0:
+        raise CollapseError(
+            f"loss={shorten(problem.loss)}: with label smoothing the target margin of class {critical.argmin()} lies "
+            "so low that its loss falls towards negative margins; no closed form; raise that margin, smooth less, or "
+            f"{SOLVE}"
+        )
+
+
+def _parts(problem: UFM) -> list[slice]:
+    """Classes in parts that a processor's cache holds; all at once where the loss tells classes apart."""
+    if getattr(problem.loss, "margins", None) is not None:
+        return [slice(0, problem.num_classes)]
+    return [slice(start, start + PART) for start in range(0, problem.num_classes, PART)]
+
+
+def _fill(problem: UFM, part: slice, headroom: Array, table: Array) -> NDArray[np.intp]:
+    """Fill in headroom, margins, confidences, losses and a_k of some classes; return which are near their threshold."""
+    root = np.sqrt(problem.counts[part], out=table[3])
+    prices = _margin_prices(problem, root, part, out=table[2])
+    problem.loss.optimum(prices, problem.num_classes, table[:3])
+    root *= _scale_per_root(problem, part)
+    with np.errstate(over="ignore"):
+        np.multiply(problem.counts[part], _headroom_per_sample(problem, part), out=headroom)
+    return np.asarray(part.start + np.flatnonzero((headroom < 1.1) & (headroom > 1.0 - 1e-9)))
 
 
 def margin_costs(problem: UFM) -> Array:
     """Return c_k, (K,): what a unit of margin costs in penalty; square roots apart, so that no product underflows."""
     return np.asarray(
-        np.sqrt(problem.lambda_w) * np.sqrt(problem.lambda_h) * np.sqrt(problem.counts * _centring_share(problem))
+        np.sqrt(problem.lambda_w) * np.sqrt(problem.lambda_h) * np.sqrt(problem.counts * centring_share(problem))
     )
 
 
-def _centring_share(problem: UFM) -> float:
+def centring_share(problem: UFM) -> float:
     """(K−1)/K where the optimal classifier is centred: what is left of a unit row; 1 otherwise."""
     return (problem.num_classes - 1) / problem.num_classes if problem.loss.centred else 1.0
 
 
-def _margin_prices(problem: UFM) -> Array:
-    """q_k = c_k/α_k, (K,): the price of margin per unit of loss weight."""
-    return margin_costs(problem) / problem.loss_weights
+def _margin_prices(problem: UFM, root: Array, part: Classes = EVERY, *, out: Array | None = None) -> Array:
+    """q_k = c_k/α_k, (K,): the price of margin per unit of loss weight, from √n_k."""
+    scale = np.sqrt(problem.lambda_w) * np.sqrt(_of(problem.lambda_h, part)) * np.sqrt(centring_share(problem))
+    if problem.class_weights is not None:
+        root = root * problem.class_weights[part]
+    return np.asarray(np.divide(scale * problem.num_samples, root, out=out))
 
 
-def _headroom(problem: UFM) -> Array:
+def _of(values: float | Array, part: Classes) -> Array:
+    """The values of some classes, where classes have values of their own."""
+    values = np.asarray(values)
+    return values[part] if values.ndim else values
+
+
+def _price_tails(problem: UFM, q: Array, near: NDArray[np.intp]) -> Array:
+    """What rounding took from the prices of some classes: q² n ω² = λ_W λ_H N² (K−1)/K, by compensated products."""
+    share = Fraction(problem.num_classes - 1, problem.num_classes) if problem.loss.centred else Fraction(1)
+    fixed = Fraction(problem.lambda_w) * share * Fraction(problem.num_samples) ** 2
+    if np.ndim(problem.lambda_h) == 0:
+        wanted, missing = map(np.asarray, pair(fixed * Fraction(float(problem.lambda_h))))
+    else:
+        high, low = pair(fixed)
+        per_class = _of(problem.lambda_h, near)
+        wanted, missing = exact_product(per_class, high)
+        missing = missing + per_class * low
+    squared, rest = exact_product(q, q)
+    factors = [problem.counts[near]]
+    if problem.class_weights is not None:
+        factors += 2 * [problem.class_weights[near]]
+    for factor in factors:
+        squared, rounding = exact_product(squared, factor)
+        rest = rest * factor + rounding
+    return np.asarray(q * (((wanted - squared) + (missing - rest)) / (2 * squared)))
+
+
+def _finish(problem: UFM, part: slice, table: Array, collapsed: NDArray[np.bool_]) -> tuple[float, float]:
+    """Put ‖h_k‖² and b_k = a_k² ‖h_k‖² in the places of losses and a_k; return Σ ω_k n_k φ_k and Σ b_k."""
+    margins, _, losses, scales = table
+    np.equal(margins, 0.0, out=collapsed)
+    if problem.class_weights is not None:
+        losses *= problem.class_weights[part]
+    loss = losses @ problem.counts[part]
+    np.divide(margins, scales, out=losses)
+    np.multiply(margins, scales, out=scales)
+    return float(loss), float(scales.sum())
+
+
+def _refine(problem: UFM, near: NDArray[np.intp], table: Array) -> None:
+    """Solve again where the digits of a price matter: near the threshold a rounding counts K-fold in the margin."""
+    loss, prices = problem.loss, _margin_prices(problem, np.sqrt(problem.counts[near]), near)
+    if isinstance(loss, CrossEntropy) and loss.margins is not None:
+        loss = replace(loss, margins=tuple(np.asarray(loss.margins)[near]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        tails = _price_tails(problem, prices, near)
+    tails[~np.isfinite(tails)] = 0.0  # penalties and weights beyond 1e±150 have no such products
+    solved = loss.optimum(prices, problem.num_classes, np.empty((3, near.size)), tails)
+    for row, values in zip(table, solved, strict=False):
+        row[near] = values
+
+
+def headroom_of(problem: UFM) -> Array:
     """(Critical price / price)², (K,); infinite where penalties are too small for float64 to tell."""
     with np.errstate(over="ignore"):
-        return np.asarray((problem.loss.critical_price(problem.num_classes) / _margin_prices(problem)) ** 2)
+        return np.asarray(problem.counts * _headroom_per_sample(problem))
+
+
+def _headroom_per_sample(problem: UFM, part: Classes = EVERY) -> Array:
+    """Headroom over n_k, () or (K,): class weights, target margins and penalties of classes tell them apart."""
+    with np.errstate(over="ignore"):
+        root = _of(problem.loss.critical_price(problem.num_classes), part) / np.sqrt(problem.lambda_w)
+        root = root / (problem.num_samples * np.sqrt(centring_share(problem))) / np.sqrt(_of(problem.lambda_h, part))
+        if problem.class_weights is not None:
+            root = root * problem.class_weights[part]
+        return np.asarray(np.square(root))
 
 
 def _duality_scales(problem: UFM) -> Array:
     """a_k, (K,), in W = Σ a_k (e_k − 1/K) h_kᵀ, or Σ a_k e_k h_kᵀ without centring."""
-    return np.sqrt(problem.lambda_h * problem.counts / (_centring_share(problem) * problem.lambda_w))
+    return np.asarray(np.sqrt(problem.counts) * _scale_per_root(problem))
 
 
-def _scaled_means_sqnorms(problem: UFM, feature_sqnorms: Array) -> Array:
-    """b_k = a_k² ‖h_k‖², (K,)."""
-    return _duality_scales(problem) ** 2 * feature_sqnorms
+def _scale_per_root(problem: UFM, part: Classes = EVERY) -> Array:
+    """a_k/√n_k, () or (K,)."""
+    return np.asarray(np.sqrt(_of(problem.lambda_h, part)) / np.sqrt(centring_share(problem) * problem.lambda_w))
+
+
+def _scaled_means_sqnorms(frame: GeneralOrthogonalFrame) -> Array:
+    """b_k = a_k² ‖h_k‖² = a_k M_k, (K,)."""
+    return np.asarray(_duality_scales(frame.problem) * frame.margins)

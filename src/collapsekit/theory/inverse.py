@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy
 from collapsekit.problem import UFM
-from collapsekit.theory.closed_form import margin_costs, predict, thresholds
+from collapsekit.theory.closed_form import margin_costs, predict
+from collapsekit.theory.limits import Hold, room_of, thresholds
 from collapsekit.validation import Array, frozen, positive_vector, shorten
 
 Wish = Literal["equal", "ldam"] | ArrayLike
@@ -68,7 +69,7 @@ def largest_penalty(problem: UFM, label: str | int | None = None) -> LargestPena
     return LargestPenalty(
         product=float(limits.critical_product[k]),
         factor=float(np.sqrt(limits.headroom[k])),
-        label=problem.names[k] if problem.names else str(k),
+        label=_label(problem, k),
     )
 
 
@@ -161,8 +162,9 @@ def weights_for(problem: UFM, margins: Wish = "equal") -> WeightAdvice:
     if bad.size:
         k = bad[0]
         raise CollapseError(
-            f"margins: no weight gives class {k} the margin {profile[k]:.4g} under {type(plain.loss).__name__}; its "
-            "loss stops falling, or jumps, before that; give a margin that predict can return"
+            f"margins: no weight gives class {_label(problem, k)} the margin {profile[k]:.4g} under "
+            f"{type(plain.loss).__name__}; its loss stops falling, or jumps, before that; give a margin that predict "
+            "can return"
         )
     omega = frozen(omega)
     return WeightAdvice(omega, float(shares @ omega), replace(plain, class_weights=omega))
@@ -209,8 +211,9 @@ def margins_for(problem: UFM, margins: Wish = "equal") -> UFM:
     if dead.size:
         k = dead[0]
         raise CollapseError(
-            f"margins: class {k} is dead at every target margin, its price {prices[k]:.4g} of a margin exceeds what "
-            "any margin saves; lower the penalties (largest_penalty) or weigh the class (weights_for)"
+            f"margins: class {_label(problem, k)} is dead at every target margin, its price {prices[k]:.4g} of a "
+            "margin exceeds what any margin saves; lower the penalties (largest_penalty) or weigh the class "
+            "(weights_for)"
         )
     profile = _profile(plain, margins)
     if isinstance(margins, str):
@@ -240,7 +243,7 @@ class CountRange:
     smallest: int | None
 
 
-def count_range(problem: UFM, label: str | int) -> CountRange:
+def count_range(problem: UFM, label: str | int, *, hold: Hold = "penalties") -> CountRange:
     r"""Return the counts with which a class survives when N moves with its count.
 
     With R samples in the other classes and ``A = (ω_k q_crit)² / (λ_W λ_H (K−1)/K)``, class k lives where
@@ -252,6 +255,8 @@ def count_range(problem: UFM, label: str | int) -> CountRange:
         As for ``predict``.
     label : str or int
         Name or position of the class.
+    hold : {"penalties", "recipe"}
+        What stays while N moves: λ_H, or N λ_H, as in a recipe (see ``thresholds``); then there is no upper count.
 
     References
     ----------
@@ -264,17 +269,15 @@ def count_range(problem: UFM, label: str | int) -> CountRange:
     127
     """
     k = class_position(problem, label)
-    rest = problem.num_samples - problem.counts[k]
-    room = float(_room(problem)[k])
-    if not room > 4 * rest:
-        return CountRange(float("nan"), float("nan"), None)
-    upper = 0.5 * (room - 2 * rest + np.sqrt(room * (room - 4 * rest)))
-    lower = rest**2 / upper
+    limits = thresholds(problem, hold=hold)
+    lower, upper = float(limits.lower_count[k]), float(limits.upper_count[k])
+    if np.isnan(lower):
+        return CountRange(lower, upper, None)
     smallest = int(np.floor(lower)) + 1
-    return CountRange(float(lower), float(upper), smallest if smallest < upper else None)
+    return CountRange(lower, upper, smallest if smallest < upper else None)
 
 
-def counts_for(problem: UFM) -> Array:
+def counts_for(problem: UFM, *, hold: Hold = "penalties") -> Array:
     """Return the least counts, none below the problem's own, with which every class survives: oversampling's target.
 
     All classes that die are enlarged together while the penalties stay; N grows with them.
@@ -282,7 +285,9 @@ def counts_for(problem: UFM) -> Array:
     Parameters
     ----------
     problem : UFM
-        As for ``predict``.
+        As for ``predict``. Its class weights stand as they are, ω_k.
+    hold : {"penalties", "recipe"}
+        What stays while N grows: λ_H, or N λ_H, as in a recipe (see ``thresholds``).
 
     Returns
     -------
@@ -300,19 +305,34 @@ def counts_for(problem: UFM) -> Array:
     >>> counts_for(UFM([900, 100], lambda_w=1e-2, lambda_h=6e-3))
     array([900., 127.])
     """
-    thresholds(problem)  # refuses what has no closed form
-    counts, room = problem.counts.copy(), _room(problem)
-    while True:
-        needed = np.maximum(problem.counts, np.floor(counts.sum() ** 2 / room) + 1)
-        if np.array_equal(needed, counts):
-            return frozen(counts)
-        if (needed >= room).any():  # (R + n)² < A n has no solution with n ≥ A
-            k = int((needed - room).argmax())
-            raise CollapseError(
-                f"counts: no oversampling saves class {k}: with more samples N grows, and its threshold faster than "
-                "its count; lower the penalties (largest_penalty) or weigh the class (weights_for)"
-            )
-        counts = needed
+    thresholds(problem, hold=hold)  # refuses what has no closed form
+    room, total = room_of(problem), problem.num_samples
+
+    def least(size: float) -> Array:
+        """Counts that die among `size` samples, real-valued: N² = A n, or N times the recipe's N = A n."""
+        return np.asarray(size * (size if hold == "penalties" else total) / room)
+
+    def slack(size: float) -> float:
+        """By how much N outgrows the enlarged classes; without slack nothing saves them."""
+        growing = least(size)[least(size) >= problem.counts].sum() / size
+        room_left = float(1 - growing * (2 if hold == "penalties" else 1))
+        if room_left > 0:
+            return room_left
+        raise CollapseError(
+            f"counts: no oversampling saves class {_label(problem, int(room.argmin()))}: with more samples N grows, "
+            "and its threshold faster than its count; lower the penalties (largest_penalty) or weigh the class "
+            "(weights_for)"
+        )
+
+    size, missing = total, np.inf
+    while missing > 1e-9 * size:  # Newton from below on a convex function: real counts that just die
+        missing = float(np.maximum(problem.counts, least(size)).sum() - size) / slack(size)
+        size += max(0.0, missing)
+    counts = np.maximum(problem.counts, np.floor(least(size * (1 - 1e-12))) + 1)
+    while counts.sum() > size and slack(size):
+        size = float(counts.sum())
+        counts = np.maximum(problem.counts, np.floor(least(size)) + 1)
+    return frozen(counts)
 
 
 def class_position(problem: UFM, label: str | int) -> int:
@@ -327,11 +347,8 @@ def class_position(problem: UFM, label: str | int) -> int:
     return int(label)
 
 
-def _room(problem: UFM) -> Array:
-    """A_k, (K,): class k lives where N² < A_k n_k."""
-    omega = np.ones(problem.num_classes) if problem.class_weights is None else problem.class_weights
-    per_root_count = margin_costs(problem) / np.sqrt(problem.counts)
-    return np.asarray((omega * problem.loss.critical_price(problem.num_classes) / per_root_count) ** 2)
+def _label(problem: UFM, k: int) -> str:
+    return problem.names[k] if problem.names else str(k)
 
 
 def _profile(problem: UFM, margins: Wish) -> Array:

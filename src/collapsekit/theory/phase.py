@@ -13,7 +13,7 @@ from collapsekit import profiles
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy, Loss
 from collapsekit.problem import UFM
-from collapsekit.theory.closed_form import thresholds
+from collapsekit.theory.limits import thresholds
 from collapsekit.validation import Array, frozen, positive_vector, shorten, whole_number
 
 Profile = Literal["long-tail", "step"]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from collapsekit.losses import CrossEntropy
 from collapsekit.problem import UFM
-from collapsekit.theory.closed_form import thresholds
+from collapsekit.theory.limits import thresholds
 
 Recipe = Literal["penalty", "batchnorm"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy
 from collapsekit.problem import UFM, BatchNormDecay
-from collapsekit.theory.closed_form import thresholds
+from collapsekit.theory.limits import thresholds
 from collapsekit.validation import Array, class_names, numeric, positive_number, shorten, whole_number
 
 Profile = Literal["long-tail", "step", "paper", "as-is"]

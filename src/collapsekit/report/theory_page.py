@@ -1,0 +1,137 @@
+"""Pages of the theory alone: what a recipe will lose, and what to change, with the figures that show it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+from collapsekit import __version__
+from collapsekit.errors import CollapseError
+from collapsekit.losses import MSE, CrossEntropy, Focal, Hinge, Loss
+from collapsekit.problem import UFM
+from collapsekit.report import figures, theory_figures
+from collapsekit.report.page import Picture, picture, render
+from collapsekit.theory import phase_diagram, predict, thresholds
+from collapsekit.training.runs import replace_text
+from collapsekit.validation import Array
+
+MOST_ROWS = 1000
+"""A table of more classes shows its head and its tail."""
+FAMILIES: dict[str, Loss] = {
+    "cross-entropy": CrossEntropy(),
+    "focal, γ = 2": Focal(2.0),
+    "label smoothing 0.1": CrossEntropy(smoothing=0.1),
+    "hinge": Hinge(),
+    "squared error": MSE(),
+}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The words of a page: a title, sentences, and a table with one row a class, of which some are lost."""
+
+    title: str
+    verdict: Sequence[str]
+    missed: bool
+    caption: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    lost: Sequence[bool]
+    notes: Sequence[str]
+
+
+def prediction_page(problem: UFM, sheet: Sheet, path: str | os.PathLike[str]) -> Path:
+    """Write the page of `collapsekit predict` to a file and return where it is."""
+    return _write(problem, sheet, _prediction_pictures(problem), path)
+
+
+def advice_page(problem: UFM, after: Mapping[str, Array], sheet: Sheet, path: str | os.PathLike[str]) -> Path:
+    """Write the page of `collapsekit advise`, with the confidences after each remedy, and return where it is."""
+    return _write(problem, sheet, _advice_pictures(problem, after), path)
+
+
+def _write(problem: UFM, sheet: Sheet, pictures: Iterator[Picture], path: str | os.PathLike[str]) -> Path:
+    target = Path(path)
+    if target.is_dir():
+        raise CollapseError(f"html={str(target)!r}: is a folder; give a file name")
+    size, half = len(sheet.rows), MOST_ROWS // 2
+    shown = range(size) if size <= MOST_ROWS else [*range(half), *range(size - half, size)]
+    content = vars(sheet) | {"rows": [sheet.rows[k] for k in shown], "lost": [bool(sheet.lost[k]) for k in shown]}
+    html = render(
+        "theory.html.j2",
+        pictures,
+        omitted=size - len(shown),
+        problem=repr(problem),
+        version=__version__,
+        **content,
+    )
+    replace_text(target, html)
+    return target
+
+
+def _prediction_pictures(problem: UFM) -> Iterator[Picture]:
+    with mpl.rc_context(figures.STYLE):
+        yield picture(
+            "Confidence of each class on its training samples against its size. Where classes share one threshold, the "
+            "shaded sizes are lost: they keep no feature and the confidence 1/K.",
+            theory_figures.predicted_line(problem),
+        )
+        yield picture(
+            "The same while both penalties move together, from a hundredth of the first death to beyond the last.",
+            theory_figures.confidence_map(problem),
+        )
+        yield picture(
+            "Squared length of class means against class size, at several multiples of the smallest threshold: rare "
+            "classes have the longest features where penalties vanish, and none at their threshold.",
+            theory_figures.norm_regimes(problem),
+        )
+        yield _phase(problem)
+        yield picture(
+            "Margins of these classes under several losses at the same penalties, relative to the largest margin. "
+            "A margin of 0 is a lost class.",
+            theory_figures.loss_families(problem, FAMILIES),
+        )
+
+
+def _phase(problem: UFM) -> Picture:
+    largest, smallest = float(problem.counts.max()), float(problem.counts.min())
+    product = problem.lambda_w * float(np.exp(np.log(problem.lambda_h).mean()))
+    limits, ratio = thresholds(problem), largest / smallest
+    low, high = min(product, limits.minority_collapse) / 10, 10 * max(product, limits.complete_collapse)
+    ratios = np.geomspace(1, max(10.0, min(largest, 10 * ratio)), 60)
+    diagram = phase_diagram(
+        problem.num_classes,
+        int(largest),
+        ratios=ratios,
+        products=np.geomspace(low, high, 80),
+        loss=_same_for_all(problem),
+    )
+    return picture(
+        f"How many of {problem.num_classes} classes survive, for long tails from {largest:.0f} samples down. The cross "
+        "stands at this problem's ratio and penalties; its counts need not be a long tail.",
+        theory_figures.phase(diagram, point=(product, ratio)),
+    )
+
+
+def _same_for_all(problem: UFM) -> Loss:
+    """The loss without what tells classes apart, for counts of other problems."""
+    loss = problem.loss
+    return CrossEntropy(loss.smoothing, None, loss.temperature) if isinstance(loss, CrossEntropy) else loss
+
+
+def _advice_pictures(problem: UFM, after: Mapping[str, Array]) -> Iterator[Picture]:
+    with mpl.rc_context(figures.STYLE):
+        yield picture(
+            "Confidence of each class on its training samples, now and after each remedy alone.",
+            theory_figures.before_and_after(problem, predict(problem).confidences, after),
+        )
+        yield picture(
+            "Confidence of each class while both penalties move together, from a hundredth of the first death to "
+            "beyond the last.",
+            theory_figures.confidence_map(problem),
+        )
