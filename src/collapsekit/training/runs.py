@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,12 +27,14 @@ from collapsekit.theory.closed_form import GeneralOrthogonalFrame, predict
 from collapsekit.training.recipe import LastLayer, TrainConfig
 from collapsekit.validation import Array
 
-CONFIG, HISTORY, ARRAYS, CHECKPOINT, ENVIRONMENT = (
+CONFIG, HISTORY, ARRAYS, CHECKPOINT, ENVIRONMENT, FAILURE, LOCK = (
     "config.json",
     "history.jsonl",
     "arrays.safetensors",
     "checkpoint.safetensors",
     "env.json",
+    "failure.json",
+    "lock",
 )
 PER_CLASS = ("confidences", "losses", "recalls", "centre_agreement")
 
@@ -104,17 +107,43 @@ def run_folder(out: str | os.PathLike[str], config: TrainConfig) -> Path:
     return folder
 
 
+class InUse(CollapseError):
+    """Another process trains this run."""
+
+
+PATIENCE = 0.2
+"""Seconds after which a locked folder counts as in use: `in_use` holds the lock for a moment too."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for one process; a second one is refused at once."""
-    with (folder / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CollapseError(
-                f"out: {folder} is in use by another process; wait for it or change the configuration"
-            ) from None
+    """Hold the folder for one process; a second one is refused. The lock ends with the process, however that ends."""
+    with (folder / LOCK).open("w") as handle:
+        for last in (False,) * 10 + (True,):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if last:
+                    raise InUse(
+                        f"out: {folder} is in use by another process; wait for it or change the configuration"
+                    ) from None
+                time.sleep(PATIENCE / 10)
+        for leftover in folder.glob(".*.*.[0-9]*"):  # temporary files of a killed process
+            leftover.unlink(missing_ok=True)
         yield
+
+
+def in_use(folder: Path) -> bool:
+    """Return whether a process holds the folder now."""
+    try:
+        with (folder / LOCK).open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no such folder yet
+        return False
+    return False
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -171,6 +200,14 @@ def save_results(run: Run) -> None:
     names = None if measured.names is None else list(measured.names)
     content = run.environment | {"names": names, "last_layer": asdict(run.last_layer)}
     replace_text(run.folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
+
+
+def save_failure(out: str | os.PathLike[str], config: TrainConfig, reason: str) -> None:
+    """Note in a run's folder why it could not be finished."""
+    folder = run_folder(out, config)
+    with locked(folder):
+        replace_text(folder / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+        replace_text(folder / FAILURE, json.dumps({"reason": reason}) + "\n")
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
