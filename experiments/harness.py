@@ -9,13 +9,20 @@ from pathlib import Path
 
 import torch
 
-from collapsekit.diagnosis import compare_run
+from collapsekit.diagnosis import compare_run, effective_penalties
 from collapsekit.training import train
 
 RESULTS = Path(__file__).parent / "results"
 SCOPE = Path(__file__).parents[1] / "src" / "collapsekit" / "theory" / "scope.json"
-COLUMNS = ("largest_deviation", "feature_norm_error", "classifier_norm_error", "largest_cosine", "objective_excess")
-HEADERS = ("confidence", "‖h‖²", "‖w‖²", "cosine", "objective")
+COLUMNS = {
+    "confidence": "largest_deviation",
+    "‖h‖²": "feature_norm_error",
+    "‖w‖²": "classifier_norm_error",
+    "cosine": "largest_cosine",
+    "objective": "objective_excess",
+    "λ_W found": "effective_lambda_w_error",
+    "λ_H found": "effective_lambda_h_error",
+}
 
 
 def one_run(job):
@@ -28,7 +35,18 @@ def one_run(job):
     found |= {"num_classes": len(counts), "imbalance": float(counts.max() / counts.min())}
     if frame is not None:
         found |= {"collapsed": int(frame.collapsed.sum()), "times_threshold": 1 / float(frame.headroom.min())}
+        found |= effective_errors(run)
     return {"config": config.to_dict(), **found, "environment": run.environment}
+
+
+def effective_errors(run):
+    """Relative errors of the penalties found from the trained network alone; None where the model does not apply."""
+    problem = run.problem
+    estimate = effective_penalties(run.measured, class_weights=problem.class_weights)
+    errors = {"effective_penalties": estimate.to_dict()}
+    for name, found in (("lambda_w", estimate.lambda_w), ("lambda_h", estimate.lambda_h)):
+        errors[f"effective_{name}_error"] = None if found is None else abs(found / getattr(problem, name) - 1)
+    return errors
 
 
 def changed(config, keys):
@@ -38,11 +56,11 @@ def changed(config, keys):
 
 def table(rows, keys, within):
     lines = [
-        " | ".join(("", *keys, "collapsed", *HEADERS, "verdict", "")).strip(),
-        "|" + "---|" * (len(keys) + len(HEADERS) + 2),
+        " | ".join(("", *keys, "collapsed", *COLUMNS, "verdict", "")).strip(),
+        "|" + "---|" * (len(keys) + len(COLUMNS) + 2),
     ]
     for row in rows:
-        numbers = " | ".join("" if row[key] is None else f"{row[key]:.1e}" for key in COLUMNS)
+        numbers = " | ".join("" if row.get(key) is None else f"{row[key]:.1e}" for key in COLUMNS.values())
         verdict = "holds" if within(row) else "fails"
         lines.append(f"| {changed(row['config'], keys)} | {row.get('collapsed', '')} | {numbers} | {verdict} |")
     return "\n".join(lines)

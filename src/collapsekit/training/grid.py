@@ -238,8 +238,12 @@ class _Sweep:
             self._give_up(config, f"{error}, {MOST_DEATHS} times in a row; {hint}")
 
     def _give_up(self, config: TrainConfig, reason: str) -> None:
-        runs.save_failure(self.out, config, reason)
-        self._end(config, reason)
+        try:
+            runs.save_failure(self.out, config, reason)
+        except runs.InUse:  # somebody else is at it
+            self.waiting.append(config)
+        else:
+            self._end(config, reason)
 
     def _end(self, config: TrainConfig, reason: str | None) -> None:
         self.over[config] = Outcome(config, self._folder(config), reason)
@@ -251,7 +255,7 @@ class _Sweep:
         if self.progress is None:
             return
         folders = {config: self._folder(config) for config in self.planned if config not in self.over}
-        running = {config: last_step(folder) for config, folder in folders.items() if runs.in_use(folder)}
+        running = {config: runs.last_step(folder) for config, folder in folders.items() if runs.in_use(folder)}
         self.progress(Standing(tuple(self.over.values()), running, len(self.planned) - len(self.over)))
 
 
@@ -260,25 +264,22 @@ BUSY: Literal["busy"] = "busy"
 
 def train_one(config: TrainConfig, out: str, device: str) -> str | None:
     """Train in a worker; return why there is no finished run, ``BUSY`` if another process is at it, or None."""
+    folder = Path(out) / config.fingerprint
+    if runs.in_use(folder):
+        return BUSY
     with ONE_AT_A_TIME:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            (Path(out) / config.fingerprint / runs.FAILURE).unlink(missing_ok=True)
+            runs.discard(folder / runs.FAILURE)
             reason = _reason(train, config, out=out, resume=True, device=device)
+            if reason is not None:
+                runs.save_failure(out, config, reason)
         except runs.InUse:
             return BUSY
         finally:
             torch.set_num_threads(threads)
-    if reason is not None:
-        runs.save_failure(out, config, reason)
     return reason
-
-
-def last_step(folder: Path) -> int:
-    """Return the last step in a run's history, 0 if there is none."""
-    history = runs.read_history(folder)
-    return int(history[-1]["step"]) if history else 0
 
 
 def _reason(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str | None:

@@ -26,7 +26,8 @@ def mean_loss(logits: Tensor, labels: Tensor, loss: CrossEntropy, class_weights:
     0.6931
     """
     shifted = shifted_logits(logits, labels, loss)
-    return nn.functional.cross_entropy(shifted, labels, weight=class_weights, label_smoothing=loss.smoothing)
+    weights = None if class_weights is None else class_weights.to(shifted.dtype)
+    return nn.functional.cross_entropy(shifted, labels, weight=weights, label_smoothing=loss.smoothing)
 
 
 def explicit_penalty(features: Tensor, weight: Tensor, weight_decay: float, feature_decay: float) -> Tensor:
