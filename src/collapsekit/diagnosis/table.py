@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from collapsekit.diagnosis.findings import Comparison, compare_run
+from collapsekit.diagnosis.findings import Comparison, compare
 from collapsekit.errors import CollapseError
 from collapsekit.training import runs
 from collapsekit.training.recipe import TrainConfig
@@ -68,7 +68,7 @@ def collect(folder: str | os.PathLike[str]) -> list[Row]:
     >>> with tempfile.TemporaryDirectory() as out:
     ...     _ = train(TrainConfig(epochs=2, hidden=(8,), feature_dim=8), out=out)
     ...     [(row["status"], row["step"], row["seed"], row["predicted_collapsed"]) for row in collect(out)]
-    [('finished', 2, 0, 1)]
+    [('finished', 2, 0, 2)]
     """
     place = Path(folder)
     if not place.is_dir():
@@ -110,29 +110,34 @@ def _run_folders(place: Path) -> Iterator[Path]:
 
 
 def _row(folder: Path) -> Row:
-    row = dict.fromkeys(("run", "status", "reason", "step", *TrainConfig.__dataclass_fields__, *FOUND))
+    row: Row = dict.fromkeys(("run", "status", "reason", "step", *TrainConfig.__dataclass_fields__, *FOUND))
     row["run"] = folder.name
     try:
-        return {key: _plain(value) for key, value in (row | _state(folder)).items()}
-    except CollapseError as error:
-        return row | {"status": "running" if runs.in_use(folder) else "damaged", "reason": str(error)}
+        config = TrainConfig.from_dict(runs.read_json(folder / runs.CONFIG))
+        row |= {name: getattr(config, name) for name in TrainConfig.__dataclass_fields__}
+        row["step"] = runs.last_step(folder)
+        row |= _state(folder)
+    except (CollapseError, OSError) as error:
+        row |= {"status": "running" if runs.in_use(folder) else "damaged", "reason": str(error)}
+    return {key: _plain(value) for key, value in row.items()}
 
 
 def _state(folder: Path) -> Row:
-    config = TrainConfig.from_dict(runs.read_json(folder / runs.CONFIG))
-    about = {name: getattr(config, name) for name in TrainConfig.__dataclass_fields__}
-    about["step"] = runs.last_step(folder)
     if (folder / runs.ENVIRONMENT).exists():
-        return about | {"status": "finished"} | _found(runs.load_run(folder))
+        return {"status": "finished"} | _found(runs.load_run(folder))
     if runs.in_use(folder):
-        return about | {"status": "running"}
+        return {"status": "running"}
     if (folder / runs.FAILURE).exists():
-        return about | {"status": "failed", "reason": runs.read_json(folder / runs.FAILURE).get("reason")}
-    return about | {"status": "stopped"}
+        return {"status": "failed", "reason": runs.read_json(folder / runs.FAILURE).get("reason")}
+    return {"status": "stopped"}
 
 
 def _found(run: Run) -> Row:
-    comparison, frame = compare_run(run), run.frame
+    try:
+        frame, outside = run.frame, run.outside
+    except CollapseError as error:  # features too narrow for a closed form
+        frame, outside = None, str(error)
+    comparison = compare(frame, run.measured, test_recalls=run.test_recalls, outside=outside or "")
     found = {name: getattr(comparison, name) for name in COMPARED}
     found["measured_collapsed"] = _measured_collapsed(comparison)
     found["balanced_accuracy"], found["seconds"] = run.balanced_accuracy, run.environment.get("seconds")
