@@ -43,6 +43,8 @@ class LocalPool(Executor):
             for worker in self._alive:
                 worker.process.kill()
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
+        for worker in self._alive if wait else ():
+            worker.process.join()
 
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         worker = getattr(self._own, "worker", None) or self._started()
