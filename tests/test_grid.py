@@ -220,7 +220,7 @@ def test_a_run_of_another_process_is_waited_for_and_taken_over_when_that_dies(tm
     folder = tmp_path / config.fingerprint
     folder.mkdir()
     code = (
-        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print(1, flush=True); time.sleep(600)"
+        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print(1, flush=True); time.sleep(99)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, folder / "lock"], stdout=subprocess.PIPE)
     seen = []
