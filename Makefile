@@ -27,7 +27,8 @@ figures: .venv/run
 	$(BIN)/python docs/make_figures.py
 
 experiments: .venv/run
-	for claim in first_light batchnorm_law mini_batches; do $(BIN)/python experiments/$$claim.py || exit 1; done
+	for claim in first_light batchnorm_law effective_penalties mini_batches; do \
+		$(BIN)/python experiments/$$claim.py --out runs/experiments || exit 1; done
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

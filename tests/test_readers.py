@@ -346,7 +346,7 @@ def test_test_wins_over_val_and_train_may_be_a_class(tmp_path):
 
 def test_class_names_in_bytes_and_html(tmp_path):
     write_images(tmp_path, zip((os.fsdecode(b"\xffa"), "<b>&amp;", "z\nz"), PIXELS[:3], strict=True))
-    assert sorted(read(str(tmp_path)).names) == sorted(("\ufffda", "<b>&amp;", "z\nz"))
+    assert sorted(read(str(tmp_path)).names) == sorted(("\ufffda", "<b>&amp;", "z z"))  # one line each
     write_images(tmp_path, [(os.fsdecode(b"\xfea"), PIXELS[3])])
     refused(tmp_path, "stands for two classes")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -19,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     from collapsekit import __version__
     from collapsekit.errors import CollapseError
 
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that no terminal can show
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app = App(
         name="collapsekit",
         help="Predict, measure and prevent minority collapse in neural network classifiers.",

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from collapsekit.training.objective import (
 )
 from collapsekit.training.recipe import LastLayer, TrainConfig
 from collapsekit.training.runs import Run
+from collapsekit.validation import shorten
 
 EVALUATIONS = 60
 
@@ -80,16 +82,14 @@ def train(
     """
     split = load_split(config)
     place = _device(device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+    with _enough_memory(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(config.seed)
         session = _Session(config, split, place)
         folder = runs.run_folder(out, config)
         with runs.locked(folder):
             if resume and (folder / runs.ENVIRONMENT).exists():
                 return runs.load_run(folder)
-            if not resume:
-                for name in (runs.ENVIRONMENT, runs.ARRAYS, runs.CHECKPOINT, runs.HISTORY):
-                    (folder / name).unlink(missing_ok=True)
+            runs.tidy(folder, keep=resume)
             runs.replace_text(folder / runs.CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
             started = time.monotonic()
             session.run(folder, progress)
@@ -249,8 +249,28 @@ def _optimizer(config: TrainConfig, groups: list[dict[str, object]]) -> torch.op
 def _device(device: torch.device | str) -> torch.device:
     try:
         place = torch.device(device)
-        torch.empty(1, device=place)
+        torch.zeros(1, device=place).item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise CollapseError(f"device={str(device)!r}: {reason}; give cpu or a device of this machine") from None
+        raise CollapseError(
+            f"device={shorten(str(device))}: {_first_line(error)}; give cpu or a device of this machine"
+        ) from None
     return place
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Name what is too large; torch says so in several ways."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        raise CollapseError(
+            f"network: larger than the memory ({_first_line(error)}); give a smaller one, smaller batches or fewer "
+            "samples"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 160 else lines[0][:159] + "…"

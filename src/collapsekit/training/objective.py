@@ -26,10 +26,11 @@ def mean_loss(logits: Tensor, labels: Tensor, loss: CrossEntropy, class_weights:
     0.6931
     """
     if loss.smoothing_weights is not None:
-        weights = torch.ones_like(logits[:, 0]) if class_weights is None else class_weights[labels]
-        return (weights * sample_losses(logits, labels, loss)).sum() / weights.sum()
+        shares = torch.ones_like(logits[:, 0]) if class_weights is None else class_weights[labels]
+        return (shares * sample_losses(logits, labels, loss)).sum() / shares.sum()
     shifted = shifted_logits(logits, labels, loss)
-    return nn.functional.cross_entropy(shifted, labels, weight=class_weights, label_smoothing=loss.smoothing)
+    weights = None if class_weights is None else class_weights.to(shifted.dtype)
+    return nn.functional.cross_entropy(shifted, labels, weight=weights, label_smoothing=loss.smoothing)
 
 
 def explicit_penalty(features: Tensor, weight: Tensor, weight_decay: float, feature_decay: float) -> Tensor:

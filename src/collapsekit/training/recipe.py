@@ -189,11 +189,9 @@ class TrainConfig:
         for name in ("data", "network"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise CollapseError(f"{name}={shorten(getattr(self, name))}: give a name or a path")
-        for name in ("ratio", "penalty_scale", "penalty_ratio"):
-            object.__setattr__(self, name, positive_number(name, getattr(self, name), "give a positive number"))
-        for name in ("weight_decay", "feature_decay", "learning_rate", "ldam", "logit_adjustment"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, positive_number(name, getattr(self, name), "or leave it out"))
+        for name in ("ratio", "penalty_scale", "penalty_ratio", *OPTIONAL_NUMBERS):
+            if getattr(self, name) is not None or name not in OPTIONAL_NUMBERS:
+                object.__setattr__(self, name, _moderate(name, getattr(self, name)))
         for name, least in (("epochs", 1), ("feature_dim", 1), ("width", 1), ("seed", 0)):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least, "give a whole number"))
         for name in ("batch_size", "largest", "branches"):
@@ -211,6 +209,8 @@ class TrainConfig:
         self._check_together()
 
     def _check_ranges(self) -> None:
+        if self.branches is not None and self.branches > MOST_BRANCHES:
+            raise CollapseError(f"branches={self.branches}: give at most {MOST_BRANCHES}")
         if self.ratio < 1:
             raise CollapseError(f"ratio={self.ratio:g}: largest over smallest count is at least 1; give its inverse")
         for name, what in (("warmup", "a share of the run"), ("smoothing", "a share of the label")):
@@ -393,7 +393,18 @@ def _resampled(problem: UFM) -> UFM:
     )
 
 
+OPTIONAL_NUMBERS = ("weight_decay", "feature_decay", "learning_rate", "ldam", "logit_adjustment")
+MOST_BRANCHES = 100
+LEAST, MOST = 1e-30, 1e30
+"""Training computes in float32."""
 NAMED_DATA = ("digits", "mnist-5k", "fashion-mnist")
+
+
+def _moderate(name: str, value: Any) -> float:
+    number = positive_number(name, value, "give a positive number")
+    if not LEAST <= number <= MOST:
+        raise CollapseError(f"{name}={number:g}: give a number from {LEAST:g} to {MOST:g}")
+    return number
 
 
 def _widths(hidden: Any) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -107,19 +108,41 @@ def run_folder(out: str | os.PathLike[str], config: TrainConfig) -> Path:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for one process; a second one is refused at once."""
-    with (folder / "lock").open("w") as handle:
+    with _writing(folder / "lock"):
+        handle = (folder / "lock").open("w")
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise CollapseError(
                 f"out: {folder} is in use by another process; wait for it or change the configuration"
+            ) from None
+        except OSError as error:
+            raise CollapseError(
+                f"out: {folder} cannot be locked ({error.strerror}); give a folder on a file system with locks"
             ) from None
         yield
 
 
+def tidy(folder: Path, *, keep: bool) -> None:
+    """Remove what a killed process left half-written, and, unless it is to be kept, the run itself."""
+    names = (ENVIRONMENT, ARRAYS, CHECKPOINT, HISTORY, CONFIG)
+    for name in names:
+        for temporary in folder.glob(f".{name}.*"):
+            discard(temporary)
+        if not keep:
+            discard(folder / name)
+
+
+def discard(path: Path) -> None:
+    """Remove a file, if it is there."""
+    with _writing(path):
+        path.unlink(missing_ok=True)
+
+
 def replace_text(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never a part."""
-    _replace(path, lambda temporary: _write_synced(temporary, text))
+    _replace(path, lambda temporary: _write(temporary, text))
 
 
 def replace_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -138,20 +161,28 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def append_history(folder: Path, entry: dict[str, Any]) -> None:
     """Add one line to the history."""
-    with (folder / HISTORY).open("a", encoding="utf-8") as handle:
+    path = folder / HISTORY
+    with _writing(path), path.open("a", encoding="utf-8") as handle:
         handle.write(json.dumps(entry) + "\n")
 
 
 def read_history(folder: Path, up_to_step: float = np.inf) -> list[dict[str, Any]]:
-    """Return the history up to a step; a torn last line is dropped."""
-    entries = []
+    """Return the history up to a step; it ends before the first line that is torn."""
     path = folder / HISTORY
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return [entry for entry in entries if entry["step"] <= up_to_step]
+    try:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+    except OSError as error:
+        raise CollapseError(f"run: {path} cannot be read ({error.strerror}); train again without resuming") from None
+    return [entry for entry in takewhile(bool, map(_entry, lines)) if entry["step"] <= up_to_step]
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    """One line of the history; empty if it is torn or anything else."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else {}
 
 
 def save_results(run: Run) -> None:
@@ -243,16 +274,25 @@ def environment(device: torch.device, seconds: float) -> dict[str, Any]:
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with _writing(path):
+        try:
+            write(temporary)
+            with temporary.open("rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A full disk, a missing permission, ...: one line that names the file."""
     try:
-        write(temporary)
-        os.replace(temporary, path)
+        yield
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise CollapseError(f"out: {path} cannot be written ({error}); free space or give another folder") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise CollapseError(f"out: {path} cannot be written ({reason}); free space or give another folder") from None
 
 
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path may hold bytes outside UTF-8
