@@ -65,13 +65,23 @@ def lowest(rows):
     return [row for row in rows if setting(row, "penalty_scale") == least]
 
 
+def misfit(rows):
+    """Training error of each seed at the lowest level, empty if every sample is fitted."""
+    errors = [1 - row["train_accuracy"] for row in lowest(rows)]
+    return errors if max(errors) > 0 else []
+
+
+def grouped(rows):
+    """The rows of each data set that has any."""
+    groups = {
+        name: [row for row in rows if setting(row, "data") == values.get("data", "digits")]
+        for name, (values, _, _) in DATA.items()
+    }
+    return {name: group for name, group in groups.items() if group}
+
+
 def judge(rows, bands):
-    groups = {name: [row for row in rows if belongs(row, values)] for name, (values, _, _) in DATA.items()}
-    return [judge_data(name, group, bands) for name, group in groups.items() if group]
-
-
-def belongs(row, values):
-    return setting(row, "data") == values.get("data", "digits")
+    return [judge_data(name, group, bands) for name, group in grouped(rows).items()]
 
 
 def judge_data(name, rows, bands):
@@ -89,11 +99,10 @@ def judge_data(name, rows, bands):
         f"median {np.median(all_deviations):.1g}, largest {spread(largest)} (worst {max(largest):.2g}); "
         f"dead classes exact in {exact} of {len(clear)}"
     )
-    low = lowest(rows)
-    if any(row["train_accuracy"] < 1 for row in low):
-        errors = spread(100 * (1 - row["train_accuracy"]) for row in low)
-        measured += f"; not separable: training error {errors} % at the lowest level, {low[0]['coinciding']} samples "
-        measured += "coincide with one of another class"
+    errors = misfit(rows)
+    if errors:
+        measured += f"; not separable: training error {spread(100 * error for error in errors)} % at the lowest level, "
+        measured += f"{lowest(rows)[0]['coinciding']} samples coincide with one of another class"
     levels = len({setting(row, "penalty_scale") for row in rows})
     return line(
         "class confidence is 1 − q_k, 0.05 to 3 times the smallest threshold",
@@ -101,6 +110,7 @@ def judge_data(name, rows, bands):
         f"deviation 0 (median {bands['median_deviation']}, largest {bands['largest_deviation']}), same dead classes",
         measured,
         good,
+        headline=True,
     )
 
 

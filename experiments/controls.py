@@ -50,6 +50,7 @@ def judge_balanced(rows, bands):
         f"mean cosine {spread(row['nc2_mean_cosine'] for row in rows)}, ETF error {worst['nc2_etf_w']:.1g}, spread of "
         f"norms {max(worst['nc2_norm_spread_h'], worst['nc2_norm_spread_w']):.1g}",
         all(worst[key] <= band for key, band in bands.items()),
+        headline=True,
     )
 
 
@@ -64,6 +65,7 @@ def judge_plain(rows, bands):
         f"fits {spread((100 * row['train_accuracy'] for row in rows), 4)} %, mean cosine "
         f"{spread(row['mean_cosine'] for row in rows)}",
         fitted and far and silent,
+        headline=True,
     )
 
 

@@ -68,6 +68,7 @@ def judge_group(name, rows, bands):
         f"wd and wd/(mN), within {max(bands.values()):.0%}",
         numbers + (f"; refused in {len(refused)} ({refused[0]})" if refused else ""),
         HOLDS if good else FAILS,
+        headline=True,
     )
 
 

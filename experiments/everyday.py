@@ -99,6 +99,7 @@ def judge_loss(name, rows, bands):
         f"of the rarest class {spread(100 * row['recalls'][-1] for row in rows)} %, balanced "
         f"{spread((100 * row['balanced_accuracy'] for row in rows), 3)} %",
         lost <= bands["collapsed"],
+        headline=name == "SGD, bias, augmentation",
     )
 
 

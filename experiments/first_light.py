@@ -47,6 +47,7 @@ def judge(rows, bands):
             f"deviation {spread(row['largest_deviation'] for row in rows)}; ‖h‖² {worst['feature_norm_error']:.1g}, "
             f"‖w‖² {worst['classifier_norm_error']:.1g}; within all bands {len(good)} of {len(rows)}",
             len(good) == len(rows),
+            headline=True,
         )
     ]
 

@@ -75,6 +75,7 @@ def judge_recall(rows, bands):
         f"{spread(100 * row['recalls'][-1] for row in rows)} %, of the largest "
         f"{spread(100 * row['recalls'][0] for row in rows)} %",
         float(np.mean(correlations)) > bands["correlation"],
+        headline=True,
     )
 
 
@@ -101,6 +102,7 @@ def judge_method(name, rows, plain, bands):
         "gain above its standard deviation over seeds",
         f"{measured}, gain {gain.mean():+.1f} ± {spread_of_gain:.1f}; {geometry}",
         bool(gain.mean() > bands["gain_over_its_sd"] * max(spread_of_gain, 1e-9)),
+        headline=True,
     )
 
 

@@ -32,8 +32,8 @@ COLUMNS = ("claim", "tested_on", "predicted", "measured", "verdict")
 
 Row = dict[str, Any]
 """One run: what was set, what was found; see `row_of`."""
-Line = dict[str, str]
-"""One line of the evidence table: claim, tested_on, predicted, measured, verdict."""
+Line = dict[str, Any]
+"""One line of the evidence table: claim, tested_on, predicted, measured, verdict; headline if the README shows it."""
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,14 @@ def by_seed(rows: list[Row], value: Callable[[list[Row]], float]) -> list[float]
     return [value([row for row in rows if setting(row, "seed") == seed]) for seed in seeds]
 
 
-def line(claim: str, tested_on: str, predicted: str, measured: str, verdict: str | bool) -> Line:
-    """Return a line of the table; a verdict of True or False is spelled out."""
+def line(
+    claim: str, tested_on: str, predicted: str, measured: str, verdict: str | bool, *, headline: bool = False
+) -> Line:
+    """Return a line of the table; a verdict of True or False is spelled out, a headline is shown in the README."""
     if isinstance(verdict, bool | np.bool_):
         verdict = HOLDS if verdict else FAILS
-    return dict(zip(COLUMNS, (claim, tested_on, predicted, measured, verdict), strict=True))
+    found = dict(zip(COLUMNS, (claim, tested_on, predicted, measured, verdict), strict=True))
+    return found | ({"headline": True} if headline else {})
 
 
 def table(lines: list[Line]) -> str:

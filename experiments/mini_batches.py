@@ -33,6 +33,7 @@ def judge(rows, bands):
             f"deviation 0 (band {bands['largest_deviation']}), same dead classes",
             f"{spread(row['largest_deviation'] for row in rows)}; same dead classes in {same} of {len(rows)}",
             all(good),
+            headline=True,
         )
     ]
 

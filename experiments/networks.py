@@ -82,6 +82,7 @@ def judge_network(name, rows, bands):
         f"deviation 0 (band {bands['largest_deviation']}), same dead classes",
         measured,
         max(largest) <= bands["largest_deviation"] and same == len(clear),
+        headline=True,
     )
 
 

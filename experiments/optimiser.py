@@ -67,6 +67,7 @@ def judge_change(change, rows, bands):
         expected,
         f"with warm-up {described(warm)}; without {described(cold)}",
         verdict,
+        headline=change == "Adam, d = 512, λ_W/λ_H = 900",
     )
 
 

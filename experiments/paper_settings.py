@@ -79,6 +79,7 @@ def judge_margins(row, bands):
         f"error within {bands['margin_error']:.0%}; published M_k off by over {bands['published_margin_error']:.0%}",
         f"off by {right:.2%}; published M_k off by {published:.1%}",
         right <= bands["margin_error"] and published > bands["published_margin_error"],
+        headline=True,
     )
 
 

@@ -66,6 +66,7 @@ def judge_loss(name, rows, bands):
         f"margins to {bands['margin_error']:.0%}; largest minus smallest class {wanted:+.1%} of the mean",
         f"margin error {harness.spread(errors)}; largest minus smallest class {found:+.1%}",
         max(errors) <= bands["margin_error"],
+        headline=name in ("ω ∝ n^(−1/2)", "ω ∝ 1/n"),
     )
 
 
