@@ -50,8 +50,8 @@ BANDS = {  # largest deviation of a class confidence, by decay or by condition; 
     "excluded: smallest confidence": 0.99,
     "pool: share of classes with 1 − p at or above the law": 1.0,
 }
-SMOKE = [TrainConfig(**LAW, weight_decay=0.1, epochs=600)]
-SMOKE_BANDS = BANDS | {"digits": {0.1: 0.02}}
+SMOKE = [TrainConfig(**LAW, weight_decay=0.1, **harness.SMALL)]
+SMOKE_BANDS = BANDS | {"digits": {0.1: 0.03}}
 BEYOND = ("decay on everything, wd 0.1", "the same, eps 1e-12", "average pool")
 """Conditions under which the law is known to be a bound or off; no prediction is claimed from them."""
 CONDITION = {  # what tells a row's setting from the others

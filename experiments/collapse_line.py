@@ -40,7 +40,7 @@ CONFIGS = [
     for level in levels
 ]
 BANDS = {"median_deviation": 0.001, "largest_deviation": 0.005, "same_classes_collapsed": True}
-SMOKE = [TrainConfig(penalty_scale=level, hidden=(64,), feature_dim=256, epochs=800) for level in (0.4, 2.0)]
+SMOKE = [TrainConfig(penalty_scale=level, **harness.SMALL) for level in (0.4, 2.0)]
 SMOKE_BANDS = BANDS | {"median_deviation": 0.005, "largest_deviation": 0.02}
 TESTED_ON = (
     "ReLU MLPs with bias-free head, explicit penalties on head and features with warm-up, Adam, data whose classes the "

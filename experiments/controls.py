@@ -23,7 +23,7 @@ BANDS = {
     "balanced": {"nc2_mean_cosine": 0.01, "nc2_etf_w": 0.01, "nc2_norm_spread_h": 0.01, "nc2_norm_spread_w": 0.01},
     "plain": {"train_accuracy": 1.0, "least_mean_cosine": 0.3},
 }
-SMOKE = [TrainConfig(epochs=800, **BALANCED), TrainConfig(epochs=300, **PLAIN)]
+SMOKE = [TrainConfig(**BALANCED, hidden=(128,), epochs=800), TrainConfig(**PLAIN, epochs=400)]
 SMOKE_BANDS = {"balanced": dict.fromkeys(BANDS["balanced"], 0.05), "plain": {**BANDS["plain"], "train_accuracy": 0.95}}
 
 

@@ -26,7 +26,7 @@ CONFIGS = [
     for values, seeds in settings
     for seed in range(seeds)
 ]
-SMOKE = [TrainConfig(**batchnorm_law.LAW, weight_decay=0.1, epochs=800)]
+SMOKE = [TrainConfig(**batchnorm_law.LAW, weight_decay=0.1, **harness.SMALL)]
 SMOKE_BANDS = dict.fromkeys(BANDS, 0.15)
 
 

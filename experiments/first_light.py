@@ -23,7 +23,7 @@ BANDS = {
     "classifier_norm_error": 0.01,  # relative, squared norms of all classifier rows
     "largest_cosine": 0.01,  # between surviving class means
 }
-SMOKE = [TrainConfig(hidden=(128,), epochs=800)]
+SMOKE = [TrainConfig(**harness.SMALL)]
 SMOKE_BANDS = dict.fromkeys(BANDS, 0.02)
 
 

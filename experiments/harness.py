@@ -28,6 +28,8 @@ RESULTS = Path(__file__).parent / "results"
 SCOPE = Path(__file__).parents[1] / "src" / "collapsekit" / "theory" / "scope.json"
 DEFAULTS = TrainConfig().to_dict()
 HOLDS, CORRECTED, FAILS = "holds", "holds with correction", "fails"
+SMALL: dict[str, Any] = {"largest": 60, "ratio": 5.0, "hidden": (128,), "epochs": 1000}
+"""Digits and an MLP for runs of seconds: 60 … 12 samples a class."""
 COLUMNS = ("claim", "tested_on", "predicted", "measured", "verdict")
 
 Row = dict[str, Any]

@@ -19,7 +19,7 @@ CONFIGS = [
     for scale in (0.1, 1.2)
     for seed in range(3)
 ]
-SMOKE = [TrainConfig(hidden=(128,), batch_size=160, epochs=250)]
+SMOKE = [TrainConfig(batch_size=100, **harness.SMALL | {"epochs": 400})]
 SMOKE_BANDS = {"largest_deviation": 0.02}
 
 

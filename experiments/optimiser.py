@@ -35,7 +35,7 @@ CONFIGS = [
     for seed in range(SEEDS)
 ]
 BANDS = {"spurious deaths with warm-up": 0, "d = K and λ_W = λ_H, no warm-up: least spurious deaths a run": 1}
-SMOKE = [TrainConfig(warmup=0.3, **BASE | {"epochs": 800})]
+SMOKE = [TrainConfig(warmup=0.3, penalty_scale=0.5, **harness.SMALL)]
 SMOKE_BANDS = BANDS
 
 

@@ -27,7 +27,7 @@ LOSSES = {
 SEEDS = 2
 CONFIGS = [TrainConfig(seed=seed, **DECAYS, **values) for values in LOSSES.values() for seed in range(SEEDS)]
 BANDS = {"margin_error": 0.01}  # largest relative error of a class's margin
-SMOKE = [TrainConfig(hidden=(128,), epochs=800, **DECAYS, **LOSSES[name]) for name in ("ω ∝ n^(−1/2)", "ω ∝ 1/n")]
+SMOKE = [TrainConfig(**harness.SMALL, **DECAYS, **LOSSES[name]) for name in ("ω ∝ n^(−1/2)", "ω ∝ 1/n")]
 SMOKE_BANDS = {"margin_error": 0.05}
 ORDER = {
     "ω ∝ 1": "larger classes larger margins",
