@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from safetensors.numpy import save_file
 
 from collapsekit import UFM, predict
-from collapsekit.cli import main
+from collapsekit.cli import COMMANDS, main
 
 SMOKE = ["train", "--epochs", "3", "--hidden", "8", "--feature-dim", "12"]
 CLASS_KEYS = {
@@ -205,10 +205,17 @@ def test_ctrl_c_says_how_to_go_on(folder, capsys, monkeypatch):
     assert "--resume" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["predict", "train", "measure", "report"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(capsys, command):
     main([command, "--help"])
     assert f"Example: collapsekit {command}" in capsys.readouterr().out
+
+
+def test_help_says_what_each_command_is_for(capsys):
+    main(["--help"])
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for command, summary in COMMANDS.items():
+        assert f"{command} {summary}" in words
 
 
 def test_predict_never_imports_torch():
