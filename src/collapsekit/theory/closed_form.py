@@ -305,6 +305,9 @@ def _require_closed_form(problem: UFM) -> None:
             f"bias={problem.bias!r}: a bias changes the geometry under imbalance and has no closed form; "
             "train the head without one (bias=False in torch.nn.Linear) or give bias=None"
         )
+    obstacle = getattr(problem.loss, "obstacle", None)
+    if obstacle is not None:
+        raise CollapseError(f"loss: {obstacle}; use collapsekit.solve")
     critical = np.broadcast_to(problem.loss.critical_price(problem.num_classes), problem.num_classes)
     if critical.min() < 0:
         raise CollapseError(

@@ -58,7 +58,7 @@ class Run:
         Recall of each class on the held-out samples.
     history : list of dict
         One entry an evaluation: ``step``, ``objective`` (None where no theory predicts the run), ``loss``, ``nc1``,
-        ``confidences``.
+        ``metrics`` (all scalars, against the prediction if there is one), ``confidences``.
     environment : dict
         Versions, device, threads, seconds.
     """
