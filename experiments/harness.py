@@ -10,18 +10,15 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from collapsekit.diagnosis import compare_run
-from collapsekit.errors import CollapseError
-from collapsekit.training import TrainConfig, load_run, train
+from collapsekit.training import TrainConfig, load_run, sweep
+from collapsekit.training.pool import cluster
 from collapsekit.training.runs import run_folder
 
 RESULTS = Path(__file__).parent / "results"
@@ -167,23 +164,32 @@ def table(lines: list[Line]) -> str:
     return "\n".join(head + ["| " + " | ".join(entry[c] for c in COLUMNS) + " |" for entry in lines])
 
 
-def trained(job):
-    """Train in a process of its own; return the folder, or why there is none."""
-    config, out = job
-    torch.set_num_threads(1)
-    try:
-        return str(train(config, out=out, resume=True).folder), None
-    except CollapseError as error:
-        return None, str(error)
+def run_all(configs, out, arguments):
+    """Train what is not trained yet, here or where the scheduler says, and return (configuration, run, error) each."""
+    printed = 0
+
+    def tell(standing):
+        nonlocal printed
+        for outcome in standing.outcomes[printed:]:
+            printed += 1
+            print(f"{printed}/{printed + standing.left}", shown(outcome.config), outcome.reason or "", flush=True)
+
+    with cluster(arguments.scheduler) as executor:
+        outcomes = sweep(
+            configs, out=out, executor=executor, workers=arguments.workers, part=arguments.part, progress=tell
+        )
+    return [(o.config, load_run(o.folder) if o.finished else None, o.reason) for o in outcomes]
 
 
-def run_all(configs, out, workers):
-    """Yield (configuration, run or None, error or None) in the order in which runs finish."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = {pool.submit(trained, (config, out)): config for config in configs}
-        for job in as_completed(jobs):
-            folder, error = job.result()
-            yield jobs[job], None if folder is None else load_run(folder), error
+def shown(config: TrainConfig) -> Row:
+    """What tells a configuration from the default one."""
+    return {key: value for key, value in changed(config).items() if key != "schema"}
+
+
+def part(text: str) -> tuple[int, int]:
+    """I/N as two numbers."""
+    first, count = text.split("/")
+    return int(first), int(count)
 
 
 def finished(configs, out):
@@ -194,14 +200,24 @@ def finished(configs, out):
 
 
 def main(experiment: Experiment) -> list[Row]:
-    """Run an experiment from the command line and write results/NAME.json; returns its rows."""
+    """Run an experiment from the command line and write results/NAME.json; returns its rows.
+
+    The runs go through `collapsekit.training.sweep`: with --out they go on where an earlier call, killed or not,
+    left them; --scheduler trains them on a Dask cluster, and --part I/N trains every N-th of them, one of N jobs that
+    share --out (nothing is judged then; --finished does that once all parts are trained). Both need the data and
+    networks of the experiments where the workers are: start them at the repository's root.
+    """
     parser = argparse.ArgumentParser(description=experiment.doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--scheduler", help="address of a Dask scheduler to train with, instead of local processes")
+    parser.add_argument("--part", type=part, help="I/N: train every N-th run from the I-th on; judge nothing")
     parser.add_argument("--out", help="keep the run folders here, and resume from them")
     parser.add_argument("--smoke", action="store_true", help="a few small runs, nothing written; exit 1 on a failure")
     parser.add_argument("--finished", action="store_true", help="train nothing, judge what is in --out or stored")
     parser.add_argument("--reuse", action="store_true", help="keep the stored rows of runs that are not in --out")
     arguments = parser.parse_args()
+    if (arguments.part or arguments.scheduler) and not arguments.out:
+        parser.error("--part and --scheduler need --out, a folder that all of them see")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
     configs, bands = experiment.configs, experiment.bands
     if arguments.smoke:
@@ -212,7 +228,10 @@ def main(experiment: Experiment) -> list[Row]:
         out = arguments.out or scratch
         kept = stored_rows(experiment, configs, out) if arguments.reuse or arguments.finished else {}
         missing = [config for config in configs if config not in kept]
-        runs = finished(missing, out) if arguments.finished else run_all(missing, out, arguments.workers)
+        runs = finished(missing, out) if arguments.finished else run_all(missing, out, arguments) if missing else []
+        if arguments.part:
+            print("the part is trained; the same command with --finished instead of --part judges all of them")
+            return []
         rows, failures, environment = collected(runs, experiment, len(missing))
     rows |= kept
     ordered = [rows[config] for config in configs if config in rows]
@@ -241,8 +260,7 @@ def collected(runs, experiment: Experiment, total: int):
             continue
         row = rows[config] = row_of(run, experiment.extra)
         environment = {key: value for key, value in run.environment.items() if key != "seconds"}
-        shown = {key: value for key, value in row["config"].items() if key != "schema"}
-        print(f"{len(rows)}/{total}", shown, row.get("largest_deviation"), f"{row['seconds']} s", flush=True)
+        print(f"{len(rows)}/{total}", shown(config), row.get("largest_deviation"), f"{row['seconds']} s", flush=True)
     return rows, failures, environment
 
 
