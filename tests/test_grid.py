@@ -18,9 +18,11 @@ import safetensors.torch
 from numpy.testing import assert_array_equal
 
 from collapsekit import CollapseError
-from collapsekit.training import TrainConfig, load_run, sweep, train
+from collapsekit.cli import main
+from collapsekit.training import TrainConfig, checkpoint, load_run, sweep, train
 from collapsekit.training.grid import configurations, part_of
 from collapsekit.training.pool import LocalPool
+from collapsekit.training.runs import in_use, locked, read_history
 
 TINY = {"epochs": 12, "hidden": (8,), "feature_dim": 12}
 GRID = TINY | {"seed": range(2), "penalty_scale": [0.5, 1.5]}
@@ -289,7 +291,7 @@ def gone(pid):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)
-def test_a_killed_sweep_leaves_no_process_and_goes_on_where_it_was(tmp_path, alone, how):
+def test_a_killed_sweep_leaves_no_process_and_goes_on_where_it_was(tmp_path, alone, how, monkeypatch):
     process, workers = started(tmp_path)
     assert workers
     if how == signal.SIGINT:
@@ -303,17 +305,54 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on_where_it_was(tmp_path, alo
         assert "Traceback" not in errors
     until(lambda: all(map(gone, workers)))
     folder = tmp_path / "runs" / SLOW.fingerprint
-    step = checkpointed(folder)
-    seen = []
-    outcomes = sweep([SLOW], out=tmp_path / "runs", executor=Here(), progress=lambda s: seen.append(s))
+    evaluated, kept, restored = [e["step"] for e in read_history(folder)], checkpointed(folder), []
+    assert kept in evaluated[-2:]  # nothing lost beyond one interval
+    restore = checkpoint.restore
+    monkeypatch.setattr(checkpoint, "restore", lambda *where: restored.append(restore(*where)) or restored[-1])
+    assert_same_runs(sweep([SLOW], out=tmp_path / "runs", executor=Here()), alone)
+    assert restored == [kept]
+
+
+@pytest.mark.heavy
+def test_a_killed_dask_worker_costs_no_more_and_the_table_is_the_same(tmp_path, alone):
+    distributed = pytest.importorskip("distributed")
+    victims, steps = [], []
+
+    def watch(standing):
+        steps.append(standing.running.get(SLOW, 0))
+        if not victims and steps[-1] > 0:
+            victims.extend(client.run(os.getpid).values())
+            for pid in victims:
+                os.kill(pid, signal.SIGKILL)
+            until(lambda: all(map(gone, victims)))
+            steps[:] = [checkpointed(tmp_path / SLOW.fingerprint)]
+
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        outcomes = sweep([SLOW, *configurations(GRID)], out=tmp_path, executor=client.get_executor(), progress=watch)
+    assert len(victims) == 2
+    assert 0 < steps[0] < SLOW.epochs
+    trained = [step for step in steps if step]
+    assert trained == sorted(trained)
     assert_same_runs(outcomes, alone)
-    assert step > 20
+
+
+@pytest.mark.heavy
+def test_the_command_trains_on_a_scheduler_and_refuses_an_address_where_there_is_none(tmp_path, alone, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.chdir(tmp_path)
+    command = ["sweep", "--feature-dim", "12", "--hidden", "8", "--epochs", "12", "--penalty-scale", "0.5,1.5"]
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=4, dashboard_address=None) as cluster:
+        assert main([*command, "--seeds", "0:2", "--scheduler", cluster.scheduler_address]) == 0
+    for config in configurations(GRID):
+        assert_same_run(tmp_path / "runs" / config.fingerprint, alone[config])
+    assert main([*command, "--scheduler", cluster.scheduler_address]) == 2
 
 
 def test_the_lock_is_free_once_it_was_asked_for(tmp_path):
     """`in_use` must not keep others out."""
-    from collapsekit.training.runs import in_use, locked
-
     assert not in_use(tmp_path)
     with locked(tmp_path):
         assert in_use(tmp_path)
