@@ -1,4 +1,4 @@
-"""Draw the README's figure from the run that `make demo` stores. Run: make figures."""
+"""Draw docs/demo.png from the run that `make demo` stores. Run: make figures."""
 
 from pathlib import Path
 

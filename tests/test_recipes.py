@@ -169,6 +169,63 @@ def test_the_step_minimises_the_predicted_problem(values):
         assert other.grad.abs().max() > 100 * scale
 
 
+@pytest.mark.parametrize("values", [{}, {"ldam": 1.5}, {"smoothing": 0.1}], ids=str)
+@pytest.mark.parametrize("batch_size", [None, 41])
+def test_balanced_draws_minimise_the_predicted_problem_on_average(values, batch_size):
+    """The mean over draws of the step's objective is the problem's objective, at any point."""
+    config = TrainConfig(resampling="balanced", batch_size=batch_size, weight_decay=0.02, feature_decay=0.003, **values)
+    problem = config.problem(COUNTS, LastLayer(dim=6))
+    rng = np.random.default_rng(0)
+    W, H = torch.from_numpy(rng.normal(size=(4, 6))), torch.from_numpy(np.abs(rng.normal(size=(4, 6))))
+    size = batch_size or int(COUNTS.sum())
+    balanced = torch.arange(4)  # every class is as likely to be drawn, so the mean over draws is that over classes
+    loss = mean_loss(H @ W.T, balanced, config.loss(COUNTS))
+    penalty = explicit_penalty(H * np.sqrt(size / 4), W, 0.02, 0.003)
+    assert_allclose(problem.objective(W.numpy(), H.numpy()), loss + penalty, rtol=EXACT)
+    unweighted = replace(config, resampling="none").problem(COUNTS, LastLayer(dim=6))
+    assert abs(unweighted.objective(W.numpy(), H.numpy()) / (loss + penalty) - 1) > 0.01  # the check can fail
+    assert_allclose(predict(problem).margins[0], predict(problem).margins, rtol=0.5 if "ldam" in values else EXACT)
+
+
+def test_balanced_draws_are_balanced_and_repeat():
+    labels = torch.repeat_interleave(torch.arange(4), torch.from_numpy(COUNTS).long())
+    config = TrainConfig(resampling="balanced", batch_size=16, epochs=400, seed=2)
+    drawn = torch.cat(list(loop._batches(config, labels, 0)))
+    assert len(drawn) == 400 * len(labels)
+    shares = torch.bincount(labels[drawn]) / len(drawn)
+    assert_allclose(shares, 0.25, atol=0.01)
+    assert len(drawn.unique()) == len(labels)
+    steps = -(-len(labels) // 16)
+    assert torch.equal(torch.cat(list(loop._batches(config, labels, steps))), drawn[len(labels) :])  # resumed
+    (full,) = loop._batches(replace(config, batch_size=None, epochs=1), labels, 0)
+    assert len(full) == len(labels)
+
+
+def test_logit_adjustment_adds_the_log_prior():
+    config = TrainConfig(logit_adjustment=1.5)
+    logits, labels = torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0, 0])
+    adjusted = logits + 1.5 * torch.log(torch.from_numpy(COUNTS / COUNTS.sum()))
+    expected = nn.functional.cross_entropy(adjusted, labels)
+    assert_allclose(mean_loss(logits, labels, config.loss(COUNTS)), expected, rtol=EXACT)
+    assert config.outside(LastLayer(6)) == "logit adjustment has no closed form"
+    assert config.penalties(COUNTS, LastLayer(6)) == TrainConfig().penalties(COUNTS, LastLayer(6))
+
+
+def test_resampled_batches_have_statistics_of_their_own():
+    config = TrainConfig(recipe="batchnorm", resampling="balanced")
+    assert "resampled batches" in config.outside(LastLayer(6, branches=1))
+    assert TrainConfig(resampling="balanced").outside(LastLayer(6)) is None
+
+
+@pytest.mark.parametrize("values", [{"logit_adjustment": 1.0}, {"resampling": "balanced"}], ids=str)
+def test_runs_with_logit_adjustment_or_resampling_are_stored_and_read(values, tmp_path):
+    run = train(replace(SMOKE, batch_size=64, **values), out=tmp_path)
+    again = load_run(run.folder)
+    assert again.outside == run.outside
+    assert again.measured.loss == run.measured.loss
+    assert again.history[-1]["metrics"].keys() == (run.measured.metrics(run.frame)).keys()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
 def test_class_weights_fit_logits_of_any_precision(dtype):
     logits, labels = torch.randn(6, 4).to(dtype), torch.tensor([0, 1, 2, 3, 0, 0])

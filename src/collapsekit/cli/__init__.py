@@ -12,6 +12,8 @@ COMMANDS = {
     "predict": "Say which classes a recipe will lose, with each class's threshold and headroom.",
     "advise": "Say what to change so that every class lives: decays, weights, target margins, counts.",
     "train": "Train a network on imbalanced data and lay its last layer beside the predicted geometry.",
+    "sweep": "Train every combination of values, over processes, a Dask cluster or an array of jobs; resumable.",
+    "collect": "Show all runs below a folder in one table, also while they run.",
     "measure": "Measure stored last-layer features, class by class.",
     "report": "Write the report of a finished run again.",
 }

@@ -14,6 +14,7 @@ from collapsekit.losses import CrossEntropy
 from collapsekit.metrics import Measurement, measure
 from collapsekit.metrics.heads import evaluating
 from collapsekit.problem import UFM
+from collapsekit.theory.closed_form import predict
 from collapsekit.training.data import Split
 from collapsekit.training.objective import BatchNorm
 
@@ -33,12 +34,14 @@ def history_entry(step: int, result: Measurement, problem: UFM | None) -> dict[s
     """Return what the history keeps of an evaluation; ``objective`` is None where no theory predicts the run."""
     assert result.confidences is not None  # the network has a head
     assert result.losses is not None
+    scalars = result.metrics(None if problem is None else predict(problem))
     shares = result.counts / result.counts.sum() if problem is None else problem.loss_weights
     return {
         "step": step,
         "objective": None if problem is None else result.objective(problem),
         "loss": float(shares @ result.losses),
-        "nc1": result.metrics().get("nc1"),
+        "nc1": scalars.get("nc1"),
+        "metrics": {key: value if math.isfinite(value) else None for key, value in scalars.items()},
         "confidences": result.confidences.tolist(),
     }
 

@@ -133,7 +133,7 @@ class _Session:
         first = checkpoint.restore(folder, self.model, self.optimizer)
         due = _evaluation_steps(self.total)
         self.model.train()
-        for step, batch in enumerate(_batches(self.config, len(self.inputs), first), start=first + 1):
+        for step, batch in enumerate(_batches(self.config, self.split.train_labels, first), start=first + 1):
             loss = self._step(step, batch)
             if step in due:
                 self._require_finite(loss, step)
@@ -207,16 +207,25 @@ def _evaluation_steps(total: int) -> set[int]:
     return {max(1, round(total * (i / EVALUATIONS) ** 1.5)) for i in range(1, EVALUATIONS + 1)}
 
 
-def _batches(config: TrainConfig, num_samples: int, first: int) -> Iterator[Tensor | slice]:
+def _batches(config: TrainConfig, labels: Tensor, first: int) -> Iterator[Tensor | slice]:
     """Yield the batches of steps first + 1, first + 2, …; the order depends on seed and epoch only, so runs resume."""
+    num_samples = len(labels)
     steps = _steps_per_epoch(config, num_samples)
     for epoch in range(first // steps, config.epochs):
-        if steps == 1:
+        if steps == 1 and config.resampling == "none":
             yield slice(None)
             continue
-        order = torch.from_numpy(np.random.default_rng([config.seed, epoch]).permutation(num_samples))
+        order = _order(config, labels, np.random.default_rng([config.seed, epoch]))
         batches = torch.split(order, config.batch_size or num_samples)
         yield from batches[first % steps if epoch == first // steps else 0 :]
+
+
+def _order(config: TrainConfig, labels: Tensor, rng: np.random.Generator) -> Tensor:
+    """The samples of an epoch: all in random order, or as many draws with each class equally likely."""
+    if config.resampling == "none":
+        return torch.from_numpy(rng.permutation(len(labels)))
+    times = 1 / torch.bincount(labels).double()[labels].numpy()
+    return torch.from_numpy(rng.choice(len(labels), len(labels), p=times / times.sum()))
 
 
 def _require_batches(config: TrainConfig, model: nn.Module, num_samples: int) -> None:
