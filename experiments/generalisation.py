@@ -6,7 +6,7 @@ Needs Debian's dataset-fashion-mnist. Writes experiments/results/generalisation.
 The theory is about training samples and promises nothing here. Six methods with the same decays on the same network,
 data and seeds: plain cross-entropy; weights n_k^(−1/2) and 1/n_k; LDAM margins; logit adjustment with τ = 1; balanced
 resampling. Fashion-MNIST, long tail 500 … 5, its 10,000 test images; MLP 256-256-512, mini-batches of 128, explicit
-penalties with warm-up. Reduced to fit the budget: 200 epochs, three seeds.
+penalties with warm-up. Reduced to fit the budget: 150 epochs, three seeds.
 
 Verdicts, written before the runs: a method "holds" where its balanced accuracy exceeds that of plain by more than the
 standard deviation of the difference over seeds; and plain's test recall follows its training margin if Spearman's
@@ -25,7 +25,7 @@ COMMON = {
     "largest": 500,
     "ratio": 100,
     "batch_size": 128,
-    "epochs": 200,
+    "epochs": 150,
     "weight_decay": 0.02,
     "feature_decay": 2e-4,
 }

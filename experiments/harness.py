@@ -10,18 +10,14 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from collapsekit.diagnosis import compare_run
-from collapsekit.errors import CollapseError
-from collapsekit.training import TrainConfig, load_run, train
+from collapsekit.training import TrainConfig, load_run, sweep
 from collapsekit.training.runs import run_folder
 
 RESULTS = Path(__file__).parent / "results"
@@ -167,23 +163,23 @@ def table(lines: list[Line]) -> str:
     return "\n".join(head + ["| " + " | ".join(entry[c] for c in COLUMNS) + " |" for entry in lines])
 
 
-def trained(job):
-    """Train in a process of its own; return the folder, or why there is none."""
-    config, out = job
-    torch.set_num_threads(1)
-    try:
-        return str(train(config, out=out, resume=True).folder), None
-    except CollapseError as error:
-        return None, str(error)
-
-
 def run_all(configs, out, workers):
-    """Yield (configuration, run or None, error or None) in the order in which runs finish."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = {pool.submit(trained, (config, out)): config for config in configs}
-        for job in as_completed(jobs):
-            folder, error = job.result()
-            yield jobs[job], None if folder is None else load_run(folder), error
+    """Train what is not finished; yield (configuration, run or None, why there is none)."""
+    for outcome in sweep(configs, out=out, workers=workers, progress=Ticker(len(configs))):
+        yield outcome.config, load_run(outcome.folder) if outcome.finished else None, outcome.reason
+
+
+class Ticker:
+    """Print each run once, when it is over."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.shown = total, 0
+
+    def __call__(self, standing) -> None:
+        for outcome in standing.outcomes[self.shown :]:
+            values = {key: value for key, value in changed(outcome.config).items() if key != "schema"}
+            self.shown += 1
+            print(f"{self.shown}/{self.total}", values, outcome.reason or "", flush=True)
 
 
 def finished(configs, out):
@@ -212,8 +208,10 @@ def main(experiment: Experiment) -> list[Row]:
         out = arguments.out or scratch
         kept = stored_rows(experiment, configs, out) if arguments.reuse or arguments.finished else {}
         missing = [config for config in configs if config not in kept]
-        runs = finished(missing, out) if arguments.finished else run_all(missing, out, arguments.workers)
-        rows, failures, environment = collected(runs, experiment, len(missing))
+        runs = ()
+        if missing:
+            runs = finished(missing, out) if arguments.finished else run_all(missing, out, arguments.workers)
+        rows, failures, environment = collected(runs, experiment)
     rows |= kept
     ordered = [rows[config] for config in configs if config in rows]
     lines = experiment.judge(ordered, bands)
@@ -231,18 +229,16 @@ def stored_rows(experiment: Experiment, configs, out) -> dict[TrainConfig, Row]:
     return {config: row for config, row in rows.items() if config in configs and config not in done}
 
 
-def collected(runs, experiment: Experiment, total: int):
+def collected(runs, experiment: Experiment):
     """Return rows by configuration, failures, and the environment of one of the runs."""
     rows, failures, environment = {}, [], stored_environment(experiment.name)
-    for config, run, error in runs:
+    for config, run, reason in runs:
         if run is None:
-            failures.append({"config": changed(config), "error": error})
-            print("failed:", error, flush=True)
+            failures.append({"config": changed(config), "error": reason})
+            print("failed:", reason, flush=True)
             continue
-        row = rows[config] = row_of(run, experiment.extra)
+        rows[config] = row_of(run, experiment.extra)
         environment = {key: value for key, value in run.environment.items() if key != "seconds"}
-        shown = {key: value for key, value in row["config"].items() if key != "schema"}
-        print(f"{len(rows)}/{total}", shown, row.get("largest_deviation"), f"{row['seconds']} s", flush=True)
     return rows, failures, environment
 
 
