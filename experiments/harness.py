@@ -18,6 +18,7 @@ import numpy as np
 
 from collapsekit.diagnosis import compare_run
 from collapsekit.training import TrainConfig, load_run, sweep
+from collapsekit.training.pool import cluster
 from collapsekit.training.runs import run_folder
 
 RESULTS = Path(__file__).parent / "results"
@@ -163,23 +164,32 @@ def table(lines: list[Line]) -> str:
     return "\n".join(head + ["| " + " | ".join(entry[c] for c in COLUMNS) + " |" for entry in lines])
 
 
-def run_all(configs, out, workers):
-    """Train what is not finished; yield (configuration, run or None, why there is none)."""
-    for outcome in sweep(configs, out=out, workers=workers, progress=Ticker(len(configs))):
-        yield outcome.config, load_run(outcome.folder) if outcome.finished else None, outcome.reason
+def run_all(configs, out, arguments):
+    """Train what is not trained yet, here or where the scheduler says, and return (configuration, run, error) each."""
+    printed = 0
+
+    def tell(standing):
+        nonlocal printed
+        for outcome in standing.outcomes[printed:]:
+            printed += 1
+            print(f"{printed}/{printed + standing.left}", shown(outcome.config), outcome.reason or "", flush=True)
+
+    with cluster(arguments.scheduler) as executor:
+        outcomes = sweep(
+            configs, out=out, executor=executor, workers=arguments.workers, part=arguments.part, progress=tell
+        )
+    return [(o.config, load_run(o.folder) if o.finished else None, o.reason) for o in outcomes]
 
 
-class Ticker:
-    """Print each run once, when it is over."""
+def shown(config: TrainConfig) -> Row:
+    """What tells a configuration from the default one."""
+    return {key: value for key, value in changed(config).items() if key != "schema"}
 
-    def __init__(self, total: int) -> None:
-        self.total, self.shown = total, 0
 
-    def __call__(self, standing) -> None:
-        for outcome in standing.outcomes[self.shown :]:
-            values = {key: value for key, value in changed(outcome.config).items() if key != "schema"}
-            self.shown += 1
-            print(f"{self.shown}/{self.total}", values, outcome.reason or "", flush=True)
+def part(text: str) -> tuple[int, int]:
+    """I/N as two numbers."""
+    first, count = text.split("/")
+    return int(first), int(count)
 
 
 def finished(configs, out):
@@ -190,14 +200,24 @@ def finished(configs, out):
 
 
 def main(experiment: Experiment) -> list[Row]:
-    """Run an experiment from the command line and write results/NAME.json; returns its rows."""
+    """Run an experiment from the command line and write results/NAME.json; returns its rows.
+
+    The runs go through `collapsekit.training.sweep`: with --out they go on where an earlier call, killed or not,
+    left them; --scheduler trains them on a Dask cluster, and --part I/N trains every N-th of them, one of N jobs that
+    share --out (nothing is judged then; --finished does that once all parts are trained). Both need the data and
+    networks of the experiments where the workers are: start them at the repository's root.
+    """
     parser = argparse.ArgumentParser(description=experiment.doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--scheduler", help="address of a Dask scheduler to train with, instead of local processes")
+    parser.add_argument("--part", type=part, help="I/N: train every N-th run from the I-th on; judge nothing")
     parser.add_argument("--out", help="keep the run folders here, and resume from them")
     parser.add_argument("--smoke", action="store_true", help="a few small runs, nothing written; exit 1 on a failure")
     parser.add_argument("--finished", action="store_true", help="train nothing, judge what is in --out or stored")
     parser.add_argument("--reuse", action="store_true", help="keep the stored rows of runs that are not in --out")
     arguments = parser.parse_args()
+    if (arguments.part or arguments.scheduler) and not arguments.out:
+        parser.error("--part and --scheduler need --out, a folder that all of them see")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
     configs, bands = experiment.configs, experiment.bands
     if arguments.smoke:
@@ -208,10 +228,11 @@ def main(experiment: Experiment) -> list[Row]:
         out = arguments.out or scratch
         kept = stored_rows(experiment, configs, out) if arguments.reuse or arguments.finished else {}
         missing = [config for config in configs if config not in kept]
-        runs = ()
-        if missing:
-            runs = finished(missing, out) if arguments.finished else run_all(missing, out, arguments.workers)
-        rows, failures, environment = collected(runs, experiment)
+        runs = finished(missing, out) if arguments.finished else run_all(missing, out, arguments) if missing else []
+        if arguments.part:
+            print("the part is trained; the same command with --finished instead of --part judges all of them")
+            return []
+        rows, failures, environment = collected(runs, experiment, len(missing))
     rows |= kept
     ordered = [rows[config] for config in configs if config in rows]
     lines = experiment.judge(ordered, bands)
@@ -229,16 +250,17 @@ def stored_rows(experiment: Experiment, configs, out) -> dict[TrainConfig, Row]:
     return {config: row for config, row in rows.items() if config in configs and config not in done}
 
 
-def collected(runs, experiment: Experiment):
+def collected(runs, experiment: Experiment, total: int):
     """Return rows by configuration, failures, and the environment of one of the runs."""
     rows, failures, environment = {}, [], stored_environment(experiment.name)
-    for config, run, reason in runs:
+    for config, run, error in runs:
         if run is None:
-            failures.append({"config": changed(config), "error": reason})
-            print("failed:", reason, flush=True)
+            failures.append({"config": changed(config), "error": error})
+            print("failed:", error, flush=True)
             continue
-        rows[config] = row_of(run, experiment.extra)
+        row = rows[config] = row_of(run, experiment.extra)
         environment = {key: value for key, value in run.environment.items() if key != "seconds"}
+        print(f"{len(rows)}/{total}", shown(config), row.get("largest_deviation"), f"{row['seconds']} s", flush=True)
     return rows, failures, environment
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
-from importlib import import_module
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
@@ -23,6 +21,7 @@ from collapsekit.errors import CollapseError
 from collapsekit.training import Outcome, Standing, TrainConfig
 from collapsekit.training import sweep as run_sweep
 from collapsekit.training.grid import configurations, part_of
+from collapsekit.training.pool import cluster
 from collapsekit.validation import shorten
 
 TYPES = get_type_hints(TrainConfig)
@@ -71,7 +70,7 @@ def sweep(
     planned = part_of(configurations(_read(configs, grid)), _part(part))
     varied = varied_fields(planned)
     try:
-        with _executor(scheduler) as executor, _shown(planned, varied) as show:
+        with cluster(scheduler) as executor, _shown(planned, varied) as show:
             outcomes = run_sweep(planned, out=out, executor=executor, workers=workers, device=device, progress=show)
     except KeyboardInterrupt:
         stderr.print(
@@ -100,26 +99,6 @@ def _print(outcomes: list[Outcome], out: Path, varied: Sequence[str], json: bool
 def varied_fields(configs: Sequence[TrainConfig]) -> list[str]:
     """Return the fields in which configurations differ."""
     return [name for name in TYPES if len({getattr(config, name) for config in configs}) > 1]
-
-
-@contextmanager
-def _executor(scheduler: str | None) -> Iterator[Executor | None]:
-    if scheduler is None:
-        yield None
-        return
-    try:
-        distributed: Any = import_module("distributed")
-    except ModuleNotFoundError as missing:
-        raise CollapseError(
-            f"--scheduler: {missing.name} is not installed; run: pip install 'collapsekit[cluster]'"
-        ) from None
-    try:
-        client = distributed.Client(scheduler, timeout="10s")
-    except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise CollapseError(f"--scheduler={scheduler!r}: {reason}; give the address that it prints") from None
-    with client:
-        yield client.get_executor()
 
 
 @contextmanager

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+from collapsekit.errors import CollapseError
 
 SPAWN = get_context("spawn")
 
@@ -43,6 +47,8 @@ class LocalPool(Executor):
             for worker in self._alive:
                 worker.process.kill()
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
+        for worker in self._alive if wait else ():
+            worker.process.join()
 
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         worker = getattr(self._own, "worker", None) or self._started()
@@ -66,6 +72,33 @@ class LocalPool(Executor):
             worker = _Worker()
             self._alive.add(worker)
             return worker
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[Executor | None]:
+    """Yield the executor of a Dask cluster, None without an address.
+
+    Raises
+    ------
+    CollapseError
+        If the `cluster` extra is missing, or nothing answers at the address.
+    """
+    if address is None:
+        yield None
+        return
+    try:
+        distributed: Any = import_module("distributed")
+    except ModuleNotFoundError as missing:
+        raise CollapseError(
+            f"scheduler: {missing.name} is not installed; run: pip install 'collapsekit[cluster]'"
+        ) from None
+    try:
+        client = distributed.Client(address, timeout="10s")
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise CollapseError(f"scheduler={address!r}: {reason}; give the address that it prints") from None
+    with client:
+        yield client.get_executor()
 
 
 class _Worker:
