@@ -5,7 +5,10 @@ BIN := .venv/bin
 # Two single-thread processes are faster than one process with two threads.
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-all lint figures experiments bench clean
+CLAIMS := collapse_line first_light mini_batches networks batchnorm_law effective_penalties weights paper_settings \
+	controls optimiser everyday generalisation
+
+.PHONY: demo test test-all lint figures evidence evidence-smoke bench clean
 
 demo: .venv/run
 	$(BIN)/collapsekit train --out runs --resume
@@ -25,9 +28,16 @@ lint: .venv/test
 figures: .venv/run
 	$(BIN)/collapsekit train --out runs --resume
 	$(BIN)/python docs/make_figures.py
+	$(BIN)/python experiments/summary.py
 
-experiments: .venv/run
-	for claim in first_light batchnorm_law mini_batches; do $(BIN)/python experiments/$$claim.py || exit 1; done
+# Hours of work at full size; what is in runs/experiments already is not trained again.
+evidence: .venv/test
+	for claim in $(CLAIMS); do $(BIN)/python experiments/$$claim.py --out runs/experiments || exit 1; done
+	$(BIN)/python experiments/summary.py
+
+# The same at smoke size: minutes, nothing is written, the bands of the smoke size must hold.
+evidence-smoke: .venv/test
+	for claim in $(CLAIMS); do $(BIN)/python experiments/$$claim.py --smoke || exit 1; done
 
 bench: .venv/test
 	mkdir -p .benchmarks

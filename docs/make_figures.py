@@ -1,4 +1,4 @@
-"""Draw the README's figure, from the run that `make demo` stores, and that of the theory. Run: make figures."""
+"""Draw docs/demo.png, from the run that `make demo` stores, and docs/theory.png. Run: make figures."""
 
 from pathlib import Path
 

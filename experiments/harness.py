@@ -1,86 +1,299 @@
-"""What experiments share: run configurations over two workers, write the rows, print the table and the verdict."""
+"""What experiments share: train what is not trained yet, lay each run beside its prediction, judge by the bands.
+
+An experiment is one file: its bands, its configurations, and a `judge` that turns rows into the lines of the evidence
+table. Commands are run from the repository's root; data and networks of the experiments' own are named relative to it.
+"""
 
 import argparse
 import json
+import os
+import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
 
 from collapsekit.diagnosis import compare_run
-from collapsekit.training import train
+from collapsekit.training import TrainConfig, load_run, sweep
+from collapsekit.training.pool import cluster
+from collapsekit.training.runs import run_folder
 
 RESULTS = Path(__file__).parent / "results"
 SCOPE = Path(__file__).parents[1] / "src" / "collapsekit" / "theory" / "scope.json"
-COLUMNS = ("largest_deviation", "feature_norm_error", "classifier_norm_error", "largest_cosine", "objective_excess")
-HEADERS = ("confidence", "‖h‖²", "‖w‖²", "cosine", "objective")
+DEFAULTS = TrainConfig().to_dict()
+HOLDS, CORRECTED, FAILS = "holds", "holds with correction", "fails"
+SMALL: dict[str, Any] = {"largest": 60, "ratio": 5.0, "hidden": (128,), "epochs": 1000}
+"""Digits and an MLP for runs of seconds: 60 … 12 samples a class."""
+COLUMNS = ("claim", "tested_on", "predicted", "measured", "verdict")
+
+Row = dict[str, Any]
+"""One run: what was set, what was found; see `row_of`."""
+Line = dict[str, Any]
+"""One line of the evidence table: claim, tested_on, predicted, measured, verdict; headline if the README shows it."""
 
 
-def one_run(job):
-    config, out = job
-    torch.set_num_threads(1)
-    run = train(config, out=out, resume=True)
-    found = compare_run(run).to_dict()
-    del found["classes"], found["schema"]
-    counts, frame = run.measured.counts, run.frame
-    found |= {"num_classes": len(counts), "imbalance": float(counts.max() / counts.min())}
-    if frame is not None:
-        found |= {"collapsed": int(frame.collapsed.sum()), "times_threshold": 1 / float(frame.headroom.min())}
-    return {"config": config.to_dict(), **found, "environment": run.environment}
+@dataclass(frozen=True)
+class Experiment:
+    """A claim with its runs.
+
+    Attributes
+    ----------
+    name : str
+        Of the file and of its results.
+    doc : str
+        The file's docstring.
+    configs : list of TrainConfig
+        The runs.
+    bands : dict
+        What the verdict rests on, committed before the run.
+    judge : callable
+        ``judge(rows, bands)`` returns the lines of the evidence table.
+    smoke, smoke_bands
+        The same, small enough for seconds.
+    extra : callable, optional
+        ``extra(run)`` returns more entries for a run's row.
+    prepare : callable, optional
+        Writes the data that the runs need, if they are not there yet.
+    """
+
+    name: str
+    doc: str
+    configs: list[TrainConfig]
+    bands: dict[str, Any]
+    judge: Callable[[list[Row], dict[str, Any]], list[Line]]
+    smoke: list[TrainConfig]
+    smoke_bands: dict[str, Any]
+    extra: Callable[[Any], Row] | None = None
+    prepare: Callable[[], None] | None = None
 
 
-def changed(config, keys):
-    """The values of a configuration that tell the runs of an experiment apart."""
-    return " | ".join(str(config[key]) for key in keys)
-
-
-def table(rows, keys, within):
-    lines = [
-        " | ".join(("", *keys, "collapsed", *HEADERS, "verdict", "")).strip(),
-        "|" + "---|" * (len(keys) + len(HEADERS) + 2),
-    ]
-    for row in rows:
-        numbers = " | ".join("" if row[key] is None else f"{row[key]:.1e}" for key in COLUMNS)
-        verdict = "holds" if within(row) else "fails"
-        lines.append(f"| {changed(row['config'], keys)} | {row.get('collapsed', '')} | {numbers} | {verdict} |")
-    return "\n".join(lines)
-
-
-def write_scope(recipe, name, tested_on, rows):
-    """Tell the package what its predictions for a recipe rest on."""
-    seeds = {row["config"]["seed"] for row in rows}
-    scales = [row["times_threshold"] for row in rows]
-    content = json.loads(SCOPE.read_text(encoding="utf-8"))
-    content[recipe] = {
-        "source": f"experiments/results/{name}.json",
-        "tested_on": f"{tested_on}, {len(rows)} runs over {len(seeds)} seeds",
-        "num_classes": sorted({row["num_classes"] for row in rows}),
-        "imbalance": max(row["imbalance"] for row in rows),
-        "penalty_scale": [min(scales), max(scales)],
-        "largest_deviation": max(row["largest_deviation"] for row in rows),
+def row_of(run, extra=None) -> Row:
+    """Return what the results keep of a run; the configuration as far as it differs from the defaults."""
+    comparison, frame, measured = compare_run(run), run.frame, run.measured
+    row = {
+        "config": changed(run.config),
+        "train_accuracy": comparison.train_accuracy,
+        "balanced_accuracy": run.balanced_accuracy,
+        "mean_cosine": comparison.mean_cosine,
+        "seconds": run.environment["seconds"],
+        "counts": measured.counts.astype(int).tolist(),
+        "confidences": measured.confidences,
+        "margins": measured.margins,
+        "recalls": run.test_recalls,
+        "collapsed": sum(c.status.startswith("collapsed") for c in comparison.classes),
+        "outside": comparison.outside,
     }
-    SCOPE.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if frame is not None:
+        row |= {key: value for key, value in comparison.to_dict().items() if key in COMPARED}
+        row |= {
+            "predicted_confidences": frame.confidences,
+            "predicted_margins": frame.margins,
+            "headroom": frame.headroom,
+            "predicted_collapsed": int(frame.collapsed.sum()),
+            "spuriously_collapsed": sum(c.status == "collapsed, not predicted" for c in comparison.classes),
+            "times_threshold": 1 / float(frame.headroom.min()),
+        }
+    return {key: plain(value) for key, value in (row | (extra(run) if extra else {})).items()}
 
 
-def main(doc, name, configs, keys, bands, within):
-    """Run an experiment and write results/NAME.json; returns its rows."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+COMPARED = (
+    *("largest_deviation", "feature_norm_error", "classifier_norm_error", "largest_cosine", "objective_excess"),
+    *("same_classes_collapsed", "reached"),
+)
+
+
+def changed(config: TrainConfig) -> Row:
+    """Return the values of a configuration that are not the defaults; `TrainConfig.from_dict` reads them."""
+    return {key: value for key, value in config.to_dict().items() if key == "schema" or value != DEFAULTS[key]}
+
+
+def plain(value: Any) -> Any:
+    """Return numbers and vectors as JSON can hold them, six digits each; what is not finite as None."""
+    if isinstance(value, np.ndarray):
+        return [plain(v) for v in value.tolist()]
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items()}
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.6g}") if np.isfinite(value) else None
+    return value
+
+
+def setting(row: Row, key: str) -> Any:
+    """Return a value of a row's configuration."""
+    return row["config"].get(key, DEFAULTS[key])
+
+
+def deviations(row: Row) -> np.ndarray:
+    """|measured − predicted| confidence of each class of a run, (K,)."""
+    return np.abs(np.array(row["confidences"]) - row["predicted_confidences"])
+
+
+def critical(row: Row, within: float = 0.02) -> bool:
+    """Whether a class lies within 2 % of its threshold, where the force on it vanishes."""
+    return bool((np.abs(np.array(row["headroom"]) - 1) < within).any())
+
+
+def spread(values, digits: int = 2) -> str:
+    """Mean ± standard deviation (over runs or seeds) as the table shows them."""
+    values = np.asarray(list(values), dtype=float)
+    return f"{values.mean():.{digits}g} ± {values.std(ddof=1) if values.size > 1 else 0:.1g}"
+
+
+def by_seed(rows: list[Row], value: Callable[[list[Row]], float]) -> list[float]:
+    """Return a value of the rows of each seed, one a seed."""
+    seeds = sorted({setting(row, "seed") for row in rows})
+    return [value([row for row in rows if setting(row, "seed") == seed]) for seed in seeds]
+
+
+def line(
+    claim: str, tested_on: str, predicted: str, measured: str, verdict: str | bool, *, headline: bool = False
+) -> Line:
+    """Return a line of the table; a verdict of True or False is spelled out, a headline is shown in the README."""
+    if isinstance(verdict, bool | np.bool_):
+        verdict = HOLDS if verdict else FAILS
+    found = dict(zip(COLUMNS, (claim, tested_on, predicted, measured, verdict), strict=True))
+    return found | ({"headline": True} if headline else {})
+
+
+def table(lines: list[Line]) -> str:
+    """Return the lines as a table in Markdown."""
+    head = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    return "\n".join(head + ["| " + " | ".join(entry[c] for c in COLUMNS) + " |" for entry in lines])
+
+
+def run_all(configs, out, arguments):
+    """Train what is not trained yet, here or where the scheduler says, and return (configuration, run, error) each."""
+    printed = 0
+
+    def tell(standing):
+        nonlocal printed
+        for outcome in standing.outcomes[printed:]:
+            printed += 1
+            print(f"{printed}/{printed + standing.left}", shown(outcome.config), outcome.reason or "", flush=True)
+
+    with cluster(arguments.scheduler) as executor:
+        outcomes = sweep(
+            configs, out=out, executor=executor, workers=arguments.workers, part=arguments.part, progress=tell
+        )
+    return [(o.config, load_run(o.folder) if o.finished else None, o.reason) for o in outcomes]
+
+
+def shown(config: TrainConfig) -> Row:
+    """What tells a configuration from the default one."""
+    return {key: value for key, value in changed(config).items() if key != "schema"}
+
+
+def part(text: str) -> tuple[int, int]:
+    """I/N as two numbers."""
+    first, count = text.split("/")
+    return int(first), int(count)
+
+
+def finished(configs, out):
+    """Yield the runs that are there already."""
+    for config in configs:
+        if (Path(out) / config.fingerprint / "env.json").exists():
+            yield config, load_run(run_folder(out, config)), None
+
+
+def main(experiment: Experiment) -> list[Row]:
+    """Run an experiment from the command line and write results/NAME.json; returns its rows.
+
+    The runs go through `collapsekit.training.sweep`: with --out they go on where an earlier call, killed or not,
+    left them; --scheduler trains them on a Dask cluster, and --part I/N trains every N-th of them, one of N jobs that
+    share --out (nothing is judged then; --finished does that once all parts are trained). Both need the data and
+    networks of the experiments where the workers are: start them at the repository's root.
+    """
+    parser = argparse.ArgumentParser(description=experiment.doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--scheduler", help="address of a Dask scheduler to train with, instead of local processes")
+    parser.add_argument("--part", type=part, help="I/N: train every N-th run from the I-th on; judge nothing")
     parser.add_argument("--out", help="keep the run folders here, and resume from them")
+    parser.add_argument("--smoke", action="store_true", help="a few small runs, nothing written; exit 1 on a failure")
+    parser.add_argument("--finished", action="store_true", help="train nothing, judge what is in --out or stored")
+    parser.add_argument("--reuse", action="store_true", help="keep the stored rows of runs that are not in --out")
     arguments = parser.parse_args()
-    rows = []
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool,
-    ):
-        for row in pool.map(one_run, [(config, arguments.out or scratch) for config in configs]):
-            rows.append(row)
-            print(table(rows, keys, within).splitlines()[-1], flush=True)
-    verdict = "holds" if all(map(within, rows)) else "fails"
+    if (arguments.part or arguments.scheduler) and not arguments.out:
+        parser.error("--part and --scheduler need --out, a folder that all of them see")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
+    configs, bands = experiment.configs, experiment.bands
+    if arguments.smoke:
+        configs, bands = experiment.smoke, experiment.smoke_bands
+    if experiment.prepare is not None:
+        experiment.prepare()
+    with tempfile.TemporaryDirectory() as scratch:
+        out = arguments.out or scratch
+        kept = stored_rows(experiment, configs, out) if arguments.reuse or arguments.finished else {}
+        missing = [config for config in configs if config not in kept]
+        runs = finished(missing, out) if arguments.finished else run_all(missing, out, arguments) if missing else []
+        if arguments.part:
+            print("the part is trained; the same command with --finished instead of --part judges all of them")
+            return []
+        rows, failures, environment = collected(runs, experiment, len(missing))
+    rows |= kept
+    ordered = [rows[config] for config in configs if config in rows]
+    lines = experiment.judge(ordered, bands)
+    print(table(lines))
+    if arguments.smoke:
+        sys.exit(any(entry["verdict"] == FAILS for entry in lines) or bool(failures))
+    write(experiment, ordered, lines, failures, environment)
+    return ordered
+
+
+def stored_rows(experiment: Experiment, configs, out) -> dict[TrainConfig, Row]:
+    """Return the stored rows of planned runs that have no finished run folder."""
+    done = {config for config, _, _ in finished(configs, out)}
+    rows = {TrainConfig.from_dict(row["config"]): row for row in stored(experiment.name)}
+    return {config: row for config, row in rows.items() if config in configs and config not in done}
+
+
+def collected(runs, experiment: Experiment, total: int):
+    """Return rows by configuration, failures, and the environment of one of the runs."""
+    rows, failures, environment = {}, [], stored_environment(experiment.name)
+    for config, run, error in runs:
+        if run is None:
+            failures.append({"config": changed(config), "error": error})
+            print("failed:", error, flush=True)
+            continue
+        row = rows[config] = row_of(run, experiment.extra)
+        environment = {key: value for key, value in run.environment.items() if key != "seconds"}
+        print(f"{len(rows)}/{total}", shown(config), row.get("largest_deviation"), f"{row['seconds']} s", flush=True)
+    return rows, failures, environment
+
+
+def write(experiment: Experiment, rows, lines, failures, environment) -> None:
+    """Write the results: small, one run a line."""
     RESULTS.mkdir(exist_ok=True)
-    content = {"schema": 1, "bands": bands, "verdict": verdict, "runs": rows}
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-    print(table(rows, keys, within), f"\n\n{verdict}")
-    return rows
+    seconds = sum(row["seconds"] for row in rows)
+    content = {
+        "schema": 2,
+        "name": experiment.name,
+        "planned_runs": len(experiment.configs),
+        "core_minutes": round(seconds / 60, 1),
+        "environment": environment,
+        "bands": experiment.bands,
+        "table": lines,
+        "failures": failures,
+    }
+    body = json.dumps(content, indent=1, ensure_ascii=False)[:-2]
+    runs = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (RESULTS / f"{experiment.name}.json").write_text(f'{body},\n "runs": [\n  {runs}\n ]\n}}\n', encoding="utf-8")
+
+
+def stored(name: str) -> list[Row]:
+    """Return the rows of results/NAME.json, none if there is no such file."""
+    return results(name).get("runs", [])
+
+
+def stored_environment(name: str) -> Row | None:
+    """Return where the stored runs were made."""
+    return results(name).get("environment")
+
+
+def results(name: str) -> Row:
+    """Return results/NAME.json, empty if there is no such file."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

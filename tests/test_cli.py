@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from safetensors.numpy import save_file
 
 from collapsekit import UFM, long_tail, predict
-from collapsekit.cli import main
+from collapsekit.cli import COMMANDS, main
 from collapsekit.theory import weights_for
 
 SMOKE = ["train", "--epochs", "3", "--hidden", "8", "--feature-dim", "12"]
@@ -267,10 +267,17 @@ def test_predict_says_at_which_decay_each_class_dies(capsys):
         assert bool(predict(recipe).collapsed[3]) is dead
 
 
-@pytest.mark.parametrize("command", ["predict", "advise", "train", "measure", "report"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example(capsys, command):
     main([command, "--help"])
     assert f"Example: collapsekit {command}" in capsys.readouterr().out
+
+
+def test_help_says_what_each_command_is_for(capsys):
+    main(["--help"])
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for command, summary in COMMANDS.items():
+        assert f"{command} {summary}" in words
 
 
 def test_predict_never_imports_torch():

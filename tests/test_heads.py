@@ -406,9 +406,9 @@ NONLINEAR = {
     "transposed cosine": (NormedLinear(8, K), "a NormedLinear, a cosine head"),
     "square transposed cosine": (nn.Sequential(nn.Linear(8, K), nn.ReLU(), NormedLinear(K, K)), "a cosine head"),
     "cosine": (Cosine(8, K, bias=False), "a Cosine, a cosine head"),
-    "scaled": (Scaled(8, K), "a Scaled, its output is not W h"),
-    "squashed": (Squashed(8, K), "a Squashed, its output is not W h"),
-    "unit rows": (WeightNormalised(8, K, bias=False), "a WeightNormalised, its output is not W h"),
+    "scaled": (Scaled(8, K), r"a Scaled, a scaled head, 30 times W h \+ b"),
+    "squashed": (Squashed(8, K), "a Squashed, a linear layer with a tanh behind it"),
+    "unit rows": (WeightNormalised(8, K, bias=False), "a WeightNormalised, a head that normalises its weights"),
 }
 
 
@@ -447,7 +447,7 @@ def test_reduced_precision_of_products_is_no_other_head(monkeypatch):
         measure(model, [batch()])
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
     measure(model, [batch()])
-    with pytest.raises(CollapseError, match="not W h"):
+    with pytest.raises(CollapseError, match="a scaled head, 30 times"):
         measure(Wrapped(Scaled(8, K)), [batch()])
 
 

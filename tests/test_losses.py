@@ -1,6 +1,6 @@
 """Cross-entropy: value, gradient, scalar form, margin and confidence, against extended precision; extremes."""
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
 import mpmath
 import numpy as np
@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import oracles
-from collapsekit import MSE, CollapseError, CrossEntropy, Focal, Hinge
+from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Focal, Hinge, predict, thresholds
+from collapsekit.metrics.losses import sample_losses
+from collapsekit.training.objective import mean_loss
 from strategies import examples, losses
-from tolerances import EXACT, GOLDEN, MARGIN, THRESHOLD_BAND
+from tolerances import EXACT, GOLDEN, MARGIN, THRESHOLD_BAND, UNITS
 
 LOSS = CrossEntropy()
 SIZES = st.integers(2, 12)
@@ -187,6 +189,120 @@ def test_margins_of_the_whole_family_in_extended_precision(data, size, seed):
 def test_misuse_of_the_family(values, fragment):
     with pytest.raises(CollapseError, match=fragment):
         CrossEntropy(**values)
+
+
+# Offsets, scales, class-weighted smoothing
+
+
+@st.composite
+def shifted_losses(draw, size):
+    """The whole family with offsets, scales and smoothing weights, each present or not."""
+    base, rng = draw(losses(size)), np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    values = {"offsets": rng.normal(0, 3, size), "scales": np.exp(rng.normal(0, 0.7, size))}
+    if base.smoothing:
+        values["smoothing_weights"] = np.exp(rng.normal(0, 1, size))
+    return replace(base, **{name: value for name, value in values.items() if draw(st.booleans())})
+
+
+@settings(max_examples=examples(200))
+@given(st.data(), SIZES, SEEDS)
+def test_offsets_scales_and_weighted_smoothing_equal_the_literature_and_torch(data, size, seed):
+    loss, logits = data.draw(shifted_losses(size)), np.random.default_rng(seed).normal(scale=3, size=(size, size))
+    z, labels = torch.tensor(logits, requires_grad=True), torch.arange(size)
+    scales, offsets, margins, weights = (  # VS: Δ_j z_j + ι_j for every class j, whatever the target
+        torch.tensor(values or [default] * size, dtype=torch.float64)
+        for values, default in (
+            (loss.scales, 1.0),
+            (loss.offsets, 0.0),
+            (loss.margins, 0.0),
+            (loss.smoothing_weights, 1.0),
+        )
+    )
+    u = scales * z / loss.temperature + offsets - torch.diag(margins)
+    values = torch.stack(  # torch weighs row k by w_k, which belongs to the problem
+        [
+            torch.nn.functional.cross_entropy(u[k : k + 1], labels[k : k + 1], weights, label_smoothing=loss.smoothing)
+            for k in range(size)
+        ]
+    )
+    values.sum().backward()
+    scale = 10 + float(u.detach().abs().max() * (weights / weights[:, None]).max())
+    assert_allclose(loss.value(logits), values.detach(), rtol=0, atol=EXACT * scale)
+    assert_allclose(loss.gradient(logits), z.grad, rtol=0, atol=EXACT * scale * loss.slopes(size).max())
+    own = torch.tensor(logits, requires_grad=True)
+    in_torch = sample_losses(own, labels, loss)
+    assert_allclose(in_torch.detach(), loss.value(logits), rtol=0, atol=EXACT * scale)
+    assert_allclose(mean_loss(own, labels, loss).detach(), in_torch.detach().mean(), rtol=EXACT, atol=EXACT * scale)
+
+
+@settings(max_examples=examples(100))
+@given(st.data(), SIZES, SEEDS)
+def test_the_gradient_of_the_shifted_family_is_its_derivative(data, size, seed):
+    loss, rng = data.draw(shifted_losses(size)), np.random.default_rng(seed)
+    logits, direction = rng.normal(size=(2, size, size))
+    step = 1e-5
+    slope = (loss.value(logits + step * direction) - loss.value(logits - step * direction)) / (2 * step)
+    size_of_slope = 1 + np.abs(loss.gradient(logits)).max() + loss.slopes(size).max() ** 3
+    assert_allclose((loss.gradient(logits) * direction).sum(axis=1), slope, rtol=0, atol=UNITS * 10 * size_of_slope)
+
+
+def test_torch_weighs_a_mean_of_weighted_smoothing_as_the_problem_does():
+    rng = np.random.default_rng(0)
+    weights, labels = rng.uniform(0.2, 4, 5), torch.tensor(rng.integers(0, 5, 40))
+    logits, w = torch.tensor(rng.normal(size=(40, 5))), torch.tensor(weights)
+    expected = torch.nn.functional.cross_entropy(logits, labels, w, label_smoothing=0.2)
+    loss = CrossEntropy(smoothing=0.2, smoothing_weights=weights)
+    assert_allclose(mean_loss(logits, labels, loss, w), expected, rtol=EXACT)
+    counts = np.bincount(labels, minlength=5)
+    problem = UFM.from_training(
+        counts, weight_decay=0.1, feature_decay=0.1, class_weights=weights, loss=CrossEntropy(smoothing=0.2)
+    )
+    assert problem.loss == loss
+    means = [sample_losses(logits, labels, problem.loss)[labels == k].mean() for k in range(5)]
+    assert_allclose(problem.loss_weights @ np.array(means), expected, rtol=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ({"offsets": [1, 2]}, "logit adjustment"),
+        ({"scales": [1, 2]}, "CDT"),
+        ({"smoothing": 0.1, "smoothing_weights": [1, 2]}, "class-weighted label smoothing"),
+    ],
+)
+def test_what_has_no_scalar_form_names_the_solver(values, what):
+    loss = CrossEntropy(**values)
+    for refused in (loss.scalar, loss.margin, loss.price, loss.confidence):
+        with pytest.raises(CollapseError, match=f"{what}.*no closed form; use collapsekit.solve"):
+            refused(np.ones(2), 2)
+    with pytest.raises(CollapseError, match=f"{what}.*collapsekit.solve"):
+        loss.critical_price(2)
+    for refused in (predict, thresholds):
+        with pytest.raises(CollapseError, match=f"{what}.*no closed form; use collapsekit.solve"):
+            refused(UFM([4, 3], 0.1, 0.1, loss=loss))
+    assert CrossEntropy(**{k: v for k, v in loss.to_dict().items() if k != "name"}) == loss
+
+
+@pytest.mark.parametrize(
+    ("values", "fragment"),
+    [
+        ({"offsets": [1.0, np.inf]}, "offsets: class 1 has inf"),
+        ({"offsets": 1.0}, r"offsets: shape \(\)"),
+        ({"scales": [1.0, 0.0]}, "scales: class 1 has 0"),
+        ({"scales": [[1.0]]}, r"scales: shape \(1, 1\)"),
+        ({"scales": [1.0, 1.0], "offsets": [1.0, 2.0, 3.0]}, "one number a class"),
+        ({"smoothing_weights": [1.0, 2.0]}, "give smoothing above 0"),
+        ({"smoothing": 0.1, "smoothing_weights": [1.0, -2.0]}, "smoothing_weights: class 1 has -2"),
+    ],
+)
+def test_misuse_of_offsets_scales_and_smoothing_weights(values, fragment):
+    with pytest.raises(CollapseError, match=fragment):
+        CrossEntropy(**values)
+
+
+def test_the_number_of_classes_must_agree_with_the_problem():
+    with pytest.raises(CollapseError, match=r"3 values .* for 2 classes"):
+        UFM([5, 3], 0.1, 0.1, loss=CrossEntropy(offsets=[1, 2, 3]))
 
 
 # Focal, hinge, MSE

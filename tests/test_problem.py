@@ -177,7 +177,6 @@ def test_brute_force_over_pre_activations_with_a_frozen_shift_ends_at_the_law(co
         ({"feature_reduction": "x"}, "feature_reduction='x'"),
         ({"colour": 1}, "colour: no argument"),
         ({"lambda_w": 1}, "lambda_w: no argument"),
-        ({"class_weights": [1, 2, 3], "loss": CrossEntropy(smoothing=0.1)}, "class_weights with label smoothing"),
     ],
     ids=str,
 )

@@ -1,6 +1,7 @@
 """What each recipe makes decay, what it minimises, and that every run can be measured, stored, read and reported."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -167,6 +168,63 @@ def test_the_step_minimises_the_predicted_problem(values):
         other = wrong.clone().requires_grad_()
         torch_objective(config, other, H.detach(), last).backward()
         assert other.grad.abs().max() > 100 * scale
+
+
+@pytest.mark.parametrize("values", [{}, {"ldam": 1.5}, {"smoothing": 0.1}], ids=str)
+@pytest.mark.parametrize("batch_size", [None, 41])
+def test_balanced_draws_minimise_the_predicted_problem_on_average(values, batch_size):
+    """The mean over draws of the step's objective is the problem's objective, at any point."""
+    config = TrainConfig(resampling="balanced", batch_size=batch_size, weight_decay=0.02, feature_decay=0.003, **values)
+    problem = config.problem(COUNTS, LastLayer(dim=6))
+    rng = np.random.default_rng(0)
+    W, H = torch.from_numpy(rng.normal(size=(4, 6))), torch.from_numpy(np.abs(rng.normal(size=(4, 6))))
+    size = batch_size or int(COUNTS.sum())
+    balanced = torch.arange(4)  # every class is as likely to be drawn, so the mean over draws is that over classes
+    loss = mean_loss(H @ W.T, balanced, config.loss(COUNTS))
+    penalty = explicit_penalty(H * np.sqrt(size / 4), W, 0.02, 0.003)
+    assert_allclose(problem.objective(W.numpy(), H.numpy()), loss + penalty, rtol=EXACT)
+    unweighted = replace(config, resampling="none").problem(COUNTS, LastLayer(dim=6))
+    assert abs(unweighted.objective(W.numpy(), H.numpy()) / (loss + penalty) - 1) > 0.01  # the check can fail
+    assert_allclose(predict(problem).margins[0], predict(problem).margins, rtol=0.5 if "ldam" in values else EXACT)
+
+
+def test_balanced_draws_are_balanced_and_repeat():
+    labels = torch.repeat_interleave(torch.arange(4), torch.from_numpy(COUNTS).long())
+    config = TrainConfig(resampling="balanced", batch_size=16, epochs=400, seed=2)
+    drawn = torch.cat(list(loop._batches(config, labels, 0)))
+    assert len(drawn) == 400 * len(labels)
+    shares = torch.bincount(labels[drawn]) / len(drawn)
+    assert_allclose(shares, 0.25, atol=0.01)
+    assert len(drawn.unique()) == len(labels)
+    steps = -(-len(labels) // 16)
+    assert torch.equal(torch.cat(list(loop._batches(config, labels, steps))), drawn[len(labels) :])  # resumed
+    (full,) = loop._batches(replace(config, batch_size=None, epochs=1), labels, 0)
+    assert len(full) == len(labels)
+
+
+def test_logit_adjustment_adds_the_log_prior():
+    config = TrainConfig(logit_adjustment=1.5)
+    logits, labels = torch.randn(6, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0, 0])
+    adjusted = logits + 1.5 * torch.log(torch.from_numpy(COUNTS / COUNTS.sum()))
+    expected = nn.functional.cross_entropy(adjusted, labels)
+    assert_allclose(mean_loss(logits, labels, config.loss(COUNTS)), expected, rtol=EXACT)
+    assert config.outside(LastLayer(6)) == "logit adjustment has no closed form"
+    assert config.penalties(COUNTS, LastLayer(6)) == TrainConfig().penalties(COUNTS, LastLayer(6))
+
+
+def test_resampled_batches_have_statistics_of_their_own():
+    config = TrainConfig(recipe="batchnorm", resampling="balanced")
+    assert "resampled batches" in config.outside(LastLayer(6, branches=1))
+    assert TrainConfig(resampling="balanced").outside(LastLayer(6)) is None
+
+
+@pytest.mark.parametrize("values", [{"logit_adjustment": 1.0}, {"resampling": "balanced"}], ids=str)
+def test_runs_with_logit_adjustment_or_resampling_are_stored_and_read(values, tmp_path):
+    run = train(replace(SMOKE, batch_size=64, **values), out=tmp_path)
+    again = load_run(run.folder)
+    assert again.outside == run.outside
+    assert again.measured.loss == run.measured.loss
+    assert again.history[-1]["metrics"].keys() == (run.measured.metrics(run.frame)).keys()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
@@ -445,6 +503,79 @@ def test_runs_of_users_networks(function, values, reason, tmp_path, monkeypatch)
     assert (run.measured.bias is None) == bool(values.get("drop_bias"))
     state = runs.read_tensors(run.folder / runs.CHECKPOINT)
     assert ("model.fc.bias" in state) == (not values.get("drop_bias"))
+
+
+TRANSFORMERS = """
+from torch import nn
+from transformers import ResNetConfig, ResNetForImageClassification
+
+def resnet(shape, num_classes):
+    sizes = {"num_channels": shape[0], "embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1]}
+    model = ResNetForImageClassification(ResNetConfig(layer_type="basic", num_labels=num_classes, **sizes))
+    last = model.resnet.encoder.stages[-1].layers[-1]
+    model.feature_batchnorms = [last.shortcut.normalization, last.layer[-1].normalization]
+    model.pooled = True
+    return model
+
+class TextTransformer(nn.Module):
+    def __init__(self, shape, num_classes):
+        super().__init__()
+        self.embed = nn.Embedding(16, 8)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.features = nn.Sequential(nn.Linear(8, 24), nn.ReLU())
+        self.classifier = nn.Linear(24, num_classes)
+
+    def forward(self, tokens):
+        return self.classifier(self.features(self.encoder(self.embed(tokens.long())).mean(dim=1)))
+"""
+
+
+@pytest.fixture
+def transformers_networks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe_transformers.py").write_text(TRANSFORMERS)
+    yield
+    sys.modules.pop("recipe_transformers", None)
+
+
+@pytest.mark.parametrize("recipe", ["penalty", "batchnorm", "plain"])
+def test_an_image_network_of_transformers_is_trained_by_every_recipe(recipe, transformers_networks):
+    config = replace(SMOKE, network="recipe_transformers:resnet", recipe=recipe, drop_bias=True)
+    run = train(config, out="runs")
+    comparison = assert_stored_and_compared(run)
+    assert run.last_layer == LastLayer(dim=12, biased=False, branches=2, pooled=True)
+    assert run.measured.nonnegative
+    assert run.measured.bias is None
+    assert (comparison.outside is None) == (recipe != "plain")
+    if recipe == "batchnorm":  # two BatchNorms share the decay
+        wd = config.penalties(run.measured.counts, run.last_layer)[0]
+        assert_allclose(run.problem.lambda_h, wd / (2 * run.measured.counts.sum()), rtol=EXACT)
+    biased = train(replace(config, drop_bias=False, head="classifier"), out="runs")
+    assert biased.measured.bias is not None
+    assert "the head has a bias" in biased.outside
+
+
+def test_a_text_transformer_lands_on_the_prediction(transformers_networks, tmp_path):
+    """Each class is a word somewhere in the text; the rarest class dies, as predicted."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [60, 25, 5])
+    tokens = rng.integers(1, 10, size=(len(labels), 5))
+    tokens[np.arange(len(labels)), rng.integers(0, 5, len(labels))] = 12 + labels
+    np.savez(tmp_path / "texts.npz", X=tokens, y=labels, names=np.array(["ant", "bee", "<b>"]))
+    config = TrainConfig(
+        data="texts.npz",
+        network="recipe_transformers:TextTransformer",
+        drop_bias=True,
+        epochs=300,
+        learning_rate=3e-3,
+    )
+    run = train(config, out="runs")
+    comparison = assert_stored_and_compared(run)
+    assert comparison.same_classes_collapsed
+    assert comparison.reached, comparison.verdict
+    assert [c.status for c in comparison.classes] == ["alive", "alive", "collapsed"]
+    assert "<b>" in comparison.verdict
 
 
 def test_a_batch_of_one_sample_has_no_statistics(tmp_path):

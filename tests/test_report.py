@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from collapsekit import CollapseError
 from collapsekit.cli import main
 from collapsekit.diagnosis import compare_run, run_scope
+from collapsekit.metrics.summary import MEANINGS
 from collapsekit.report import figures, page, report
 from collapsekit.training import TrainConfig, load_run, train
 from tolerances import EXACT
@@ -80,7 +81,7 @@ def text(run):
 def test_the_page_has_every_part(run, text):
     content = Page(text)
     assert content.count("figure") == content.count("svg") == content.count("figcaption") == 10
-    assert content.count("tr") == 2 + 10
+    assert content.count("tr") == (2 + 10) + (1 + len(MEANINGS))
     words = " ".join(content.texts())
     comparison = compare_run(run)
     for part in (comparison.verdict, run_scope(run), "Recipe and units", "Versions", "torch", "nc1"):
@@ -107,9 +108,10 @@ def test_the_page_needs_nothing_else(text):
 
 def test_the_page_can_be_read_aloud(text):
     content = Page(text)
-    assert content.count("caption") == 1
+    assert content.count("caption") == content.count("table") == 2
     heads = [attributes["scope"] for tag, attributes in content.tags if tag == "th"]
-    assert (heads.count("col"), heads.count("row"), len(heads)) == (17, 10, 27)
+    columns, rows = 17 + 3, 10 + len(MEANINGS)
+    assert (heads.count("col"), heads.count("row"), len(heads)) == (columns, rows, columns + rows)
     pictures = [attributes for tag, attributes in content.tags if tag == "svg"]
     assert {picture["role"] for picture in pictures} == {"img"}
     assert [picture["aria-label"] for picture in pictures] == content.texts("figcaption")
@@ -243,7 +245,11 @@ def test_a_page_has_words_where_there_is_no_number(tmp_path):
     assert run.frame.collapsed.all()
     content = Page(report(run).read_text(encoding="utf-8"))
     assert not re.search(r"\b(inf|nan)\b", " ".join(content.texts()))
-    assert "no finite value: what it is relative to is 0" in content.texts("dd")
+    assert any("no finite value: what it is relative to is 0" in text for text in content.texts("td"))
+
+
+def test_the_page_says_what_every_metric_compares(run):
+    assert set(run.measured.metrics(run.frame)) == set(MEANINGS)
 
 
 # The rest of the page

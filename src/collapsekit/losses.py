@@ -3,7 +3,8 @@ r"""Losses: value, gradient, and the scalar form φ that the closed forms minimi
 A loss acts on a (K, K) matrix of logits whose row k holds the logits of class k's (collapsed) feature, so that the
 target of row k is k. Every loss here is a nondecreasing function of the log-odds of error plus a multiple of the
 margin, which is why the geometry of the general orthogonal frame holds for it with the margin that minimises
-``φ(s) + q s`` (docs/theory.md).
+``φ(s) + q s`` (docs/theory.md); except cross-entropy with offsets, scales or weighted smoothing, which is for the
+solver.
 """
 
 from __future__ import annotations
@@ -18,29 +19,33 @@ import numpy as np
 
 from collapsekit.compensated import Pair, exact_product, exact_sum, pair
 from collapsekit.errors import CollapseError
-from collapsekit.validation import Array, numeric, positive_number
+from collapsekit.validation import Array, numeric, positive_number, positive_vector
 
 LARGEST_MARGIN = 100.0
-"""Target margins beyond this overflow float64 once exponentiated and divided by a small price."""
+"""Target margins and offsets beyond this overflow float64 once exponentiated and divided by a small price."""
 SNAP = 1.0 - 8.0 * np.finfo(np.float64).eps
 """A price of more than this share of the critical one counts as critical: thresholds are rounded too."""
+PER_CLASS = ("margins", "offsets", "scales", "smoothing_weights")
 LARGEST_GAMMA = 50.0
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    r"""Cross-entropy with label smoothing ε, target margins Δ_k and temperature T.
+    r"""Cross-entropy with label smoothing ε, target margins Δ_k, temperature T, offsets o_j and scales s_j.
 
     .. math::
 
-        \ell_k(z) = \log \sum_j e^{u_j} - \sum_j y_j u_j, \qquad
-        u = z/T - \Delta_k e_k, \qquad y = (1-\varepsilon)\, e_k + \varepsilon/K
+        \ell_k(z) = -\sum_j y_{kj} \log\frac{e^{u_j}}{\sum_i e^{u_i}}, \qquad
+        u = s \odot z/T + o - \Delta_k e_k, \qquad
+        y_k = (1-\varepsilon)\, e_k + \tfrac{\varepsilon}{K}\, v/v_k
 
-    For logits whose margin (target logit minus any other) is s it equals
+    with ``v = 1`` unless `smoothing_weights` are given. Without offsets, scales and smoothing weights, and for logits
+    whose margin (target logit minus any other) is s, it equals
 
     .. math:: \varphi_k(s) = \log\bigl(1 + (K-1)\, e^{\Delta_k - s/T}\bigr)
-              + \varepsilon\,\tfrac{K-1}{K}\,(s/T - \Delta_k).
+              + \varepsilon\,\tfrac{K-1}{K}\,(s/T - \Delta_k);
 
+    with any of the three there is no scalar form, and no closed form: use :func:`collapsekit.solve`.
     Class weights belong to the problem (:class:`collapsekit.UFM`).
 
     Parameters
@@ -51,6 +56,15 @@ class CrossEntropy:
         Δ_k, one a class, in logits; LDAM's are ``C n_k^(−1/4)``. None: no margins.
     temperature : float
         T > 0, by which logits are divided.
+    offsets : sequence of float, optional
+        o_j, one a class, added to that class's logit in training, whatever the target: logit adjustment has
+        ``τ log π_j``, the vector-scaling (VS) loss its ι_j.
+    scales : sequence of float, optional
+        s_j > 0, one a class, by which that class's logit is multiplied in training, whatever the target: the Δ_j of
+        VS, or one over the class-dependent temperature of CDT, ``(n_j/n_max)^γ``.
+    smoothing_weights : sequence of float, optional
+        v_j > 0, one a class: ``CrossEntropyLoss(weight=v, label_smoothing=ε)`` of torch weighs the smoothing term by
+        v_j, the target term by v_k, and the problem's class weight already carries v_k. Needs ``smoothing > 0``.
 
     Raises
     ------
@@ -59,7 +73,8 @@ class CrossEntropy:
 
     References
     ----------
-    Szegedy et al., CVPR 2016 (smoothing); Cao et al., NeurIPS 2019 (LDAM). Scalar forms: derived here.
+    Szegedy et al., CVPR 2016 (smoothing); Cao et al., NeurIPS 2019 (LDAM); Menon et al., ICLR 2021 (logit
+    adjustment); Ye et al., 2020 (CDT); Kini et al., NeurIPS 2021 (VS). Scalar forms: derived here.
 
     Examples
     --------
@@ -71,6 +86,8 @@ class CrossEntropy:
     array([1.09861229])
     >>> CrossEntropy(smoothing=0.1).margin(np.array([0.05, 0.5]), 10).round(4)
     array([4.0125, 1.8333])
+    >>> CrossEntropy(offsets=np.log([0.5, 0.3, 0.2])).value(np.zeros((3, 3))).round(4)
+    array([0.6931, 1.204 , 1.6094])
     """
 
     centred: ClassVar[bool] = True
@@ -79,6 +96,9 @@ class CrossEntropy:
     smoothing: float = 0.0
     margins: tuple[float, ...] | None = None
     temperature: float = 1.0
+    offsets: tuple[float, ...] | None = None
+    scales: tuple[float, ...] | None = None
+    smoothing_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         smoothing = numeric("smoothing", self.smoothing)
@@ -87,34 +107,84 @@ class CrossEntropy:
         object.__setattr__(self, "smoothing", float(smoothing))
         temperature = positive_number("temperature", self.temperature, "logits are divided by it")
         object.__setattr__(self, "temperature", temperature)
-        if self.margins is not None:
-            object.__setattr__(self, "margins", _target_margins(self.margins))
+        for name in PER_CLASS:
+            value = getattr(self, name)
+            if value is not None:
+                check = _in_logits if name in ("margins", "offsets") else _factors
+                object.__setattr__(self, name, check(name, value))
+        sizes = {name: len(getattr(self, name)) for name in PER_CLASS if getattr(self, name) is not None}
+        if len(set(sizes.values())) > 1:
+            raise CollapseError(f"{', '.join(sizes)}: {sizes} entries; give each one number a class")
+        if self.smoothing_weights is not None and not self.smoothing:
+            raise CollapseError("smoothing_weights: they weigh the smoothing term; give smoothing above 0")
+
+    @property
+    def per_class(self) -> int | None:
+        """K if any argument has one value a class."""
+        return next((len(v) for v in (getattr(self, name) for name in PER_CLASS) if v is not None), None)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why this loss is no function of the margin, or None if it is one."""
+        for name, what in (
+            ("offsets", "additive offsets (logit adjustment)"),
+            ("scales", "class-dependent scales (CDT, VS)"),
+            ("smoothing_weights", "class-weighted label smoothing"),
+        ):
+            if getattr(self, name) is not None:
+                return f"{what} have no closed form" if name != "smoothing_weights" else f"{what} has no closed form"
+        return None
 
     def value(self, logits: Array) -> Array:
         """Return the loss of each class, (K,), for logits (K, K) with row k the logits of class k."""
         u = self._shifted(logits)
-        target = np.diagonal(u)
+        targets = np.diagonal(u)
+        if self.smoothing_weights is not None:
+            y = self.targets(len(u))
+            return np.asarray(np.logaddexp.reduce(u, axis=1) * y.sum(axis=1) - (y * u).sum(axis=1))
         if self.smoothing:
-            target = (1 - self.smoothing) * target + self.smoothing * u.mean(axis=1)
-        return np.asarray(np.logaddexp.reduce(u, axis=1) - target)
+            targets = (1 - self.smoothing) * targets + self.smoothing * u.mean(axis=1)
+        return np.asarray(np.logaddexp.reduce(u, axis=1) - targets)
 
     def gradient(self, logits: Array) -> Array:
-        """Return the gradient of each row's loss in its logits, (K, K): (softmax minus targets) over T."""
+        """Return the gradient of each row's loss in its logits, (K, K): softmax minus targets, times s/T."""
         u = self._shifted(logits)
         shifted = np.exp(u - u.max(axis=1, keepdims=True))
         probabilities = shifted / shifted.sum(axis=1, keepdims=True)
-        targets = (1 - self.smoothing) * np.eye(len(u)) + self.smoothing / len(u)
-        return np.asarray((probabilities - targets) / self.temperature)
+        targets = self.targets(len(u))
+        if self.smoothing_weights is not None:
+            probabilities *= targets.sum(axis=1, keepdims=True)
+        return np.asarray((probabilities - targets) * self.slopes(len(u)))
+
+    def targets(self, num_classes: int) -> Array:
+        """Return y, (K, K), row k the targets of class k; rows sum to 1 unless smoothing is class-weighted."""
+        spread = np.ones((num_classes, num_classes))
+        if self.smoothing_weights is not None:
+            v = np.asarray(self.smoothing_weights)
+            spread = v / v[:, None]
+        return np.asarray((1 - self.smoothing) * np.eye(num_classes) + self.smoothing / num_classes * spread)
+
+    def slopes(self, num_classes: int) -> Array:
+        """Return s/T, (K,): what each class's logit is multiplied by."""
+        scales = np.ones(num_classes) if self.scales is None else np.asarray(self.scales)
+        return np.asarray(scales / self.temperature)
+
+    def shifts(self, num_classes: int) -> Array:
+        """Return what is added to scaled logits, (K, K), row k for class k: ``o − Δ_k e_k``."""
+        offsets = np.zeros(num_classes) if self.offsets is None else np.asarray(self.offsets)
+        return np.asarray(offsets - self._margins * np.eye(num_classes))
 
     def scalar(self, margins: Array, num_classes: int) -> Array:
         """Return φ_k at each margin, (…, K) or any shape without target margins."""
-        shifts, share = self._shifts, (num_classes - 1) / num_classes
+        self._require_scalar_form()
+        shifts, share = self._margins, (num_classes - 1) / num_classes
         s = margins if self.temperature == 1.0 else margins / self.temperature
         losses = _softplus(np.asarray((np.log(num_classes - 1) + shifts) - s))
         return np.asarray(losses + self.smoothing * share * (s - shifts)) if self.smoothing else losses
 
     def confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the target's softmax probability (of z/T, without target margin) at each margin, same shape."""
+        self._require_scalar_form()
         return _confidence(margins if self.temperature == 1.0 else margins / self.temperature, num_classes)
 
     def critical_price(self, num_classes: int) -> Array:
@@ -123,6 +193,7 @@ class CrossEntropy:
         Shape (), or (K,) with target margins. Below 0 the loss falls towards negative margins (smoothing with a
         negative target margin) and the closed form does not hold.
         """
+        self._require_scalar_form()
         share = (num_classes - 1) / num_classes
         return np.asarray((self._error_at_zero(num_classes) - self.smoothing * share) / self.temperature)
 
@@ -133,7 +204,7 @@ class CrossEntropy:
         roundings of the critical one counts as critical. `tails` is what rounding took from the prices.
         """
         prices = np.asarray(prices)
-        out = np.empty((3, *np.broadcast_shapes(prices.shape, self._shifts.shape)))
+        out = np.empty((3, *np.broadcast_shapes(prices.shape, self._margins.shape)))
         return np.asarray(self.optimum(prices, num_classes, out, np.zeros(()) if tails is None else tails)[0])
 
     def optimum(self, prices: Array, num_classes: int, out: Array, tails: Array | None = None) -> Array:
@@ -143,23 +214,24 @@ class CrossEntropy:
         it: then this is for prices elsewhere. One logarithm of each kind, and for plain cross-entropy no further
         array; the prices may stand in ``out[2]``.
         """
+        self._require_scalar_form()
         margins, confidences, losses = (out[i, ...] for i in range(3))  # views, even of single numbers
         others = num_classes - 1
         with np.errstate(divide="ignore", over="ignore"):
             self._odds(prices, num_classes, tails, margins, scratch=confidences)
         if self.margins is not None:
-            margins *= np.exp(self._shifts)
+            margins *= np.exp(self._margins)
         confidences[...] = 1.0  # the maximum with an array takes half the time of that with a number
         np.maximum(margins, confidences, out=margins)  # e^{s/T}; below 1: dead
         np.add(margins, others, out=confidences)
         np.divide(margins, confidences, out=confidences)
         np.divide(others, margins, out=losses)
         if self.margins is not None:
-            losses *= np.exp(self._shifts)
+            losses *= np.exp(self._margins)
         np.log1p(losses, out=losses)
         np.log(margins, out=margins)
         if self.smoothing:
-            losses += self.smoothing * others / num_classes * (margins - self._shifts)
+            losses += self.smoothing * others / num_classes * (margins - self._margins)
         if self.temperature != 1.0:
             margins *= self.temperature
         return out
@@ -185,32 +257,39 @@ class CrossEntropy:
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ_k'`` at each margin: the price at which that margin is optimal, the inverse of :meth:`margin`."""
-        odds = np.log(num_classes - 1) + self._shifts - margins / self.temperature
+        self._require_scalar_form()
+        odds = np.log(num_classes - 1) + self._margins - margins / self.temperature
         with np.errstate(over="ignore"):
             error = 1.0 / (1.0 + np.exp(-odds))
         return np.asarray((error - self.smoothing * (num_classes - 1) / num_classes) / self.temperature)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the loss as plain values (JSON-ready)."""
-        margins = None if self.margins is None else list(self.margins)
+        per_class = {name: getattr(self, name) for name in PER_CLASS}
         return {
             "name": "CrossEntropy",
             "smoothing": self.smoothing,
-            "margins": margins,
             "temperature": self.temperature,
-        }
+        } | {name: None if values is None else list(values) for name, values in per_class.items()}
 
     @cached_property
-    def _shifts(self) -> Array:
+    def _margins(self) -> Array:
         """Δ, () or (K,)."""
         return np.asarray(0.0 if self.margins is None else self.margins)
 
     def _shifted(self, logits: Array) -> Array:
-        return np.asarray(logits / self.temperature - self._shifts * np.eye(len(logits)))
+        size = len(logits)
+        scaled = logits / self.temperature if self.scales is None else logits * self.slopes(size)
+        shifted = scaled - self._margins * np.eye(size)
+        return np.asarray(shifted if self.offsets is None else shifted + np.asarray(self.offsets))
+
+    def _require_scalar_form(self) -> None:
+        if self.obstacle is not None:
+            raise CollapseError(f"loss: {self.obstacle}; use collapsekit.solve")
 
     def _error_at_zero(self, num_classes: int) -> Array:
         """Softmax probability of error at margin 0, c/(1+c): (K−1)/K without target margins."""
-        return np.asarray((num_classes - 1) / (num_classes - 1 + np.exp(-self._shifts)))
+        return np.asarray((num_classes - 1) / (num_classes - 1 + np.exp(-self._margins)))
 
 
 @dataclass(frozen=True)
@@ -551,10 +630,15 @@ def _root(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
     return 0.5 * (low + high)
 
 
-def _target_margins(margins: Sequence[float]) -> tuple[float, ...]:
-    values = numeric("margins", margins)
+def _in_logits(name: str, given: Sequence[float]) -> tuple[float, ...]:
+    values = numeric(name, given)
     bad = np.flatnonzero(~(np.abs(values) <= LARGEST_MARGIN))
     if values.ndim != 1 or bad.size:
         what = f"class {bad[0]} has {values.flat[bad[0]]:g}" if bad.size else f"shape {values.shape}, expected (K,)"
-        raise CollapseError(f"margins: {what}; give one number a class, within ±{LARGEST_MARGIN:g}")
+        raise CollapseError(f"{name}: {what}; give one number a class, within ±{LARGEST_MARGIN:g}")
     return tuple(values.tolist())
+
+
+def _factors(name: str, given: Sequence[float]) -> tuple[float, ...]:
+    values = numeric(name, given)
+    return tuple(positive_vector(name, values, values.size, "give one factor a class").tolist())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -133,8 +133,11 @@ class UFM:
         self._set("dim", dim)
         if not isinstance(loss, CrossEntropy | Focal | Hinge | MSE):
             raise CollapseError(f"loss={shorten(loss)}: give a loss of this package, e.g. CrossEntropy()")
-        if isinstance(loss, CrossEntropy) and loss.margins is not None and len(loss.margins) != n.size:
-            raise CollapseError(f"loss: {len(loss.margins)} target margins for {n.size} classes; give one a class")
+        given = loss.per_class if isinstance(loss, CrossEntropy) else None
+        if given is not None and given != n.size:
+            raise CollapseError(
+                f"loss: {given} values (margins, offsets or scales) for {n.size} classes; give one a class"
+            )
         self._set("loss", loss)
 
     def _set(self, name: str, value: object) -> None:
@@ -267,8 +270,8 @@ class UFM:
             torch's ``CrossEntropyLoss(weight=...)``, whose mean divides by the weights in the batch, so that
             ``ω_k = w_k N / Σ_m w_m n_m`` (exact for full batches).
         **problem
-            Further arguments of :class:`UFM` (`loss`, `bias`, `relu`, `dim`, `names`). torch's class-weighted label
-            smoothing weighs the smoothing term by other classes' weights and has no closed form: refused.
+            Further arguments of :class:`UFM` (`loss`, `bias`, `relu`, `dim`, `names`). torch weighs label smoothing
+            by the weights of the other classes too; the loss then gets them as its `smoothing_weights`.
 
         Returns
         -------
@@ -316,13 +319,11 @@ class UFM:
         else:
             lambda_h = share * positive_number("feature_decay", feature_decay, "give None for no feature penalty")
         if class_weights is not None:
-            if getattr(problem.get("loss"), "smoothing", 0.0):
-                raise CollapseError(
-                    "class_weights with label smoothing: torch weighs the smoothing term by the weights of the other "
-                    "classes, which has no closed form; use one of the two"
-                )
             w = positive_vector("class_weights", class_weights, n.size, "leave it out for equal weights")
             class_weights = frozen(w * (total / (w @ n)))
+            loss = problem.get("loss")
+            if isinstance(loss, CrossEntropy) and loss.smoothing and loss.smoothing_weights is None:
+                problem["loss"] = replace(loss, smoothing_weights=tuple(w.tolist()))
         return cls(
             counts,
             decay / factor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from collapsekit.errors import CollapseError
 
 Array = NDArray[np.float64]
+LARGEST_EXACT = 2**53
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def numeric(name: str, value: ArrayLike) -> Array:
@@ -44,9 +47,11 @@ def positive_vector(name: str, value: ArrayLike, num_classes: int, remedy: str) 
 
 
 def whole_number(name: str, value: Any, least: int, remedy: str) -> int:
-    """Return `value` as an int if it is one whole number of at least `least`."""
+    """Return `value` as an int if it is one whole number of at least `least` that float64 holds exactly."""
+    if isinstance(value, int) and abs(value) > LARGEST_EXACT:  # numpy would say that it is no number
+        raise CollapseError(f"{name}={shorten(value)}: must be at most 2**53; {remedy}")
     number = numeric(name, value)
-    if number.ndim or not (np.isfinite(number) and number == np.floor(number) and number >= least):
+    if number.ndim or not (number == np.floor(number) and least <= number <= LARGEST_EXACT):
         raise CollapseError(f"{name}={shorten(value)}: must be a whole number of at least {least}; {remedy}")
     return int(number)
 
@@ -72,13 +77,18 @@ def class_names(value: Sequence[str] | None, num_classes: int) -> tuple[str, ...
         return None
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise CollapseError(f"names={shorten(value)}: give a sequence of {num_classes} names")
-    names = tuple(str(name) for name in value)
+    names = tuple(printable(str(name)) for name in value)
     if len(names) != num_classes:
         raise CollapseError(f"names: {len(names)} names for {num_classes} classes; give one a class")
     if len(set(names)) != num_classes:
         twice = next(name for name in names if names.count(name) > 1)
         raise CollapseError(f"names: {twice!r} stands for two classes; names must differ")
     return names
+
+
+def printable(text: str) -> str:
+    """Return `text` on one line, control characters and bytes outside UTF-8 replaced: nothing else can be shown."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", re.sub(r"[\t\n\r]+", " ", text))
 
 
 def frozen(array: Array) -> Array:

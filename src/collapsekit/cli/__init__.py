@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 
 USER_ERROR, INTERRUPTED = 2, 130
+
+# Commands are named, not imported, so that `predict` never waits for torch.
+COMMANDS = {
+    "predict": "Say which classes a recipe will lose, with each class's threshold and headroom.",
+    "advise": "Say what to change so that every class lives: decays, weights, target margins, counts.",
+    "train": "Train a network on imbalanced data and lay its last layer beside the predicted geometry.",
+    "sweep": "Train every combination of values, over processes, a Dask cluster or an array of jobs; resumable.",
+    "collect": "Show all runs below a folder in one table, also while they run.",
+    "measure": "Measure stored last-layer features, class by class.",
+    "report": "Write the report of a finished run again.",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     from collapsekit import __version__
     from collapsekit.errors import CollapseError
 
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that no terminal can show
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app = App(
         name="collapsekit",
         help="Predict, measure and prevent minority collapse in neural network classifiers.",
@@ -27,12 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
         help_format="plaintext",
         suppress_keyboard_interrupt=False,
     )
-    # Commands are named, not imported, so that `predict` never waits for torch.
-    app.command("collapsekit.cli.predict:predict", name="predict")
-    app.command("collapsekit.cli.advise:advise", name="advise")
-    app.command("collapsekit.cli.train:train", name="train")
-    app.command("collapsekit.cli.measure:measure", name="measure")
-    app.command("collapsekit.cli.report:report", name="report")
+    words = sys.argv[1:] if arguments is None else arguments
+    listing = not words or words[0].startswith("-")  # a command's own help is its docstring, with its examples
+    for name, summary in COMMANDS.items():
+        app.command(f"collapsekit.cli.{name}:{name}", name=name, help=summary if listing else None)
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:

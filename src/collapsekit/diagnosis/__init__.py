@@ -7,3 +7,5 @@ from collapsekit.diagnosis.findings import Comparison as Comparison
 from collapsekit.diagnosis.findings import compare as compare
 from collapsekit.diagnosis.findings import compare_run as compare_run
 from collapsekit.diagnosis.findings import run_scope as run_scope
+from collapsekit.diagnosis.table import collect as collect
+from collapsekit.diagnosis.table import write_table as write_table

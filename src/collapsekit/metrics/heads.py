@@ -7,9 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -22,6 +20,8 @@ LINEAR = 1e-4
 SAME = 1e-6
 """How far the model's output may be from the head's, relative to its size; four roundings of shorter types."""
 CHECKED_ROWS = 4096
+PRODUCTS = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
+"""Rounding of float32 products by torch's setting: none beyond float32's own, TF32, bfloat16."""
 ABOUT = "the theory is about linear heads"
 
 
@@ -122,68 +122,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def unpack(batch: Any) -> tuple[Any, Tensor]:
-    """Return (inputs, labels) of a loader's batch: a pair, or a mapping with the key labels or label."""
-    if isinstance(batch, Mapping):
-        key = next((key for key in ("labels", "label") if key in batch), None)
-        if key is None:
-            raise CollapseError(f"loader: a batch has the keys {shorten(sorted(map(str, batch)))}; expected labels")
-        inputs: Any = {name: value for name, value in batch.items() if name != key}
-        labels = batch[key]
-    elif isinstance(batch, Sequence) and not isinstance(batch, str) and len(batch) >= 2:
-        inputs, labels = batch[0], batch[1]
-    else:
-        raise CollapseError(
-            f"loader: a batch is a {type(batch).__name__}; expected a pair (inputs, labels) of tensors or a mapping "
-            "with the key labels"
-        )
-    if not isinstance(inputs, Tensor | Mapping | tuple | list):
-        raise CollapseError(
-            f"loader: inputs of a batch are a {type(inputs).__name__}; expected a tensor, or a tuple or mapping of them"
-        )
-    return inputs, class_labels(labels)
-
-
-def move(inputs: Any, device: torch.device | None) -> Any:
-    """Return inputs with every tensor in them on the device."""
-    if isinstance(inputs, Tensor):
-        return inputs.to(device)
-    if isinstance(inputs, Mapping):
-        return {key: move(value, device) for key, value in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return tuple(move(value, device) for value in inputs)
-    return inputs
-
-
-def class_labels(labels: ArrayLike | Tensor) -> Tensor:
-    """Return labels as a tensor, or say that they are not one class a sample."""
-    classes = as_tensor("labels", labels)
-    if classes.ndim < 2:
-        return classes
-    shape, last = tuple(classes.shape), classes.shape[-1]
-    if classes.ndim == 2 and last == 1:
-        raise CollapseError(f"labels: shape {shape}; expected ({len(classes)},): give labels.squeeze(1)")
-    if classes.ndim == 2 and bool(((classes == 0) | (classes == 1)).all() and (classes.sum(dim=1) == 1).all()):
-        raise CollapseError(f"labels: shape {shape}, one-hot rows; give class numbers, labels.argmax(dim=1)")
-    raise CollapseError(
-        f"labels: shape {shape}, several labels a sample (multi-label or soft targets); the theory is about one class "
-        "a sample: give (n,) class numbers (a batch is (inputs, labels); several inputs go in a tuple of their own)"
-    )
-
-
-def as_tensor(name: str, value: ArrayLike | Tensor) -> Tensor:
-    """Return a detached tensor, or say that `value` is no array of numbers."""
-    if isinstance(value, Tensor):
-        return value.detach()
-    try:
-        array = np.asarray(value)
-        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-            array = array.copy()  # torch shares memory with neither
-        return torch.as_tensor(array)
-    except (TypeError, ValueError):
-        raise CollapseError(f"{name}={shorten(value)}: give an array of numbers") from None
-
-
 def _run(model: nn.Module, name: str, module: nn.Module, inputs: Any) -> tuple[Tensor, Tensor, Any]:
     """What goes into a module and comes out of it in one forward pass, and the model's output."""
     calls: list[tuple[Any, Any]] = []
@@ -215,7 +153,7 @@ def _averages(head: Head, features: Tensor, logits: Tensor, output: Any) -> tupl
     if features.ndim == 2:
         return features, logits
     means = _averaged(head.module, features), _averaged(head.module, logits)
-    if means[0].numel() != features.numel() and not _same(means[1], _logits(output)):
+    if means[0].numel() != features.numel() and not any(_same(means[1], one) for one in _logits(output)):
         raise CollapseError(
             f"{_says(head.name)}: is applied at every position, output {tuple(logits.shape)}, and the model does not "
             "average its logits; average the features first, or measure them with measure_features"
@@ -275,7 +213,7 @@ def _maker(model: nn.Module, inputs: Any) -> tuple[str, nn.Module]:
         for hook in hooks:
             hook.remove()
     logits = _logits(output)
-    made = [name for name, out in outputs.items() if _same(out, logits)]
+    made = [name for name, out in outputs.items() if any(_same(out, one) for one in logits)]
     if len(made) == 1:
         return made[0], modules[made[0]]
     if made:
@@ -283,32 +221,30 @@ def _maker(model: nn.Module, inputs: Any) -> tuple[str, nn.Module]:
     raise CollapseError(_nothing_found(model, output, logits))
 
 
-def _nothing_found(model: nn.Module, output: Any, logits: Tensor | None) -> str:
+def _nothing_found(model: nn.Module, output: Any, logits: Sequence[Tensor]) -> str:
     listed = _listed(model)
     if not listed:
         return f"head=None: {type(model).__name__} has no linear layer; {ABOUT}"
-    if logits is None:
+    if not logits:
         return f"head=None: the model returns a {type(output).__name__} without logits; name the head, one of {listed}"
-    shape = tuple(logits.shape)
+    shape = " or ".join(str(tuple(one.shape)) for one in logits)
     return f"head=None: no nn.Linear makes the model's output, of shape {shape}; name it, one of {listed}"
 
 
-def _logits(output: Any) -> Tensor | None:
-    """The logits in whatever a model returns: a tensor, `.logits`, the key logits, the first matrix of a tuple."""
-    if isinstance(output, Tensor):
-        return output
+def _logits(output: Any) -> list[Tensor]:
+    """What may be the logits in whatever a model returns: a tensor, `.logits`, the key logits, a tuple's matrices."""
     if isinstance(output, Mapping):
         output = output.get("logits")
     elif hasattr(output, "logits"):
         output = output.logits
     elif isinstance(output, tuple | list):
-        output = next((one for one in output if isinstance(one, Tensor) and one.ndim == 2), None)
-    return output if isinstance(output, Tensor) else None
+        return [one for one in output if isinstance(one, Tensor) and one.ndim == 2]
+    return [output] if isinstance(output, Tensor) else []
 
 
-def _same(out: Tensor, logits: Tensor | None) -> bool:
+def _same(out: Tensor, logits: Tensor) -> bool:
     """Whether the numbers are the same, in whatever precision; a single logit may have lost its axis."""
-    if logits is None or not logits.ndim or len(out) != len(logits) or out.numel() != logits.numel():
+    if not logits.ndim or len(out) != len(logits) or out.numel() != logits.numel():
         return False
     a, b = (value.detach().double().reshape(len(out), -1) for value in (out, logits.to(out.device)))
     finite = torch.isfinite(a) & torch.isfinite(b)
@@ -400,7 +336,10 @@ def _scaled(h: Tensor, W: Tensor, b: Tensor, z: Tensor, tolerance: float) -> str
 
 
 def _rounding(least: float, *tensors: Tensor) -> float:
-    return max(least, *(4 * torch.finfo(tensor.dtype).eps for tensor in tensors if tensor.is_floating_point()))
+    """Four roundings of the shortest type that took part in the products."""
+    types = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
+    shortest = max([torch.finfo(dtype).eps for dtype in types] + [PRODUCTS[torch.get_float32_matmul_precision()]])
+    return max(least, 4 * shortest)
 
 
 def _has_matrix(module: nn.Module) -> bool:

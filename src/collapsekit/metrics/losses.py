@@ -9,9 +9,13 @@ from collapsekit.losses import CrossEntropy
 
 
 def shifted_logits(logits: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor:
-    """Return ``z/T − Δ_y e_y``, (n, K): what the cross-entropy of `loss` is applied to."""
+    """Return ``s z/T + o − Δ_y e_y``, (n, K): what the cross-entropy of `loss` is applied to."""
     if loss.temperature != 1.0:
         logits = logits / loss.temperature
+    if loss.scales is not None:
+        logits = logits * logits.new_tensor(loss.scales)
+    if loss.offsets is not None:
+        logits = logits + logits.new_tensor(loss.offsets)
     if loss.margins is not None:
         margins = torch.tensor(loss.margins, dtype=logits.dtype, device=logits.device)
         logits = logits.scatter_add(1, labels[:, None], -margins[labels][:, None])
@@ -27,7 +31,7 @@ def sample_losses(logits: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor:
     labels : Tensor, shape (n,)
         int64, in [0, K).
     loss : CrossEntropy
-        Its smoothing, target margins and temperature.
+        With all its terms; torch's weighted smoothing stands for a class's own weight 1.
 
     Examples
     --------
@@ -36,4 +40,10 @@ def sample_losses(logits: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor:
     tensor([2.1269])
     """
     shifted = shifted_logits(logits, labels, loss)
+    if loss.smoothing_weights is not None:
+        weights = shifted.new_tensor(loss.smoothing_weights)
+        weighted = nn.functional.cross_entropy(
+            shifted, labels, weight=weights, reduction="none", label_smoothing=loss.smoothing
+        )
+        return weighted / weights[labels]
     return nn.functional.cross_entropy(shifted, labels, reduction="none", label_smoothing=loss.smoothing)

@@ -17,7 +17,8 @@ from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
 from collapsekit.losses import CrossEntropy
 from collapsekit.metrics import summary
-from collapsekit.metrics.heads import as_tensor, class_labels, evaluating, find_head, forward, move, unpack
+from collapsekit.metrics.batches import as_tensor, class_labels, move, unpack
+from collapsekit.metrics.heads import evaluating, find_head, forward
 from collapsekit.metrics.losses import sample_losses
 from collapsekit.metrics.metric import decision, nearest_centre, packed_head, unpacked_head
 from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES, ClassMoments

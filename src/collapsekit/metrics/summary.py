@@ -8,6 +8,29 @@ from collapsekit.metrics import functional as F
 from collapsekit.metrics.moments import ClassMoments
 from collapsekit.theory.closed_form import GeneralOrthogonalFrame
 
+MEANINGS = {
+    "nc1": "within-class over between-class variability; 0 where features of every class coincide",
+    "cdnv": "within-class variance over squared distance of means, mean over pairs of classes; 0 at collapse",
+    "ncc": "share of samples whose nearest class mean names the class that the network names",
+    "train_accuracy": "share of training samples that the network assigns to their class",
+    "nc2_largest_cosine": "largest |cosine| between surviving class means; 0 on every orthogonal frame",
+    "nc2_mean_cosine": "mean |cosine| between surviving class means; 0 on every orthogonal frame",
+    "nc2_h": "Gram matrix of class means against the predicted one, shapes only (published metric)",
+    "nc2_h_residual": "the same with scale: relative to the predicted matrix",
+    "nc2_w": "classifier against scaled and centred class means, shapes only (published metric)",
+    "nc2_w_residual": "the same with scale: relative to the classifier that the measured means call for",
+    "nc2_wwt": "Gram matrix of the classifier against the predicted one, shapes only (published metric)",
+    "nc2_wwt_residual": "the same with scale: relative to the predicted matrix",
+    "nc3_wh": "logits at class means against the predicted ones, shapes only (published metric)",
+    "nc3_wh_residual": "the same with scale: relative to the predicted logits",
+    "nc2_etf_h": "angles of centred class means against a simplex ETF's; 0 if balanced, not at an imbalanced optimum",
+    "nc2_etf_w": "angles of classifier rows against a simplex ETF's; 0 if balanced, not at an imbalanced optimum",
+    "nc2_norm_spread_h": "spread of the lengths of centred class means; 0 if balanced, not at an imbalanced optimum",
+    "nc2_norm_spread_w": "spread of the lengths of classifier rows; 0 if balanced, not at an imbalanced optimum",
+    "nc3_duality": "classifier against centred class means; 0 if balanced, not at an imbalanced optimum",
+}
+"""What each scalar compares, and where it is 0, in the order in which pages show them."""
+
 
 def scalars(
     moments: ClassMoments,

@@ -19,9 +19,10 @@ from matplotlib.axes import Axes
 
 from collapsekit.diagnosis import Comparison, compare_run, run_scope
 from collapsekit.errors import CollapseError
+from collapsekit.metrics.summary import MEANINGS
 from collapsekit.report import figures
 from collapsekit.theory import Nearness, nearest_reference
-from collapsekit.training import Run
+from collapsekit.training import Run, TrainConfig
 from collapsekit.training.runs import replace_text
 from collapsekit.validation import Array
 
@@ -67,7 +68,8 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
         run=run,
         frame=frame,
         comparison=comparison,
-        metrics=run.measured.metrics(frame),
+        metrics=_metrics(run),
+        settings=_settings(run.config),
         penalties=run.config.penalties(run.measured.counts, run.last_layer),
         units=_units(run),
         lambda_h="" if frame is None else _lambda_h(frame.problem.lambda_h),
@@ -98,7 +100,20 @@ def render(template: str, pictures: Iterable[Picture], **content: Any) -> str:
 
 def _number(value: float, form: str) -> str:
     """A number for the page; nothing where there is none."""
-    return form % value if np.isfinite(value) else ""
+    text = form % value if np.isfinite(value) else ""
+    return text.removeprefix("-") if text and not float(text) else text
+
+
+def _metrics(run: Run) -> list[tuple[str, float, str]]:
+    """Name, value and meaning of every scalar metric."""
+    found = run.measured.metrics(run.frame)
+    return [(key, found[key], meaning) for key, meaning in MEANINGS.items() if key in found]
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """What was chosen and is not said elsewhere on the page."""
+    said = ("schema", "weight_decay", "feature_decay", "class_names")
+    return {key: value for key, value in config.to_dict().items() if key not in said and value is not None}
 
 
 def _lambda_h(value: float | Array) -> str:
@@ -123,51 +138,48 @@ def _units(run: Run) -> str:
 
 
 def _pictures(run: Run, comparison: Comparison) -> Iterator[Picture]:
-    frame, measured, labels = run.frame, run.measured, [c.label for c in comparison.classes]
-    vectors, counts = measured.per_class(), measured.counts
+    """Pictures in pairs, which a wide page sets side by side."""
+    labels = [c.label for c in comparison.classes]
     with mpl.rc_context(figures.STYLE):
-        if frame is not None:
-            yield picture(
-                "Confidence of each class on its training samples against its headroom. At headroom 1 or below a class "
-                "keeps no feature and its confidence is 1/K.",
-                figures.collapse_line(frame, comparison),
-            )
-        else:
-            yield picture(
-                "Confidence of each class on its training samples against class size.",
-                figures.by_count(counts, None, vectors["confidence"], ylabel="training confidence"),
-            )
-        feature_norms, classifier_norms = (
-            (None, None) if frame is None else (frame.feature_sqnorms, frame.classifier_sqnorms)
-        )
-        yield picture(
-            "Squared length of class means against class size.",
-            figures.by_count(counts, feature_norms, vectors["feature_sqnorm"], ylabel="‖h‖² of the class mean"),
-        )
-        yield picture(
-            "Squared length of classifier rows against class size.",
-            figures.by_count(counts, classifier_norms, vectors["classifier_sqnorm"], ylabel="‖w‖² of the row"),
-        )
-        if len(labels) <= MOST_GRAM_CLASSES:
-            yield from _gram_pictures(run, labels)
-        if frame is not None:
-            yield picture(
-                "How far the training objective lies above the predicted optimum. It jumps during "
-                "the warm-up of the penalties.",
-                figures.objective_trajectory(run.history, frame.objective),
-            )
-        else:
-            yield picture("Training loss, without penalties.", figures.loss_trajectory(run.history))
-        yield picture(
-            "NC1: within-class relative to between-class variability of the features. Where classes have collapsed it "
-            "divides by their vanishing means, and may rise although features of every class coincide ever better.",
-            figures.nc1_trajectory(run.history),
-        )
+        yield _confidence_picture(run, comparison)
         yield picture(
             "Confidence of each class over training, dark the first class, light the last"
-            + ("." if frame is None else "; squares: predicted."),
-            figures.confidence_trajectory(run.history, None if frame is None else frame.confidences, labels=labels),
+            + ("." if run.frame is None else "; squares: predicted."),
+            figures.confidence_trajectory(
+                run.history, None if run.frame is None else run.frame.confidences, labels=labels
+            ),
         )
+        yield from _norm_pictures(run)
+        if len(labels) <= MOST_GRAM_CLASSES:
+            yield from _gram_pictures(run, labels)
+        yield from _history_pictures(run)
+
+
+def _confidence_picture(run: Run, comparison: Comparison) -> Picture:
+    if run.frame is not None:
+        return picture(
+            "Confidence of each class on its training samples against its headroom. At headroom 1 or below a class "
+            "keeps no feature and its confidence is 1/K.",
+            figures.collapse_line(run.frame, comparison),
+        )
+    confidences = run.measured.per_class()["confidence"]
+    return picture(
+        "Confidence of each class on its training samples against class size.",
+        figures.by_count(run.measured.counts, None, confidences, ylabel="training confidence"),
+    )
+
+
+def _norm_pictures(run: Run) -> Iterator[Picture]:
+    vectors, counts, frame = run.measured.per_class(), run.measured.counts, run.frame
+    predicted = (None, None) if frame is None else (frame.feature_sqnorms, frame.classifier_sqnorms)
+    yield picture(
+        "Squared length of class means against class size.",
+        figures.by_count(counts, predicted[0], vectors["feature_sqnorm"], ylabel="‖h‖² of the class mean"),
+    )
+    yield picture(
+        "Squared length of classifier rows against class size.",
+        figures.by_count(counts, predicted[1], vectors["classifier_sqnorm"], ylabel="‖w‖² of the row"),
+    )
 
 
 def _gram_pictures(run: Run, labels: list[str]) -> Iterator[Picture]:
@@ -183,6 +195,22 @@ def _gram_pictures(run: Run, labels: list[str]) -> Iterator[Picture]:
         for side, matrix in sides.items():
             ax = figures.gram(matrix, title=f"{what}, {side}", limit=limit, labels=labels)
             yield picture(f"Inner products {of}, {side}.", ax)
+
+
+def _history_pictures(run: Run) -> Iterator[Picture]:
+    if run.frame is not None:
+        yield picture(
+            "How far the training objective lies above the predicted optimum. It jumps during the warm-up of the "
+            "penalties.",
+            figures.objective_trajectory(run.history, run.frame.objective),
+        )
+    else:
+        yield picture("Training loss, without penalties.", figures.loss_trajectory(run.history))
+    yield picture(
+        "NC1: within-class relative to between-class variability of the features. Where classes have collapsed it "
+        "divides by their vanishing means, and may rise although features of every class coincide ever better.",
+        figures.nc1_trajectory(run.history),
+    )
 
 
 def picture(caption: str, ax: Axes) -> Picture:

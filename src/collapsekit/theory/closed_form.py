@@ -242,7 +242,7 @@ def require_closed_form(problem: UFM) -> None:
         raise CollapseError(
             f"relu=False: under imbalance no closed form is known without ReLU features; give relu=True, or {SOLVE}"
         )
-    critical = problem.loss.critical_price(problem.num_classes)
+    critical = problem.loss.critical_price(problem.num_classes)  # refuses a loss that is no function of the margin
     if critical.min() <= 0:
         raise CollapseError(
             f"loss={shorten(problem.loss)}: with label smoothing the target margin of class {critical.argmin()} lies "

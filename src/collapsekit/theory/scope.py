@@ -66,8 +66,7 @@ def scope(problem: UFM, recipe: Recipe = "penalty", extras: Sequence[str] = ()) 
 
     References
     ----------
-    The tested ranges are written by ``experiments/first_light.py`` and ``experiments/batchnorm_law.py`` from their own
-    results.
+    The tested ranges are written by ``experiments/summary.py`` from the results of the experiments that it names.
     """
     tested = _tested()[recipe]
     size, imbalance = problem.num_classes, float(problem.counts.max() / problem.counts.min())

@@ -31,7 +31,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     """
     path = folder / runs.CHECKPOINT
     if not path.exists():
-        (folder / runs.HISTORY).unlink(missing_ok=True)
+        runs.discard(folder / runs.HISTORY)
         return 0
     tensors = runs.read_tensors(path)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from collapsekit.losses import CrossEntropy
 from collapsekit.metrics import Measurement, measure
+from collapsekit.metrics.heads import evaluating
 from collapsekit.problem import UFM
+from collapsekit.theory.closed_form import predict
 from collapsekit.training.data import Split
 from collapsekit.training.objective import BatchNorm
 
@@ -31,58 +34,63 @@ def history_entry(step: int, result: Measurement, problem: UFM | None) -> dict[s
     """Return what the history keeps of an evaluation; ``objective`` is None where no theory predicts the run."""
     assert result.confidences is not None  # the network has a head
     assert result.losses is not None
+    scalars = result.metrics(None if problem is None else predict(problem))
     shares = result.counts / result.counts.sum() if problem is None else problem.loss_weights
     return {
         "step": step,
         "objective": None if problem is None else result.objective(problem),
         "loss": float(shares @ result.losses),
-        "nc1": result.metrics().get("nc1"),
+        "nc1": scalars.get("nc1"),
+        "metrics": {key: value if math.isfinite(value) else None for key, value in scalars.items()},
         "confidences": result.confidences.tolist(),
     }
 
 
 def recompute_batchnorm(model: nn.Module, inputs: Tensor, seed: int = 0) -> None:
-    """Set running statistics to those of the training set: one pass over large batches in random order.
+    """Set running statistics to those of the training set: one pass over all samples, in large random batches.
 
-    torch keeps the unbiased variance; the biased one, by which training normalises, is put in its place.
+    torch keeps the unbiased variance; the biased one, by which training normalises, is put in its place. Within a
+    batch every layer sees what the layers before it make of that batch, so that up to 2,048 samples are exact.
     """
     layers = [module for module in model.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
     if not layers:
         return
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    batches = [part for part in torch.split(order, BATCH) if len(part) > BATCH // 2] or [order]
-    sums: dict[BatchNorm, list[Tensor]] = {layer: [] for layer in layers}
-    with _batch_statistics(model, layers, sums), torch.no_grad():
+    batches = torch.tensor_split(order, math.ceil(len(order) / BATCH))
+    shares = torch.tensor([len(rows) / len(order) for rows in batches], dtype=torch.float64)
+    with _batch_statistics(model, layers) as moments, torch.no_grad():
         for rows in batches:
             model(inputs[rows])
-    for layer, values in sums.items():
-        if values and layer.running_mean is not None and layer.running_var is not None:
-            means, variances = torch.stack(values).mean(dim=0)
-            layer.running_mean.copy_(means)
-            layer.running_var.copy_(variances)
+    for layer, collected in moments.items():
+        if collected and layer.running_mean is not None and layer.running_var is not None:
+            means, variances = (torch.stack(parts) for parts in zip(*collected, strict=True))
+            share = shares.to(means.device)
+            mean = share @ means
+            layer.running_mean.copy_(mean)
+            layer.running_var.copy_(share @ (variances + (means - mean).square()))
+
+
+Moments = dict[BatchNorm, list[tuple[Tensor, Tensor]]]
 
 
 @contextmanager
-def _batch_statistics(model: nn.Module, layers: list[BatchNorm], sums: dict[BatchNorm, list[Tensor]]) -> Iterator[None]:
+def _batch_statistics(model: nn.Module, layers: list[BatchNorm]) -> Iterator[Moments]:
     """Normalise by the batch, everything else as in evaluation; collect each layer's mean and biased variance."""
+    moments: Moments = {layer: [] for layer in layers}
 
     def collect(layer: BatchNorm, args: tuple[Tensor, ...]) -> None:
         x = args[0].transpose(0, 1).flatten(1).double()
-        sums[layer].append(torch.stack([x.mean(dim=1), x.var(dim=1, correction=0)]))
+        moments[layer].append((x.mean(dim=1), x.var(dim=1, correction=0)))
 
-    modes = {module: module.training for module in model.modules()}
-    momenta = [layer.momentum for layer in layers]
+    kept = [(layer.running_mean, layer.running_var) for layer in layers]
     hooks = [layer.register_forward_pre_hook(collect) for layer in layers]
-    model.eval()
-    for layer in layers:
-        layer.train()
-        layer.momentum = 0.0
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluating(model):
+        try:
+            for layer in layers:  # without running statistics torch normalises by the batch
+                layer.running_mean = layer.running_var = None
+            yield moments
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for layer, (mean, variance) in zip(layers, kept, strict=True):
+                layer.running_mean, layer.running_var = mean, variance

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from collapsekit.training.objective import (
 )
 from collapsekit.training.recipe import LastLayer, TrainConfig
 from collapsekit.training.runs import Run
+from collapsekit.validation import shorten
 
 EVALUATIONS = 60
 
@@ -80,16 +82,14 @@ def train(
     """
     split = load_split(config)
     place = _device(device)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+    with _enough_memory(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(config.seed)
         session = _Session(config, split, place)
         folder = runs.run_folder(out, config)
         with runs.locked(folder):
             if resume and (folder / runs.ENVIRONMENT).exists():
                 return runs.load_run(folder)
-            if not resume:
-                for name in (runs.ENVIRONMENT, runs.ARRAYS, runs.CHECKPOINT, runs.HISTORY):
-                    (folder / name).unlink(missing_ok=True)
+            runs.tidy(folder, keep=resume)
             runs.replace_text(folder / runs.CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
             started = time.monotonic()
             session.run(folder, progress)
@@ -133,7 +133,7 @@ class _Session:
         first = checkpoint.restore(folder, self.model, self.optimizer)
         due = _evaluation_steps(self.total)
         self.model.train()
-        for step, batch in enumerate(_batches(self.config, len(self.inputs), first), start=first + 1):
+        for step, batch in enumerate(_batches(self.config, self.split.train_labels, first), start=first + 1):
             loss = self._step(step, batch)
             if step in due:
                 self._require_finite(loss, step)
@@ -207,16 +207,25 @@ def _evaluation_steps(total: int) -> set[int]:
     return {max(1, round(total * (i / EVALUATIONS) ** 1.5)) for i in range(1, EVALUATIONS + 1)}
 
 
-def _batches(config: TrainConfig, num_samples: int, first: int) -> Iterator[Tensor | slice]:
+def _batches(config: TrainConfig, labels: Tensor, first: int) -> Iterator[Tensor | slice]:
     """Yield the batches of steps first + 1, first + 2, …; the order depends on seed and epoch only, so runs resume."""
+    num_samples = len(labels)
     steps = _steps_per_epoch(config, num_samples)
     for epoch in range(first // steps, config.epochs):
-        if steps == 1:
+        if steps == 1 and config.resampling == "none":
             yield slice(None)
             continue
-        order = torch.from_numpy(np.random.default_rng([config.seed, epoch]).permutation(num_samples))
+        order = _order(config, labels, np.random.default_rng([config.seed, epoch]))
         batches = torch.split(order, config.batch_size or num_samples)
         yield from batches[first % steps if epoch == first // steps else 0 :]
+
+
+def _order(config: TrainConfig, labels: Tensor, rng: np.random.Generator) -> Tensor:
+    """The samples of an epoch: all in random order, or as many draws with each class equally likely."""
+    if config.resampling == "none":
+        return torch.from_numpy(rng.permutation(len(labels)))
+    times = 1 / torch.bincount(labels).double()[labels].numpy()
+    return torch.from_numpy(rng.choice(len(labels), len(labels), p=times / times.sum()))
 
 
 def _require_batches(config: TrainConfig, model: nn.Module, num_samples: int) -> None:
@@ -240,8 +249,28 @@ def _optimizer(config: TrainConfig, groups: list[dict[str, object]]) -> torch.op
 def _device(device: torch.device | str) -> torch.device:
     try:
         place = torch.device(device)
-        torch.empty(1, device=place)
+        torch.zeros(1, device=place).item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise CollapseError(f"device={str(device)!r}: {reason}; give cpu or a device of this machine") from None
+        raise CollapseError(
+            f"device={shorten(str(device))}: {_first_line(error)}; give cpu or a device of this machine"
+        ) from None
     return place
+
+
+@contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Name what is too large; torch says so in several ways."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
+            raise
+        raise CollapseError(
+            f"network: larger than the memory ({_first_line(error)}); give a smaller one, smaller batches or fewer "
+            "samples"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 160 else lines[0][:159] + "…"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.errors import CollapseError
+from collapsekit.metrics.heads import call, evaluating
 from collapsekit.validation import shorten
 
 VGG11 = ((1,), (2,), (4, 4), (8, 8), (8, 8))
@@ -231,37 +233,73 @@ def build(
 
 
 def _users(network: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    module, _, name = network.partition(":")
-    factory = _imported(network, module, name)
-    try:
-        model = factory(input_shape, num_classes)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise CollapseError(
-            f"network={shorten(network)}: called with {input_shape} and {num_classes} it raised {reason}; mend it"
-        ) from error
+    says = f"network={shorten(network)}"
+    with _current_folder():  # a factory may import when it is called
+        factory = _imported(network)
+        with _explained(f"{says}: called with {input_shape} and {num_classes} it raised"):
+            model = factory(input_shape, num_classes)
     if not isinstance(model, nn.Module):
-        raise CollapseError(f"network={shorten(network)}: returned a {type(model).__name__}; return a torch.nn.Module")
+        raise CollapseError(f"{says}: returned a {type(model).__name__}; return a torch.nn.Module")
+    _check_batchnorms(says, model)
+    inputs = torch.zeros(2, *input_shape)
+    with _explained(f"{says}: on inputs {tuple(inputs.shape)} it raised"), evaluating(model), torch.no_grad():
+        call(model, inputs)
     return model
 
 
-def _imported(network: str, module: str, name: str) -> Callable[[tuple[int, ...], int], object]:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+def _imported(network: str) -> Callable[[tuple[int, ...], int], object]:
+    module, _, name = network.partition(":")
+    importlib.invalidate_caches()  # the file may be newer than what Python remembers of its folder
     try:
         factory = getattr(importlib.import_module(module), name, None)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    except (Exception, SystemExit) as error:
         raise CollapseError(
-            f"network={shorten(network)}: {shorten(module)} cannot be imported ({reason}); give module:function of a "
-            "module in this folder or an installed one"
+            f"network={shorten(network)}: {shorten(module)} cannot be imported ({_reason(error)}); give "
+            "module:function of a module in this folder or an installed one"
         ) from error
-    finally:
-        sys.path.remove(here)
     if not callable(factory):
         what = "has no" if factory is None else "cannot be called:"
         raise CollapseError(f"network={shorten(network)}: the module {what} {shorten(name)}; give module:function")
     return factory  # type: ignore[no-any-return]
+
+
+def _check_batchnorms(says: str, model: nn.Module) -> None:
+    """What a network says of its BatchNorms decides what decays, so it is checked."""
+    layers = getattr(model, "feature_batchnorms", ())
+    if not isinstance(layers, list | tuple | nn.ModuleList):
+        raise CollapseError(f"{says}: its feature_batchnorms is a {type(layers).__name__}; give a list of BatchNorms")
+    own = set(model.modules())
+    for layer in layers:
+        if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise CollapseError(f"{says}: its feature_batchnorms holds a {type(layer).__name__}; give BatchNorms")
+        if layer not in own:
+            raise CollapseError(f"{says}: its feature_batchnorms holds one that is not part of the network; mend it")
+        if not layer.affine:
+            raise CollapseError(f"{says}: its feature_batchnorms holds one without γ and β; make it affine=True")
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """Let Python import from the current folder."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn whatever a user's code raises, sys.exit included, into one line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise CollapseError(f"{what} {_reason(error)}; mend it") from error
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _head(dim: int, num_classes: int) -> nn.Linear:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy
-from collapsekit.metrics.losses import shifted_logits
+from collapsekit.metrics.losses import sample_losses, shifted_logits
 from collapsekit.training.recipe import TrainConfig
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -25,8 +25,12 @@ def mean_loss(logits: Tensor, labels: Tensor, loss: CrossEntropy, class_weights:
     >>> round(float(mean_loss(torch.zeros(1, 2), torch.tensor([0]), CrossEntropy())), 4)
     0.6931
     """
+    if loss.smoothing_weights is not None:
+        shares = torch.ones_like(logits[:, 0]) if class_weights is None else class_weights[labels]
+        return (shares * sample_losses(logits, labels, loss)).sum() / shares.sum()
     shifted = shifted_logits(logits, labels, loss)
-    return nn.functional.cross_entropy(shifted, labels, weight=class_weights, label_smoothing=loss.smoothing)
+    weights = None if class_weights is None else class_weights.to(shifted.dtype)
+    return nn.functional.cross_entropy(shifted, labels, weight=weights, label_smoothing=loss.smoothing)
 
 
 def explicit_penalty(features: Tensor, weight: Tensor, weight_decay: float, feature_decay: float) -> Tensor:

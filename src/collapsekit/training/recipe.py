@@ -22,6 +22,7 @@ Recipe = Literal["penalty", "batchnorm", "plain"]
 Optimizer = Literal["adam", "sgd", "adamw"]
 DecayOn = Literal["last-layer", "everything"]
 ClassWeights = Literal["none", "inverse", "inverse-root"]
+Resampling = Literal["none", "balanced"]
 PLAIN_DECAY = 5e-4
 
 
@@ -99,7 +100,8 @@ class TrainConfig:
     recipe : {"penalty", "batchnorm", "plain"}
         See above.
     penalty_scale : float
-        λ_W λ_H as a multiple of the smallest class's threshold; ignored if decays are given.
+        λ_W λ_H as a multiple of the smallest class's threshold (without resampling and logit adjustment); ignored if
+        decays are given.
     penalty_ratio : float
         λ_W / λ_H of the recipe penalty; ignored if decays are given.
     weight_decay : float, optional
@@ -127,6 +129,12 @@ class TrainConfig:
         Label smoothing ε, as in torch.
     ldam : float, optional
         Target margins ``Δ_k ∝ n_k^(−1/4)`` (LDAM), this large for the rarest class.
+    logit_adjustment : float, optional
+        τ of logit adjustment: ``τ log π_j`` is added to every logit j in training, with ``π_j = n_j/N``; 1 is the
+        loss whose optimum has the best balanced accuracy. No closed form.
+    resampling : {"none", "balanced"}
+        ``balanced`` draws the N samples of an epoch with replacement, every class equally often. The objective is then
+        that of weights ``ω_k = N/(K n_k)`` on the loss AND on the feature penalty: ``λ_H,k = λ_H N/(K n_k)``.
     seed : int
         Of the split, the initial weights and the order of mini-batches.
     class_names : tuple of str, optional
@@ -172,6 +180,8 @@ class TrainConfig:
     class_weights: ClassWeights = "none"
     smoothing: float = 0.0
     ldam: float | None = None
+    logit_adjustment: float | None = None
+    resampling: Resampling = "none"
     seed: int = 0
     class_names: tuple[str, ...] | None = None
 
@@ -179,11 +189,9 @@ class TrainConfig:
         for name in ("data", "network"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise CollapseError(f"{name}={shorten(getattr(self, name))}: give a name or a path")
-        for name in ("ratio", "penalty_scale", "penalty_ratio"):
-            object.__setattr__(self, name, positive_number(name, getattr(self, name), "give a positive number"))
-        for name in ("weight_decay", "feature_decay", "learning_rate", "ldam"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, positive_number(name, getattr(self, name), "or leave it out"))
+        for name in ("ratio", "penalty_scale", "penalty_ratio", *OPTIONAL_NUMBERS):
+            if getattr(self, name) is not None or name not in OPTIONAL_NUMBERS:
+                object.__setattr__(self, name, _moderate(name, getattr(self, name)))
         for name, least in (("epochs", 1), ("feature_dim", 1), ("width", 1), ("seed", 0)):
             object.__setattr__(self, name, whole_number(name, getattr(self, name), least, "give a whole number"))
         for name in ("batch_size", "largest", "branches"):
@@ -201,6 +209,8 @@ class TrainConfig:
         self._check_together()
 
     def _check_ranges(self) -> None:
+        if self.branches is not None and self.branches > MOST_BRANCHES:
+            raise CollapseError(f"branches={self.branches}: give at most {MOST_BRANCHES}")
         if self.ratio < 1:
             raise CollapseError(f"ratio={self.ratio:g}: largest over smallest count is at least 1; give its inverse")
         for name, what in (("warmup", "a share of the run"), ("smoothing", "a share of the label")):
@@ -225,6 +235,12 @@ class TrainConfig:
             raise CollapseError(
                 f"smoothing={self.smoothing:g} with class_weights: torch weighs the smoothing term by the weights of "
                 "the other classes, which has no closed form; use one of the two"
+            )
+
+        if self.class_weights != "none" and self.resampling != "none":
+            raise CollapseError(
+                f"resampling={self.resampling!r} with class_weights={self.class_weights!r}: both weigh the classes; "
+                "use one of the two"
             )
 
     @property
@@ -264,12 +280,17 @@ class TrainConfig:
     def loss(self, counts: Array) -> CrossEntropy:
         """Return the loss of this run on a training set with these counts."""
         margins = None if self.ldam is None else tuple(self.ldam * (counts.min() / counts) ** 0.25)
-        return CrossEntropy(smoothing=self.smoothing, margins=margins)
+        offsets = None
+        if self.logit_adjustment is not None:
+            offsets = tuple(self.logit_adjustment * np.log(counts / counts.sum()))
+        return CrossEntropy(smoothing=self.smoothing, margins=margins, offsets=offsets)
 
     def penalties(self, counts: Array, last: LastLayer) -> tuple[float, float | None]:
         """Return (wd, fd): those given, or those that `penalty_scale` and `penalty_ratio` ask for."""
         if self.weight_decay is not None:
             return self.weight_decay, self.feature_decay
+        if self.logit_adjustment is not None or self.resampling != "none":  # the threshold is that without them
+            return replace(self, logit_adjustment=None, resampling="none").penalties(counts, last)
         if self.recipe == "plain":
             return PLAIN_DECAY, None
         if self.recipe == "batchnorm":
@@ -285,12 +306,16 @@ class TrainConfig:
         """Return why no theory predicts this run, or None if it does."""
         if last.biased:
             return "the head has a bias, which changes the geometry and has no closed form (drop_bias removes it)"
+        if self.logit_adjustment is not None:
+            return "logit adjustment has no closed form"
         if self.recipe == "penalty":
             return None
         if self.optimizer_used == "adamw":
             return "the decay of AdamW is no L2 penalty, so there is no objective with a λ_W"
         if self.recipe == "plain" or not last.branches:
             return "without a feature penalty or a BatchNorm before the last ReLU the recipe fixes no λ_H"
+        if self.resampling != "none":
+            return "the statistics of resampled batches are not those of the training set, on which it is measured"
         if self.batchnorm_decay == "none":
             return "with γ and β excluded from weight decay nothing penalises the features"
         if self.batchnorm_decay == "gain":
@@ -318,7 +343,7 @@ class TrainConfig:
         feature_decay: float | None,
         names: Sequence[str] | None = None,
     ) -> UFM:
-        return UFM.from_training(
+        problem = UFM.from_training(
             counts,
             weight_decay=weight_decay,
             feature_decay=feature_decay,
@@ -330,6 +355,7 @@ class TrainConfig:
             dim=last.dim,
             names=names,
         )
+        return problem if self.resampling == "none" else _resampled(problem)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain values (JSON-ready), with its schema version."""
@@ -343,7 +369,9 @@ class TrainConfig:
         unknown = set(values) - known - {"schema"}
         if unknown or values.get("schema") != 2:
             what = f"unknown keys {sorted(unknown)}" if unknown else f"schema {values.get('schema')!r}, expected 2"
-            raise CollapseError(f"config: {what}; it was written by another version of collapsekit")
+            raise CollapseError(
+                f"config: {what}; it was written by another version of collapsekit: train again without resuming"
+            )
         return cls(**{key: values[key] for key in known & set(values)})
 
     @property
@@ -353,7 +381,32 @@ class TrainConfig:
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
 
 
+def _resampled(problem: UFM) -> UFM:
+    """The problem of class-balanced draws: samples of class k count N/(K n_k) times, in the loss and in the penalty."""
+    times = problem.num_samples / (problem.num_classes * problem.counts)
+    return UFM(
+        problem.counts,
+        problem.lambda_w,
+        problem.lambda_h * times,
+        loss=problem.loss,
+        class_weights=times,
+        dim=problem.dim,
+        names=problem.names,
+    )
+
+
+OPTIONAL_NUMBERS = ("weight_decay", "feature_decay", "learning_rate", "ldam", "logit_adjustment")
+MOST_BRANCHES = 100
+LEAST, MOST = 1e-30, 1e30
+"""Training computes in float32."""
 NAMED_DATA = ("digits", "mnist-5k", "fashion-mnist")
+
+
+def _moderate(name: str, value: Any) -> float:
+    number = positive_number(name, value, "give a positive number")
+    if not LEAST <= number <= MOST:
+        raise CollapseError(f"{name}={number:g}: give a number from {LEAST:g} to {MOST:g}")
+    return number
 
 
 def _widths(hidden: Any) -> tuple[int, ...]:
@@ -369,5 +422,6 @@ def _choices(name: str) -> tuple[str, ...]:
 
 
 _CHOICES = {
-    name: _choices(name) for name in ("profile", "recipe", "optimizer", "decay_on", "batchnorm_decay", "class_weights")
+    name: _choices(name)
+    for name in ("profile", "recipe", "optimizer", "decay_on", "batchnorm_decay", "class_weights", "resampling")
 }

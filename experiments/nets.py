@@ -1,0 +1,92 @@
+"""Networks of the experiments that the package does not bring; used as ``network="experiments.nets:NAME"``."""
+
+import torch
+from torch import nn
+
+from collapsekit.training.models import Classifier, cnn, mlp
+
+
+def tiny_eps_mlp(input_shape, num_classes):
+    """The BatchNorm MLP 128-128-512 with eps = 1e-12 in place of 1e-5."""
+    model = mlp(int(torch.Size(input_shape).numel()), (128, 128), 512, num_classes, batchnorm=True)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eps = 1e-12
+    return model
+
+
+def pooled_cnn(input_shape, num_classes):
+    """Two convolutions of 32 and 128 channels with BatchNorm; features are averaged over positions after the ReLU."""
+    last = nn.BatchNorm2d(128)
+    body = nn.Sequential(
+        nn.Conv2d(input_shape[0], 32, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 128, 3, padding=1, bias=False),
+        last,
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    return Classifier(body, nn.Linear(128, num_classes, bias=False), [last], pooled=True)
+
+
+class Shifted(nn.Module):
+    """Augmentation: in training each sample is flipped at random and moved by up to two pixels."""
+
+    def forward(self, inputs):
+        """Return the batch, changed in training only."""
+        if not self.training:
+            return inputs
+        flipped = torch.rand(len(inputs), 1, 1, 1) < 0.5
+        inputs = torch.where(flipped, inputs.flip(3), inputs)
+        down, right = torch.randint(-2, 3, (2,)).tolist()
+        return inputs.roll((down, right), (2, 3))
+
+
+class Augmented(nn.Module):
+    """A network of the package behind augmentation."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.shift, self.model = Shifted(), model
+        self.feature_batchnorms = model.feature_batchnorms
+
+    def forward(self, inputs):
+        """Return logits, (n, K)."""
+        return self.model(self.shift(inputs))
+
+
+def everyday_cnn(input_shape, num_classes):
+    """The small BatchNorm CNN as it is used every day: a bias in the head, flips and shifts in training."""
+    model = cnn(input_shape, 16, 128, num_classes, batchnorm=True)
+    model.head = nn.Linear(128, num_classes)
+    return Augmented(model)
+
+
+def plain_cnn(input_shape, num_classes):
+    """The same without augmentation and without the bias."""
+    return cnn(input_shape, 16, 128, num_classes, batchnorm=True)
+
+
+class Words(nn.Module):
+    """One transformer layer over token numbers (n, length), 0 for nothing; mean pooling, a linear layer and ReLU."""
+
+    def __init__(self, vocabulary: int, length: int, dim: int, feature_dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, dim, padding_idx=0)
+        self.position = nn.Parameter(0.02 * torch.randn(length, dim))
+        self.layer = nn.TransformerEncoderLayer(dim, 4, 2 * dim, dropout=0.0, batch_first=True, norm_first=True)
+        self.last = nn.Linear(dim, feature_dim)
+
+    def forward(self, inputs):
+        """Return features, (n, feature_dim)."""
+        tokens = inputs.long()
+        seen = (tokens > 0).unsqueeze(2).float()
+        hidden = self.layer(self.embedding(tokens) + self.position, src_key_padding_mask=tokens == 0)
+        return torch.relu(self.last((hidden * seen).sum(1) / seen.sum(1).clamp(min=1)))
+
+
+def text_transformer(input_shape, num_classes):
+    """A transformer layer of width 64 over token numbers, 512 ReLU features, bias-free head."""
+    return Classifier(Words(2001, input_shape[0], 64, 512), nn.Linear(512, num_classes, bias=False))

@@ -1,0 +1,247 @@
+"""Write what the results say: the README's table, docs/evidence.md, the collapse line and the predictions' scope.
+
+Run: python experiments/summary.py       (a second; make figures)
+
+Everything comes from experiments/results/*.json; nothing is typed in. The README shows the lines that carry a claim,
+and every line that fails.
+"""
+
+import json
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+import batchnorm_law
+import collapse_line
+import harness
+import panels
+from collapsekit.report.figures import BLUE, GREEN, GREY, ORANGE, STYLE, plain_ticks
+from harness import FAILS, HOLDS, deviations, setting
+
+ROOT = Path(__file__).parents[1]
+README, EVIDENCE, FIGURE = ROOT / "README.md", ROOT / "docs" / "evidence.md", ROOT / "docs" / "collapse_line.png"
+OTHERS = ROOT / "docs" / "evidence.png"
+BEGIN, END = "<!-- evidence: made by experiments/summary.py -->", "<!-- end of evidence -->"
+ORDER = (
+    *("collapse_line", "first_light", "mini_batches", "networks", "batchnorm_law", "effective_penalties", "weights"),
+    *("paper_settings", "controls", "optimiser", "everyday", "generalisation"),
+)
+FIGURES = dict.fromkeys(("collapse_line", "networks"), "collapse_line.png") | dict.fromkeys(
+    panels.PANELS, "evidence.png"
+)
+HEAD = ("claim", "networks × data × seeds", "predicted", "measured ± sd", "verdict", "run")
+
+
+def contents():
+    """The results that exist, by name, in the order of the table."""
+    found = {name: harness.results(name) for name in ORDER}
+    return {name: content for name, content in found.items() if content}
+
+
+def cells(name, entry, below=""):
+    """A row of the table; links are relative to the folder `below` the root."""
+    up = "../" if below else ""
+    links = [f"[{name}.py]({up}experiments/{name}.py)", f"[results]({up}experiments/results/{name}.json)"]
+    if name in FIGURES:
+        links.append(f"[figure]({up}docs/{FIGURES[name]})")
+    verdict = entry["verdict"] if entry["verdict"] == HOLDS else f"**{entry['verdict']}**"
+    return (entry["claim"], entry["tested_on"], entry["predicted"], entry["measured"], verdict, ", ".join(links))
+
+
+def markdown(rows):
+    lines = ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def readme_table():
+    """The README's part between its markers."""
+    rows = [
+        cells(name, entry)
+        for name, content in contents().items()
+        for entry in content["table"]
+        if entry["verdict"] == FAILS or entry.get("headline")
+    ]
+    return f"{BEGIN}\n\n{markdown(rows)}\n\n{tally()}\n\n{END}"
+
+
+def tally():
+    """How many lines there are of each verdict, and where they are."""
+    verdicts = [entry["verdict"] for content in contents().values() for entry in content["table"]]
+    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys((HOLDS, harness.CORRECTED, FAILS)))
+    minutes = sum(content["core_minutes"] for content in contents().values())
+    return (
+        f"Lines that carry a claim, and every line that fails; of all {len(verdicts)} lines in [docs/evidence.md](docs/"
+        f"evidence.md): {counts}. Bands were committed before the runs, verdicts are computed from them "
+        f"({minutes:.0f} core-minutes in all). Command: `python experiments/NAME.py`, all of them: `make evidence`."
+    )
+
+
+def evidence_page():
+    """All lines, experiment by experiment, with the question, the runs and the cost."""
+    parts = [
+        "# Evidence",
+        "Made by `experiments/summary.py` from `experiments/results/*.json`. Every line has its band, committed before "
+        "the runs; the verdict is computed from it. Deviations are of class confidences on training samples; ± is the "
+        "standard deviation over runs or seeds.",
+        "![Share of confidence above chance against headroom](collapse_line.png)",
+        "![BatchNorm law, weights, the paper's settings, optimiser, everyday settings, generalisation](evidence.png)",
+    ]
+    for name, content in contents().items():
+        runs, planned = len(content["runs"]), content["planned_runs"]
+        done = f"{runs} runs" if runs == planned else f"{runs} of {planned} planned runs"
+        failed = f", {len(content['failures'])} of them stopped with an error" if content["failures"] else ""
+        parts += [
+            f"## {question(name)}",
+            f"`python experiments/{name}.py`: {done}{failed}, {content['core_minutes']:.0f} core-minutes.",
+            markdown([cells(name, entry, "docs") for entry in content["table"]]),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def question(name):
+    """The first sentence of an experiment's docstring."""
+    text = (ROOT / "experiments" / f"{name}.py").read_text(encoding="utf-8")
+    return text.split('"""')[1].split("\n")[0]
+
+
+def with_readme(text):
+    """The README with its table replaced."""
+    before, rest = text.split(BEGIN)
+    return before + readme_table() + rest.split(END)[1]
+
+
+MARKS = {
+    "digits": ("o", ORANGE),
+    "MNIST-5k": ("s", BLUE),
+    "Fashion-MNIST": ("D", GREEN),
+    "olive oils (table)": ("^", "#CC79A7"),
+    "fortunes (text)": ("x", "#56B4E9"),
+    "storms (table)": ("+", "#E69F00"),
+    "other networks": ("v", "black"),
+}
+
+
+def points():
+    """Headroom, share of the confidence above chance, and deviation of every class of every run, by data set."""
+    groups = collapse_line.grouped(harness.stored("collapse_line"))
+    groups["other networks"] = harness.stored("networks")
+    return {name: np.concatenate([class_points(row) for row in rows]) for name, rows in groups.items() if rows}
+
+
+def class_points(row):
+    chance = 1 / len(row["counts"])
+    share = (np.array(row["confidences"]) - chance) / (1 - chance)
+    return np.stack([row["headroom"], share, deviations(row)], axis=1)
+
+
+def draw():
+    """The collapse line: on the left all classes of all runs on one curve, on the right how far off they are."""
+    found = points()
+    with mpl.rc_context(STYLE):
+        picture = Figure(figsize=(9.6, 3.7))
+        left, right = picture.subplots(1, 2)
+        headroom = np.concatenate([*found.values()])[:, 0]
+        low, high = headroom.min() / 1.2, headroom.max() * 1.2
+        x = np.geomspace(low, high, 600)
+        left.plot(x, 1 - np.minimum(1, x**-0.5), color="0.2", lw=1.2, label="predicted", zorder=3)
+        for name, values in found.items():
+            marker, colour = MARKS[name]
+            style = {"ls": "", "marker": marker, "ms": 4, "color": colour, "alpha": 0.7, "mew": 0.8}
+            if marker not in "x+":
+                style |= {"mfc": "none"}
+            left.plot(values[:, 0], values[:, 1], label=f"{name} ({len(values)})", **style)
+            right.plot(values[:, 0], np.maximum(values[:, 2], 1e-6), **style)
+        for ax in (left, right):
+            ax.axvspan(low, 1, color="0.92", lw=0, zorder=0)
+            ax.set(xscale="log", xlim=(low, high), xlabel="headroom: class size / critical size")
+            plain_ticks(ax)
+        left.text(low * 1.1, 0.96, "collapsed", va="top", color=GREY)
+        left.set(ylim=(-0.03, 1.0), ylabel="training confidence above chance")
+        left.legend(frameon=False, fontsize=7, loc="lower right")
+        right.axhline(0.005, color=GREY, lw=0.8, ls="--")
+        right.text(high, 0.0056, "band", ha="right", va="bottom", color=GREY)
+        right.set(yscale="log", ylim=(8e-7, 1), ylabel="|measured − predicted| confidence")
+        picture.savefig(FIGURE, dpi=130)
+
+
+def draw_others():
+    """One panel for each experiment that has more to show than a deviation."""
+    with mpl.rc_context(STYLE | {"font.size": 7, "axes.titlesize": 8}):
+        picture = Figure(figsize=(9.6, 6.0))
+        panels.draw(picture.subplots(2, 3).flat)
+        picture.savefig(OTHERS, dpi=130)
+
+
+def scope(names, rows, tested_on):
+    """What predictions quote as the range in which they were tested."""
+    return {
+        "source": ", ".join(f"experiments/results/{name}.json" for name in names if harness.stored(name)),
+        "tested_on": tested_on,
+        "num_classes": sorted({len(row["counts"]) if "counts" in row else row["num_classes"] for row in rows}),
+        "imbalance": max(imbalance(row) for row in rows),
+        "penalty_scale": [f(row["times_threshold"] for row in rows) for f in (min, max)],
+        "largest_deviation": max(row["largest_deviation"] for row in rows),
+    }
+
+
+def imbalance(row):
+    return max(row["counts"]) / min(row["counts"]) if "counts" in row else row["imbalance"]
+
+
+NETWORKS = {"mlp": "MLPs", "cnn": "CNNs", "vgg11": "VGG11", "resnet18": "ResNet18"}
+
+
+def write_scopes():
+    """Write theory/scope.json from the results."""
+    content = json.loads(harness.SCOPE.read_text(encoding="utf-8"))
+    content["penalty"] = penalty_scope()
+    content["batchnorm"] = batchnorm_scope()
+    harness.SCOPE.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def penalty_scope():
+    """The scope of explicit penalties; data that the network cannot fit are named with their deviation."""
+    groups = collapse_line.grouped(harness.stored("collapse_line"))
+    apart = {name for name, rows in groups.items() if collapse_line.misfit(rows)}
+    rows = [row for name, group in groups.items() if name not in apart for row in group]
+    rows += [row for name in ("first_light", "mini_batches", "networks") for row in harness.stored(name)]
+    networks = sorted({NETWORKS.get(setting(row, "network"), "a text transformer") for row in rows})
+    text = (
+        f"ReLU networks ({', '.join(networks)}) with bias-free head, explicit penalties on head and features with "
+        f"warm-up, Adam; digits, MNIST, Fashion-MNIST, tables and texts; {len(rows)} runs"
+    )
+    if apart:
+        worst = max(row["largest_deviation"] for name in apart for row in groups[name])
+        text += f"; where samples could not all be fitted, deviations were up to {worst:.2f}"
+    return scope(["collapse_line", "first_light", "mini_batches", "networks"], rows, text)
+
+
+def batchnorm_scope():
+    """The scope of the BatchNorm law; strong decay of all layers is named with its deviation, not mixed in."""
+    rows = [row for row in harness.stored("batchnorm_law") if row.get("largest_deviation") is not None]
+    bound = [row for row in rows if batchnorm_law.condition(row) in batchnorm_law.BEYOND]
+    lawful = [row for row in rows if row not in bound]
+    text = (
+        "ReLU MLPs 256-256-512 and a residual one, BatchNorm before every ReLU, bias-free head, weight decay with "
+        f"warm-up, SGD; digits, MNIST, Fashion-MNIST; {len(lawful)} runs"
+    )
+    strong = [row for row in bound if setting(row, "decay_on") == "everything"]
+    if strong:
+        worst = max(row["largest_deviation"] for row in strong)
+        text += f"; with decay 0.1 on all layers deviations were up to {worst:.2f}"
+    return scope(["batchnorm_law"], lawful, text)
+
+
+def main():
+    README.write_text(with_readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+    EVIDENCE.write_text(evidence_page(), encoding="utf-8")
+    if harness.stored("collapse_line"):
+        draw()
+        write_scopes()
+    draw_others()
+
+
+if __name__ == "__main__":
+    main()

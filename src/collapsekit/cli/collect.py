@@ -1,0 +1,64 @@
+"""`collapsekit collect`: one table of all runs below a folder, also while they run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from collapsekit.cli.console import print_json, print_note, print_table
+from collapsekit.diagnosis import collect as collect_rows
+from collapsekit.diagnosis import write_table
+from collapsekit.training import TrainConfig
+
+COLUMNS = (
+    ("step", "step", "d"),
+    ("collapsed\npredicted", "predicted_collapsed", "d"),
+    ("collapsed\nmeasured", "measured_collapsed", "d"),
+    ("largest\ndeviation", "largest_deviation", ".1e"),
+    ("objective\nexcess", "objective_excess", ".1e"),
+    ("balanced\naccuracy", "balanced_accuracy", ".3f"),
+    ("seconds", "seconds", ".1f"),
+)
+
+
+def collect(folder: Path, /, *, out: Path | None = None, json: bool = False) -> None:
+    """Show every run below a folder, predicted beside measured; also while runs are under way.
+
+    Example: collapsekit collect runs --out runs.csv
+
+    Parameters
+    ----------
+    folder : Path
+        As given to sweep or train as --out.
+    out : Path
+        Write the whole table here, as .json, .csv or .parquet.
+    json : bool
+        Print one JSON object.
+    """
+    rows = collect_rows(folder)
+    if out is not None:
+        write_table(rows, out)
+    if json:
+        print_json({"schema": 1, "out": str(folder), "runs": rows})
+        return
+    readable = [row for row in rows if row["data"] is not None]
+    fields = TrainConfig.__dataclass_fields__
+    print_rows(rows, [name for name in fields if len({str(row[name]) for row in readable}) > 1])
+    states = Counter(row["status"] for row in rows)
+    print_note("; ".join(f"{number} {status}" for status, number in states.items()) + ".")
+    if out is not None:
+        print_note(f"table: {out}")
+
+
+def print_rows(rows: Sequence[dict[str, Any]], varied: Sequence[str]) -> None:
+    """Print one row a run: its folder, the fields in which runs differ, what was found, its status."""
+    headers = ("run", *(name.replace("_", "\n") for name in varied), *(header for header, _, _ in COLUMNS), "status")
+    print_table(headers, [_cells(row, varied) for row in rows], muted=[row["status"] != "finished" for row in rows])
+
+
+def _cells(row: dict[str, Any], varied: Sequence[str]) -> list[str]:
+    found = ["" if row[key] is None else format(row[key], form) for _, key, form in COLUMNS]
+    status = row["status"] if row["reason"] is None else f"{row['status']}: {row['reason']}"
+    return [row["run"], *("" if row[name] is None else str(row[name]) for name in varied), *found, status]

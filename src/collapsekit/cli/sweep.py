@@ -1,0 +1,205 @@
+"""`collapsekit sweep`: a grid of training runs, over processes, a Dask cluster or an array of jobs."""
+
+from __future__ import annotations
+
+import json as json_format
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_args, get_type_hints
+
+from cyclopts import Parameter
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from collapsekit.cli.collect import print_rows
+from collapsekit.cli.console import print_json, print_note, stderr
+from collapsekit.diagnosis import collect
+from collapsekit.errors import CollapseError
+from collapsekit.training import Outcome, Standing, TrainConfig
+from collapsekit.training import sweep as run_sweep
+from collapsekit.training.grid import configurations, part_of
+from collapsekit.training.pool import cluster
+from collapsekit.validation import shorten
+
+TYPES = get_type_hints(TrainConfig)
+MOST_SHOWN = 20
+"""So many running configurations are shown."""
+
+
+def sweep(
+    configs: Path | None = None,
+    /,
+    *,
+    out: Path = Path("runs"),
+    workers: int = 2,
+    scheduler: str | None = None,
+    part: str | None = None,
+    device: str = "cpu",
+    json: bool = False,
+    **grid: Annotated[str, Parameter(help="Any flag of train, with its values separated by commas.")],
+) -> None:
+    """Train every combination of values; finished runs are read, unfinished ones go on from their last checkpoint.
+
+    Any flag of train takes several values, separated by commas; a range of whole numbers is 0:5 (without its end),
+    the widths of hidden layers are joined by x. --seeds is --seed. Repeat the command to go on after a stop.
+
+    Example: collapsekit sweep --data digits --penalty-scale 0.1,0.3,1.5 --seeds 0:5 --hidden 256x256
+
+    Example: collapsekit sweep configs.json --part 1/4 --out /shared/runs
+
+    Parameters
+    ----------
+    configs : Path
+        JSON file instead of flags: a list of configurations, or one object with a list of values for each field.
+    out : Path
+        Folder of runs; each run has its own below it, named by the hash of its configuration.
+    workers : int
+        Processes of this machine, of one thread each.
+    scheduler : str
+        Address of a Dask scheduler, e.g. tcp://10.0.0.1:8786, to train there instead; its workers must see the folder.
+    part : str
+        I/N: only every N-th run, from the I-th on; one of N jobs that share the folder.
+    device : str
+        Where each run is trained, e.g. cpu or cuda.
+    json : bool
+        Print one JSON object on stdout; progress stays on stderr.
+    """
+    planned = part_of(configurations(_read(configs, grid)), _part(part))
+    varied = varied_fields(planned)
+    try:
+        with cluster(scheduler) as executor, _shown(planned, varied) as show:
+            outcomes = run_sweep(planned, out=out, executor=executor, workers=workers, device=device, progress=show)
+    except KeyboardInterrupt:
+        stderr.print(
+            f"What is trained so far is kept in {out}; repeat the command to go on from there.",
+            highlight=False,
+            markup=False,
+        )
+        raise
+    _print(outcomes, out, varied, json)
+
+
+def _print(outcomes: list[Outcome], out: Path, varied: Sequence[str], json: bool) -> None:
+    failed = [outcome for outcome in outcomes if not outcome.finished]
+    if len(failed) == len(outcomes):
+        raise CollapseError(f"all {len(failed)} runs failed, the first one so: {failed[0].reason}")
+    places = {outcome.folder.name: number for number, outcome in enumerate(outcomes)}
+    rows = sorted((row for row in collect(out) if row["run"] in places), key=lambda row: places[row["run"]])
+    if json:
+        print_json({"schema": 1, "out": str(out), "runs": rows})
+        return
+    print_rows(rows, varied)
+    note = f"{len(outcomes) - len(failed)} of {len(outcomes)} runs finished"
+    print_note(f"{note}, {len(failed)} failed; all of {out}: collapsekit collect {out}" if failed else f"{note}.")
+
+
+def varied_fields(configs: Sequence[TrainConfig]) -> list[str]:
+    """Return the fields in which configurations differ."""
+    return [name for name in TYPES if len({getattr(config, name) for config in configs}) > 1]
+
+
+@contextmanager
+def _shown(planned: Sequence[TrainConfig], varied: Sequence[str]) -> Iterator[Any]:
+    """Yield what shows a standing on stderr: a live table on a terminal, else a line for each run that ends."""
+    printed = 0
+
+    def lines(standing: Standing) -> None:
+        nonlocal printed
+        if any(outcome.finished for outcome in standing.outcomes):  # if none is, the error says it
+            for outcome in standing.outcomes[printed:]:
+                printed += 1
+                what = f"{outcome.folder.name} {_named(outcome.config, varied)}: {outcome.reason or 'finished'}"
+                stderr.print(Text(" ".join(f"{printed}/{len(planned)} {what}".split())), soft_wrap=True)
+
+    live = Live(console=stderr, auto_refresh=False, transient=True) if stderr.is_terminal else None
+    with live or nullcontext():
+        yield lines if live is None else lambda standing: live.update(_standing(standing, varied), refresh=True)
+
+
+def _standing(standing: Standing, varied: Sequence[str]) -> Table:
+    failed = sum(not outcome.finished for outcome in standing.outcomes)
+    title = (
+        f"{len(standing.outcomes) - failed} done, {failed} failed, {len(standing.running)} running, "
+        f"{standing.left - len(standing.running)} left"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for name in ("run", *varied, "step"):
+        table.add_column(name.replace("_", " "), justify="right" if name == "step" else "left")
+    for config, step in list(standing.running.items())[:MOST_SHOWN]:
+        steps = f"{step}/{config.epochs}" if config.batch_size is None else str(step)
+        table.add_row(config.fingerprint, *(Text(str(getattr(config, name))) for name in varied), steps)
+    return table
+
+
+def _named(config: TrainConfig, varied: Sequence[str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {getattr(config, name)}" for name in varied)
+
+
+def _part(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, slash, count = text.partition("/")
+    if not (slash and first.isdecimal() and count.isdecimal()):
+        raise CollapseError(f"--part={text!r}: give I/N, e.g. 1/4 for the first of four jobs")
+    return int(first), int(count)
+
+
+def _read(path: Path | None, flags: Mapping[str, str]) -> Any:
+    """The configurations or the grid that a file or flags describe."""
+    if (path is None) == (not flags):
+        raise CollapseError("configs: give a JSON file, or flags of train such as --seeds 0:5, and not both")
+    if path is None:
+        return grid_of(flags)
+    try:
+        content = json_format.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CollapseError(f"configs={str(path)!r}: cannot be read ({reason}); give a JSON file") from None
+    if isinstance(content, list) and all(isinstance(values, dict) for values in content):
+        return [TrainConfig.from_dict({"schema": TrainConfig().to_dict()["schema"]} | values) for values in content]
+    if isinstance(content, dict):
+        return content
+    raise CollapseError(f"configs={str(path)!r}: holds {shorten(content)}; give a list of configurations, or a grid")
+
+
+def grid_of(flags: Mapping[str, str]) -> dict[str, list[Any]]:
+    """Return the grid that flags describe: ``{"seeds": "0:2", "ldam": "none,0.5"}`` and the like."""
+    grid = {}
+    for flag, text in flags.items():
+        name = "seed" if flag == "seeds" else flag.replace("-", "_")
+        if name not in TYPES:
+            raise CollapseError(f"--{flag.replace('_', '-')}: is no flag of train; see collapsekit train --help")
+        if name == "class_names":
+            raise CollapseError("--class-names: not with sweep; give a JSON file of configurations")
+        grid[name] = [value for word in text.split(",") for value in _values(name, word.strip())]
+    return grid
+
+
+def _values(name: str, word: str) -> list[Any]:
+    """What a word stands for: one value, or the whole numbers of a range."""
+    kinds = set(get_args(TYPES[name])) | {TYPES[name]}
+    flag = f"--{name.replace('_', '-')}={shorten(word)}"
+    try:
+        if name == "hidden":
+            return [tuple(int(width) for width in word.split("x"))]
+        if int in kinds and ":" in word:
+            return list(range(*(int(end) for end in word.split(":"))))
+        if NoneType in kinds and word == "none":
+            return [None]
+        for kind in (bool, int, float):
+            if kind in kinds:
+                return [{"true": True, "false": False}[word.lower()] if kind is bool else kind(word)]
+    except (KeyError, ValueError, TypeError):
+        raise CollapseError(f"{flag}: cannot be read; {_form(name, kinds)}") from None
+    return [word]
+
+
+def _form(name: str, kinds: set[Any]) -> str:
+    if name == "hidden":
+        return "join widths by x, e.g. 256x256"
+    if bool in kinds:
+        return "give true or false"
+    return "give whole numbers, or a range such as 0:5" if int in kinds else "give numbers"

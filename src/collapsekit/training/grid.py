@@ -1,0 +1,306 @@
+"""sweep: many configurations through any executor; what is finished is read, what is unfinished goes on."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from collapsekit.errors import CollapseError
+from collapsekit.training import runs
+from collapsekit.training.loop import train
+from collapsekit.training.pool import LocalPool
+from collapsekit.training.recipe import TrainConfig
+from collapsekit.validation import shorten, whole_number
+
+POLL = 0.5
+"""Seconds between two looks at runs that are under way."""
+MOST_DEATHS = 3
+"""A run whose workers died so often is given up."""
+ONE_AT_A_TIME = threading.Lock()
+"""Training sets torch's random state, which the threads of a process share."""
+
+Grid = Mapping[str, Any]
+"""Values by the name of a field of TrainConfig: a list or range stands for one configuration a value."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one configuration of a sweep.
+
+    Attributes
+    ----------
+    config : TrainConfig
+        What was to be trained.
+    folder : Path
+        Where the run is stored; ``load_run(folder)`` reads it if it is finished.
+    reason : str or None
+        Why there is no finished run, or None if there is one.
+    """
+
+    config: TrainConfig
+    folder: Path
+    reason: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is finished."""
+        return self.reason is None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a sweep is.
+
+    Attributes
+    ----------
+    outcomes : tuple of Outcome
+        Of the runs that are over, in the order in which they ended.
+    running : dict
+        Step of the last checkpoint of each configuration that a process trains now, here or in another sweep.
+    left : int
+        Configurations that are not over, the running ones among them.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    running: Mapping[TrainConfig, int]
+    left: int
+
+
+def sweep(
+    configs: Iterable[TrainConfig] | Grid,
+    *,
+    out: str | os.PathLike[str] = "runs",
+    executor: Executor | None = None,
+    workers: int = 2,
+    part: tuple[int, int] | None = None,
+    device: str = "cpu",
+    progress: Callable[[Standing], None] | None = None,
+) -> list[Outcome]:
+    """Train every configuration of a list or grid, each in a folder of its own; a repeated sweep goes on.
+
+    Finished runs are read, unfinished ones go on from their last checkpoint, and a configuration that cannot be trained
+    is an outcome with its reason (it is tried again by the next sweep). A run that another sweep is training is left
+    to it, and taken over if that sweep ends without finishing it; so two sweeps of one list share the work, and each
+    returns all of it. A killed worker costs its run what came after the last checkpoint, at most 2.5 % of all steps;
+    after three deaths the run is given up. Every run has one thread and the threads of a process train one after the
+    other, so that the results do not depend on the executor.
+
+    Parameters
+    ----------
+    configs : iterable of TrainConfig, or dict
+        The runs; or a grid: fields of TrainConfig, where a list or a range stands for one run a value and anything else
+        for itself. Equal configurations are trained once.
+    out : path
+        Folder of runs, each in a folder named by the hash of its configuration; the workers must see it too.
+    executor : concurrent.futures.Executor, optional
+        Where to train, e.g. ``Client(address).get_executor()`` of Dask; left out: spawned processes of this machine,
+        replaced when they die. A script then needs ``if __name__ == "__main__":``.
+    workers : int
+        How many spawned processes; without an executor only.
+    part : (int, int), optional
+        ``(i, n)``: only every n-th run, from the i-th on (1 ≤ i ≤ n): one of n jobs that share the folder.
+    device : str
+        Where each run is trained.
+    progress : callable, optional
+        ``progress(standing)``, twice a second and whenever a run ends.
+
+    Returns
+    -------
+    list of Outcome
+        One a configuration (of the part), in their order.
+
+    Raises
+    ------
+    CollapseError
+        If a value of the grid is out of range, or the folder cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> grid = {"seed": range(2), "epochs": 2, "hidden": (8,), "feature_dim": 8}
+    >>> with tempfile.TemporaryDirectory() as out, ThreadPoolExecutor(1) as pool:
+    ...     [outcome.finished for outcome in sweep(grid, out=out, executor=pool)]
+    [True, True]
+    """
+    planned = part_of(configurations(configs), part)
+    place = _writable(out)
+    pool = LocalPool(whole_number("workers", workers, 1, "give at least 1")) if executor is None else None
+    with pool or nullcontext():
+        return _Sweep(planned, place, device, pool or executor, progress).outcomes()
+
+
+def configurations(configs: Iterable[TrainConfig] | Grid) -> list[TrainConfig]:
+    """Return the different configurations of a list or grid, in order; the last field of a grid changes fastest."""
+    if isinstance(configs, Mapping):
+        unknown = set(configs) - {field.name for field in fields(TrainConfig)}
+        if unknown:
+            raise CollapseError(f"configs: TrainConfig has no {sorted(map(str, unknown))}; give names of its fields")
+        choices = [value if isinstance(value, list | range) else [value] for value in configs.values()]
+        configs = [TrainConfig(**dict(zip(configs, values, strict=True))) for values in product(*choices)]
+    found = list(dict.fromkeys(configs))
+    for config in found:
+        if not isinstance(config, TrainConfig):
+            raise CollapseError(f"configs: {shorten(config)} is no TrainConfig; give a list of them, or a grid")
+    if not found:
+        raise CollapseError("configs: none; give at least one, and at least one value for each field of a grid")
+    return found
+
+
+def part_of(configs: Sequence[TrainConfig], part: tuple[int, int] | None) -> list[TrainConfig]:
+    """Return every n-th configuration from the i-th on, for ``part = (i, n)``."""
+    first, step = (1, 1) if part is None else part
+    remedy = "give part=(i, n) with 1 ≤ i ≤ n"
+    whole_number("part", first, 1, remedy)
+    whole_number("part", step, first, remedy)
+    return list(configs[first - 1 :: step])
+
+
+class _Sweep:
+    """What is queued, what is under way and what is over."""
+
+    def __init__(
+        self,
+        planned: list[TrainConfig],
+        out: Path,
+        device: str,
+        executor: Executor | None,
+        progress: Callable[[Standing], None] | None,
+    ) -> None:
+        assert executor is not None
+        self.planned, self.out, self.device, self.executor, self.progress = planned, out, device, executor, progress
+        self.waiting = deque(planned)  # to be submitted, once no other process trains them
+        self.pending: dict[Future[str | None], TrainConfig] = {}
+        self.over: dict[TrainConfig, Outcome] = {}
+        self.deaths = dict.fromkeys(planned, 0)
+
+    def outcomes(self) -> list[Outcome]:
+        """Train until every configuration is over."""
+        try:
+            while len(self.over) < len(self.planned):
+                self._submit()
+                self._report()
+                self._settle()
+        except BaseException:
+            for future in self.pending:
+                future.cancel()
+            raise
+        self._report()
+        return [self.over[config] for config in self.planned]
+
+    def _submit(self) -> None:
+        for _ in range(len(self.waiting)):
+            config = self.waiting.popleft()
+            folder = self._folder(config)
+            if (folder / runs.ENVIRONMENT).exists():
+                self._end(config, _reason(runs.load_run, folder))
+            elif runs.in_use(folder):
+                self.waiting.append(config)
+            else:
+                try:
+                    self.pending[self.executor.submit(train_one, config, str(self.out), self.device)] = config
+                except BrokenExecutor as error:
+                    self._bury(config, error)
+
+    def _settle(self) -> None:
+        if not self.pending:
+            time.sleep(POLL if self.waiting else 0)
+        done, _ = wait(self.pending, timeout=POLL, return_when=FIRST_COMPLETED)
+        for future in done:
+            config, error = self.pending.pop(future), future.exception()
+            if isinstance(error, BrokenExecutor):
+                self._bury(config, error)
+            elif error is not None:
+                self._give_up(config, f"{type(error).__name__}: {error}")
+            elif future.result() == BUSY or (self._folder(config) / runs.ENVIRONMENT).exists():
+                self.waiting.append(config)  # to be read, or waited for
+            else:
+                self._end(config, future.result() or "the run is not in the folder; give one that the workers see too")
+
+    def _bury(self, config: TrainConfig, error: BaseException) -> None:
+        self.deaths[config] += 1
+        if self.deaths[config] < MOST_DEATHS:
+            self.waiting.append(config)
+        else:
+            hint = "is there memory enough, and has the script an `if __name__ == '__main__':`?"
+            self._give_up(config, f"{error}, {MOST_DEATHS} times in a row; {hint}")
+
+    def _give_up(self, config: TrainConfig, reason: str) -> None:
+        try:
+            runs.save_failure(self.out, config, reason)
+        except runs.InUse:  # somebody else is at it
+            self.waiting.append(config)
+        else:
+            self._end(config, reason)
+
+    def _end(self, config: TrainConfig, reason: str | None) -> None:
+        self.over[config] = Outcome(config, self._folder(config), reason)
+
+    def _folder(self, config: TrainConfig) -> Path:
+        return self.out / config.fingerprint
+
+    def _report(self) -> None:
+        if self.progress is None:
+            return
+        folders = {config: self._folder(config) for config in self.planned if config not in self.over}
+        running = {config: runs.last_step(folder) for config, folder in folders.items() if runs.in_use(folder)}
+        self.progress(Standing(tuple(self.over.values()), running, len(self.planned) - len(self.over)))
+
+
+BUSY: Literal["busy"] = "busy"
+
+
+def train_one(config: TrainConfig, out: str, device: str) -> str | None:
+    """Train in a worker; return why there is no finished run, ``BUSY`` if another process is at it, or None."""
+    folder = Path(out) / config.fingerprint
+    if runs.in_use(folder):
+        return BUSY
+    with ONE_AT_A_TIME:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            runs.discard(folder / runs.FAILURE)
+            reason = _reason(train, config, out=out, resume=True, device=device)
+            if reason is not None:
+                runs.save_failure(out, config, reason)
+        except runs.InUse:
+            return BUSY
+        finally:
+            torch.set_num_threads(threads)
+    return reason
+
+
+def _reason(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str | None:
+    """Return in one line why the call fails, or None if it does not."""
+    try:
+        function(*args, **kwargs)
+    except runs.InUse:
+        raise
+    except CollapseError as error:
+        return str(error)
+    except Exception as error:  # a network of the user's own can raise anything
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return None
+
+
+def _writable(out: str | os.PathLike[str]) -> Path:
+    """The absolute path of the folder, made and tried."""
+    try:
+        place = Path(out).absolute()
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            return place
+    except OSError as error:
+        raise CollapseError(f"out={str(out)!r}: {error.strerror or error}; give a folder that can be written") from None

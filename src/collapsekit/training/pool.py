@@ -1,0 +1,147 @@
+"""A pool of spawned workers on one machine in which a death costs one job, and that leaves no orphans."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import import_module
+from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from collapsekit.errors import CollapseError
+
+SPAWN = get_context("spawn")
+
+
+class LocalPool(Executor):
+    """Spawned workers, each with a thread of this process that feeds it.
+
+    The pool of the standard library gives up as a whole when one worker dies. Here the job of the dead worker, and no
+    other, ends in BrokenExecutor, and the next job finds a new worker. Workers leave interrupts to this process and die
+    with it, even if it is killed.
+
+    Parameters
+    ----------
+    workers : int
+        How many; each is started with the first job that falls to it.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="worker", initializer=_without_interrupts)
+        self._own = threading.local()
+        self._lock, self._alive, self._closed = threading.Lock(), set[_Worker](), False
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Return the future of a call in one of the workers; what goes in and comes out is pickled."""
+        return self._threads.submit(self._call, function, args, kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
+        """Kill the workers, whatever they do: runs lose at most what came after their last checkpoint."""
+        with self._lock:
+            self._closed = True
+            for worker in self._alive:
+                worker.process.kill()
+        self._threads.shutdown(wait, cancel_futures=cancel_futures)
+        for worker in self._alive if wait else ():
+            worker.process.join()
+
+    def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        worker = getattr(self._own, "worker", None) or self._started()
+        self._own.worker = worker
+        try:
+            returned, value = worker.call(function, args, kwargs)
+        except (EOFError, OSError):
+            self._own.worker = None
+            with self._lock:
+                self._alive.discard(worker)
+            worker.process.join()
+            raise BrokenExecutor(f"the worker died with exit code {worker.process.exitcode}") from None
+        if not returned:
+            raise value
+        return value
+
+    def _started(self) -> _Worker:
+        with self._lock:
+            if self._closed:
+                raise BrokenExecutor("the pool is shut down")
+            worker = _Worker()
+            self._alive.add(worker)
+            return worker
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[Executor | None]:
+    """Yield the executor of a Dask cluster, None without an address.
+
+    Raises
+    ------
+    CollapseError
+        If the `cluster` extra is missing, or nothing answers at the address.
+    """
+    if address is None:
+        yield None
+        return
+    try:
+        distributed: Any = import_module("distributed")
+    except ModuleNotFoundError as missing:
+        raise CollapseError(
+            f"scheduler: {missing.name} is not installed; run: pip install 'collapsekit[cluster]'"
+        ) from None
+    try:
+        client = distributed.Client(address, timeout="10s")
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise CollapseError(f"scheduler={address!r}: {reason}; give the address that it prints") from None
+    with client:
+        yield client.get_executor()
+
+
+class _Worker:
+    """A process and the connection to it."""
+
+    def __init__(self) -> None:
+        self.connection, theirs = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()  # so that the worker's death is the end of the connection
+
+    def call(self, *job: Any) -> Any:
+        self.connection.send(job)
+        return self.connection.recv()
+
+
+def _serve(connection: Connection) -> None:
+    """Do one job after the other, until the connection or the parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    while True:
+        try:
+            function, args, kwargs = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = (True, function(*args, **kwargs))
+        except Exception as error:
+            answer = (False, error)
+        connection.send(answer)
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _without_interrupts() -> None:
+    """Block SIGINT in this thread: a worker inherits that, so that Ctrl-C cannot hit it before it ignores it itself.
+
+    Starting the resource tracker would unblock it again; hence that comes first.
+    """
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
