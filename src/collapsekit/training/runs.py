@@ -223,8 +223,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     """
     path = Path(folder)
     if not (path / ENVIRONMENT).exists():
-        what = "holds an unfinished run; finish it with train --resume" if (path / CONFIG).exists() else "holds no run"
-        raise CollapseError(f"run={str(folder)!r}: {what}")
+        raise CollapseError(f"run={str(folder)!r}: {_what_is_there(path)}")
     environment = read_json(path / ENVIRONMENT)
     arrays = read_tensors(path / ARRAYS)
     try:
@@ -246,6 +245,15 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         if isinstance(error, CollapseError):
             raise
         raise CollapseError(f"run={str(folder)!r}: damaged ({error}); train again without resuming") from None
+
+
+def _what_is_there(path: Path) -> str:
+    if (path / CONFIG).exists():
+        return "holds an unfinished run; finish it with train --resume"
+    below = sorted(path.glob(f"*/{ENVIRONMENT}"))
+    if below:
+        return f"holds no run; it holds folders of runs: give one of them, e.g. {str(below[0].parent)!r}"
+    return "holds no run; give the folder that train has printed"
 
 
 def read_json(path: Path) -> dict[str, Any]:
