@@ -521,6 +521,17 @@ def test_a_text_transformer_lands_on_the_prediction(transformers_networks, tmp_p
     assert "<b>" in comparison.verdict
 
 
+def test_a_network_that_fails_in_training_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picky = "        if self.training: raise ValueError(f'not {len(x)}\\nsamples')\n"
+    (tmp_path / "recipe_picky.py").write_text(USERS.replace("forward(self, x):\n", f"forward(self, x):\n{picky}"))
+    config = replace(SMOKE, network="recipe_picky:Network", drop_bias=True)
+    line = r"network='recipe_picky:Network': in step 1 it raised ValueError: not \d+ samples; mend it"
+    with pytest.raises(CollapseError, match=line) as caught:
+        train(config, out=tmp_path)
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
 def test_a_batch_of_one_sample_has_no_statistics(tmp_path):
     size = int(load_split(SMOKE).counts.sum())
     for batch_size in (size - 1, 1):

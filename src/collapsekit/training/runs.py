@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -150,11 +150,11 @@ def replace_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     _replace(path, lambda temporary: save_file({k: t.contiguous().cpu() for k, t in tensors.items()}, temporary))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file."""
+def read_tensors(path: Path, keys: Container[str] | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, or those with these names."""
     try:
         with safe_open(path, framework="pt") as stored:
-            return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118  (not a dict)
+            return {key: stored.get_tensor(key) for key in stored.keys() if keys is None or key in keys}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CollapseError(f"run: {path} cannot be read ({error}); train again without resuming") from None
 
