@@ -308,6 +308,18 @@ def test_statistics_of_several_batches_use_every_sample(size):
     assert_allclose(body[0].running_var, variance, rtol=FLOAT32)
 
 
+def test_statistics_of_a_layer_that_is_called_twice():
+    """Running statistics are one for both calls: those of all that goes in."""
+    norm, between = nn.BatchNorm1d(2), nn.Linear(2, 2)
+    inputs = torch.randn(300, 2) + 3
+    recompute_batchnorm(nn.Sequential(norm, between, norm), inputs)
+    with torch.no_grad():
+        second = between((inputs - inputs.mean(dim=0)) / (inputs.var(dim=0, correction=0) + norm.eps).sqrt())
+    both = np.concatenate([inputs, second]).astype(float)
+    assert_allclose(norm.running_mean, both.mean(axis=0), rtol=FLOAT32)
+    assert_allclose(norm.running_var, both.var(axis=0), rtol=FLOAT32)
+
+
 def test_statistics_where_there_is_nothing_to_do():
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, track_running_stats=False))
     recompute_batchnorm(model, torch.randn(4, 3))
