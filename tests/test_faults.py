@@ -283,13 +283,38 @@ def test_a_torn_line_of_the_history_is_dropped(line, tmp_path, never_stopped):
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     whole = train(SMOKE, out=tmp_path)
-    for key, value in (("model.head.weight", torch.zeros(2, 2)), ("step", torch.zeros(3)), ("rng", torch.zeros(3))):
+    for key, value in (
+        ("model.head.weight", torch.zeros(2, 2)),
+        ("step", torch.zeros(3)),
+        ("rng", torch.zeros(3)),
+        ("data", torch.zeros(3)),
+    ):
         tensors = runs.read_tensors(whole.folder / runs.CHECKPOINT)
         for changed in (tensors | {key: value}, {k: v for k, v in tensors.items() if k != key}):
             prepare_unfinished(SMOKE, tmp_path / "other")
             runs.replace_tensors(tmp_path / "other" / SMOKE.fingerprint / runs.CHECKPOINT, changed)
-            with pytest.raises(CollapseError, match=r"is of another run .*; train again without resuming"):
+            with pytest.raises(CollapseError, match=r"(of another run .*|was trained on); train again"):
                 train(SMOKE, out=tmp_path / "other", resume=True)
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 4)).astype("f4"), np.repeat([0, 1], [40, 20])
+    np.savez("own.npz", X=X, y=y)
+    config = replace(SMOKE, data="own.npz", largest=None)
+    for finished in (False, True):
+        whole = train(config, out="out", resume=True)
+        if not finished:
+            (whole.folder / runs.ENVIRONMENT).unlink()
+        for other in ({"X": X + 1e-6, "y": y}, {"X": X, "y": 1 - y}, {"X": X[1:], "y": y[1:]}):
+            np.savez("own.npz", **other)
+            with pytest.raises(CollapseError, match=r"data='own.npz': is not what the run in \S+ was"):
+                train(config, out="out", resume=True)
+        np.savez("own.npz", X=X, y=y)
+        assert_equal_runs(whole, train(config, out="out", resume=True))
+    np.savez("own.npz", X=X + 1, y=y)
+    assert train(config, out="out").history != whole.history  # without resuming: a new run
 
 
 # two runs, Ctrl-C

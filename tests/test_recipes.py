@@ -365,6 +365,18 @@ def test_statistics_of_several_batches_use_every_sample(size):
     assert_allclose(body[0].running_var, variance, rtol=FLOAT32)
 
 
+def test_statistics_of_a_layer_that_is_called_twice():
+    """Running statistics are one for both calls: those of all that goes in."""
+    norm, between = nn.BatchNorm1d(2), nn.Linear(2, 2)
+    inputs = torch.randn(300, 2) + 3
+    recompute_batchnorm(nn.Sequential(norm, between, norm), inputs)
+    with torch.no_grad():
+        second = between((inputs - inputs.mean(dim=0)) / (inputs.var(dim=0, correction=0) + norm.eps).sqrt())
+    both = np.concatenate([inputs, second]).astype(float)
+    assert_allclose(norm.running_mean, both.mean(axis=0), rtol=FLOAT32)
+    assert_allclose(norm.running_var, both.var(axis=0), rtol=FLOAT32)
+
+
 def test_statistics_where_there_is_nothing_to_do():
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, track_running_stats=False))
     recompute_batchnorm(model, torch.randn(4, 3))
@@ -576,6 +588,17 @@ def test_a_text_transformer_lands_on_the_prediction(transformers_networks, tmp_p
     assert comparison.reached, comparison.verdict
     assert [c.status for c in comparison.classes] == ["alive", "alive", "collapsed"]
     assert "<b>" in comparison.verdict
+
+
+def test_a_network_that_fails_in_training_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picky = "        if self.training: raise ValueError(f'not {len(x)}\\nsamples')\n"
+    (tmp_path / "recipe_picky.py").write_text(USERS.replace("forward(self, x):\n", f"forward(self, x):\n{picky}"))
+    config = replace(SMOKE, network="recipe_picky:Network", drop_bias=True)
+    line = r"network='recipe_picky:Network': in step 1 it raised ValueError: not \d+ samples; mend it"
+    with pytest.raises(CollapseError, match=line) as caught:
+        train(config, out=tmp_path)
+    assert isinstance(caught.value.__cause__, ValueError)
 
 
 def test_a_batch_of_one_sample_has_no_statistics(tmp_path):
