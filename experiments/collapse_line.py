@@ -71,6 +71,12 @@ def misfit(rows):
     return errors if max(errors) > 0 else []
 
 
+def shortfall(rows):
+    """Mean of measured minus predicted confidence at the lowest level."""
+    low = lowest(rows)
+    return float(np.mean([np.subtract(row["confidences"], row["predicted_confidences"]) for row in low]))
+
+
 def grouped(rows):
     """The rows of each data set that has any."""
     groups = {
@@ -102,7 +108,13 @@ def judge_data(name, rows, bands):
     errors = misfit(rows)
     if errors:
         measured += f"; not separable: training error {spread(100 * error for error in errors)} % at the lowest level, "
-        measured += f"{lowest(rows)[0]['coinciding']} samples coincide with one of another class"
+        measured += (
+            f"{lowest(rows)[0]['coinciding']} samples coincide with one of another class; confidences there are "
+        )
+        measured += (
+            f"{shortfall(rows):+.2g} from the prediction in the mean: features of samples that cannot be told apart "
+        )
+        measured += "do not collapse, which the model does not know"
     levels = len({setting(row, "penalty_scale") for row in rows})
     return line(
         "class confidence is 1 − q_k, 0.05 to 3 times the smallest threshold",

@@ -7,8 +7,8 @@ from collapsekit.training.models import Classifier, cnn, mlp
 
 
 def tiny_eps_mlp(input_shape, num_classes):
-    """The BatchNorm MLP 256-256-512 with eps = 1e-12 in place of 1e-5."""
-    model = mlp(int(torch.Size(input_shape).numel()), (256, 256), 512, num_classes, batchnorm=True)
+    """The BatchNorm MLP 128-128-512 with eps = 1e-12 in place of 1e-5."""
+    model = mlp(int(torch.Size(input_shape).numel()), (128, 128), 512, num_classes, batchnorm=True)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d):
             module.eps = 1e-12

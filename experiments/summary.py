@@ -16,17 +16,21 @@ from matplotlib.figure import Figure
 import batchnorm_law
 import collapse_line
 import harness
+import panels
 from collapsekit.report.figures import BLUE, GREEN, GREY, ORANGE, STYLE, plain_ticks
 from harness import FAILS, HOLDS, deviations, setting
 
 ROOT = Path(__file__).parents[1]
 README, EVIDENCE, FIGURE = ROOT / "README.md", ROOT / "docs" / "evidence.md", ROOT / "docs" / "collapse_line.png"
+OTHERS = ROOT / "docs" / "evidence.png"
 BEGIN, END = "<!-- evidence: made by experiments/summary.py -->", "<!-- end of evidence -->"
 ORDER = (
     *("collapse_line", "first_light", "mini_batches", "networks", "batchnorm_law", "effective_penalties", "weights"),
     *("paper_settings", "controls", "optimiser", "everyday", "generalisation"),
 )
-WITH_FIGURE = ("collapse_line", "networks")
+FIGURES = dict.fromkeys(("collapse_line", "networks"), "collapse_line.png") | dict.fromkeys(
+    panels.PANELS, "evidence.png"
+)
 HEAD = ("claim", "networks × data × seeds", "predicted", "measured ± sd", "verdict", "run")
 
 
@@ -40,8 +44,8 @@ def cells(name, entry, below=""):
     """A row of the table; links are relative to the folder `below` the root."""
     up = "../" if below else ""
     links = [f"[{name}.py]({up}experiments/{name}.py)", f"[results]({up}experiments/results/{name}.json)"]
-    if name in WITH_FIGURE:
-        links.append(f"[figure]({up}docs/collapse_line.png)")
+    if name in FIGURES:
+        links.append(f"[figure]({up}docs/{FIGURES[name]})")
     verdict = entry["verdict"] if entry["verdict"] == HOLDS else f"**{entry['verdict']}**"
     return (entry["claim"], entry["tested_on"], entry["predicted"], entry["measured"], verdict, ", ".join(links))
 
@@ -82,6 +86,7 @@ def evidence_page():
         "the runs; the verdict is computed from it. Deviations are of class confidences on training samples; ± is the "
         "standard deviation over runs or seeds.",
         "![Share of confidence above chance against headroom](collapse_line.png)",
+        "![BatchNorm law, weights, the paper's settings, optimiser, everyday settings, generalisation](evidence.png)",
     ]
     for name, content in contents().items():
         runs, planned = len(content["runs"]), content["planned_runs"]
@@ -161,6 +166,14 @@ def draw():
         picture.savefig(FIGURE, dpi=130)
 
 
+def draw_others():
+    """One panel for each experiment that has more to show than a deviation."""
+    with mpl.rc_context(STYLE | {"font.size": 7, "axes.titlesize": 8}):
+        picture = Figure(figsize=(9.6, 6.0))
+        panels.draw(picture.subplots(2, 3).flat)
+        picture.savefig(OTHERS, dpi=130)
+
+
 def scope(names, rows, tested_on):
     """What predictions quote as the range in which they were tested."""
     return {
@@ -227,6 +240,7 @@ def main():
     if harness.stored("collapse_line"):
         draw()
         write_scopes()
+    draw_others()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,118 @@
+"""Six panels, one for each experiment that has more to show than a deviation; used by summary.py."""
+
+import numpy as np
+from matplotlib.axes import Axes
+
+import batchnorm_law
+import generalisation
+import harness
+import optimiser
+import weights
+from collapsekit.report.figures import BLUE, GREEN, GREY, ORANGE
+from harness import setting
+
+COLOURS = (ORANGE, BLUE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "black")
+MARKERS = "osD^vPX"
+
+
+def draw_weights(ax: Axes, rows) -> None:
+    """Margins against class size, lines predicted, marks measured."""
+    for i, name in enumerate(weights.LOSSES):
+        own = [row for row in rows if weights.loss_of(row) == name]
+        for j, row in enumerate(own):
+            style = {"color": COLOURS[i], "ms": 4, "mfc": "none"}
+            if j == 0:
+                ax.plot(row["counts"], row["predicted_margins"], "-", color=COLOURS[i], lw=1, label=name)
+            ax.plot(row["counts"], row["margins"], MARKERS[i], **style)
+    ax.set(xscale="log", xlabel="training samples", ylabel="margin", title="weights: margins by loss")
+    ax.legend(frameon=False, fontsize=6)
+
+
+def draw_batchnorm(ax: Axes, rows) -> None:
+    """Measured against predicted error 1 − p, by condition."""
+    names = [name for name in batchnorm_law.SETTINGS if name != "γ, β excluded"]
+    for i, name in enumerate(names):
+        own = [r for r in rows if batchnorm_law.condition(r) == name and "predicted_confidences" in r]
+        if own:
+            x, y = (1 - np.concatenate([row[key] for row in own]) for key in ("predicted_confidences", "confidences"))
+            style = {"color": COLOURS[i % 7], "ms": 3, "mfc": "none", "alpha": 0.8}
+            ax.plot(x, y, MARKERS[i % 7], label=name, **style)
+    ax.plot([0.01, 1], [0.01, 1], color=GREY, lw=0.8, zorder=0)
+    ax.set(xscale="log", yscale="log", xlabel="1 − p of the law", ylabel="1 − p measured")
+    ax.set_title("BatchNorm law: nothing fitted")
+    ax.legend(frameon=False, fontsize=6)
+
+
+def draw_paper(ax: Axes, rows) -> None:
+    """Margins against class size: measured, by the converted formula, by the published one."""
+    for i, row in enumerate(rows):
+        order = np.argsort(row["counts"], kind="stable")
+        counts = np.array(row["counts"])[order]
+        for key, style in (("predicted_margins", "-"), ("published_margins", "--")):
+            label = {"-": "units converted", "--": "published script"}[style] if i == 0 else None
+            ax.plot(counts, np.array(row[key])[order], style, color=(BLUE, GREY)[style == "--"], lw=1, label=label)
+        name = setting(row, "data")
+        ax.plot(counts, np.array(row["margins"])[order], "os"[i], mfc="none", ms=4, color=ORANGE, label=name)
+    ax.set(xlabel="training samples", ylabel="margin", title="the paper's settings")
+    ax.legend(frameon=False, fontsize=6)
+
+
+def draw_optimiser(ax: Axes, rows) -> None:
+    """Share of classes dead against the theory, with warm-up and without."""
+    names = list(dict.fromkeys(optimiser.change_of(row) for row in rows))
+    for shift, warm in ((-0.2, True), (0.2, False)):
+        shares = []
+        for name in names:
+            own = [r for r in rows if optimiser.change_of(r) == name and (setting(r, "warmup") > 0) == warm]
+            shares.append(100 * optimiser.dead(own) / max(1, sum(len(row["counts"]) for row in own)))
+        label = "warm-up" if warm else "no warm-up"
+        ax.barh(np.arange(len(names)) + shift, shares, 0.36, color=(ORANGE, BLUE)[warm], label=label)
+    ax.set_yticks(range(len(names)), [name.replace("λ_W/λ_H", "ratio") for name in names], fontsize=6)
+    ax.invert_yaxis()
+    ax.set(xlabel="classes dead against the theory, %", title="what the optimiser loses")
+    ax.legend(frameon=False, fontsize=6)
+
+
+def draw_generalisation(ax: Axes, rows) -> None:
+    """Balanced test accuracy against the training margin of the rarest class relative to the largest."""
+    for i, name in enumerate(generalisation.METHODS):
+        own = [row for row in rows if generalisation.method_of(row) == name]
+        if own:
+            slopes = [row["margins"][-1] - row["margins"][0] for row in own]
+            values = [100 * row["balanced_accuracy"] for row in own]
+            ax.plot(slopes, values, MARKERS[i], color=COLOURS[i], ms=5, mfc="none", label=name)
+    ax.set(xlabel="margin of the rarest minus the largest class", ylabel="balanced test accuracy, %")
+    ax.set_title("generalisation: not promised")
+    ax.legend(frameon=False, fontsize=6)
+
+
+def draw_everyday(ax: Axes, rows) -> None:
+    """Training confidence against class size beside the law's."""
+    for i, row in enumerate(rows):
+        name = ("SGD", "AdamW")[setting(row, "optimizer") == "adamw"]
+        name += ", bias, augmentation" if "everyday" in setting(row, "network") else ", no bias, no augmentation"
+        ax.plot(row["counts"], row["confidences"], MARKERS[i], color=COLOURS[i], mfc="none", ms=4, label=name)
+        ax.plot(row["counts"], row["law_confidences"], "-", color=COLOURS[i], lw=0.8)
+    ax.set(xscale="log", xlabel="training samples", ylabel="training confidence", ylim=(0, 1.05))
+    ax.set_title("everyday settings: lines are the law")
+    ax.legend(frameon=False, fontsize=6, loc="lower right")
+
+
+PANELS = {
+    "batchnorm_law": draw_batchnorm,
+    "weights": draw_weights,
+    "paper_settings": draw_paper,
+    "optimiser": draw_optimiser,
+    "everyday": draw_everyday,
+    "generalisation": draw_generalisation,
+}
+
+
+def draw(axes) -> None:
+    """Draw every panel that has results."""
+    for ax, (name, panel) in zip(axes, PANELS.items(), strict=True):
+        rows = harness.stored(name)
+        if rows:
+            panel(ax, rows)
+        else:
+            ax.set_axis_off()
