@@ -37,7 +37,7 @@ evidence: .venv/test
 
 # The same at smoke size: minutes, nothing is written, the bands of the smoke size must hold.
 evidence-smoke: .venv/test
-	for claim in $(CLAIMS); do $(BIN)/python experiments/$$claim.py --smoke || exit 1; done
+	$(BIN)/python experiments/smoke.py $(CLAIMS)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

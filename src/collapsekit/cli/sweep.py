@@ -20,7 +20,7 @@ from collapsekit.diagnosis import collect
 from collapsekit.errors import CollapseError
 from collapsekit.training import Outcome, Standing, TrainConfig
 from collapsekit.training import sweep as run_sweep
-from collapsekit.training.grid import configurations, part_of
+from collapsekit.training.grid import MOST_RUNS, configurations, part_of
 from collapsekit.training.pool import cluster
 from collapsekit.validation import shorten
 
@@ -186,7 +186,7 @@ def _values(name: str, word: str) -> list[Any]:
         if name == "hidden":
             return [tuple(int(width) for width in word.split("x"))]
         if int in kinds and ":" in word:
-            return list(range(*(int(end) for end in word.split(":"))))
+            return list(range(*(int(end) for end in word.split(":")))[: MOST_RUNS + 1])
         if NoneType in kinds and word == "none":
             return [None]
         for kind in (bool, int, float):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
@@ -28,6 +29,8 @@ POLL = 0.5
 """Seconds between two looks at runs that are under way."""
 MOST_DEATHS = 3
 """A run whose workers died so often is given up."""
+MOST_RUNS = 100_000
+"""A grid of more is taken for a slip of the pen."""
 ONE_AT_A_TIME = threading.Lock()
 """Training sets torch's random state, which the threads of a process share."""
 
@@ -106,7 +109,8 @@ def sweep(
         Folder of runs, each in a folder named by the hash of its configuration; the workers must see it too.
     executor : concurrent.futures.Executor, optional
         Where to train, e.g. ``Client(address).get_executor()`` of Dask; left out: spawned processes of this machine,
-        replaced when they die. A script then needs ``if __name__ == "__main__":``.
+        replaced when they die and killed when the sweep is stopped (another executor ends the jobs that it has begun).
+        A script then needs ``if __name__ == "__main__":``.
     workers : int
         How many spawned processes; without an executor only.
     part : (int, int), optional
@@ -149,6 +153,8 @@ def configurations(configs: Iterable[TrainConfig] | Grid) -> list[TrainConfig]:
         if unknown:
             raise CollapseError(f"configs: TrainConfig has no {sorted(map(str, unknown))}; give names of its fields")
         choices = [value if isinstance(value, list | range) else [value] for value in configs.values()]
+        if math.prod(map(len, choices)) > MOST_RUNS:
+            raise CollapseError(f"configs: more than {MOST_RUNS} combinations; give fewer values, or several grids")
         configs = [TrainConfig(**dict(zip(configs, values, strict=True))) for values in product(*choices)]
     found = list(dict.fromkeys(configs))
     for config in found:
@@ -212,7 +218,7 @@ class _Sweep:
                 try:
                     self.pending[self.executor.submit(train_one, config, str(self.out), self.device)] = config
                 except BrokenExecutor as error:
-                    self._bury(config, error)
+                    self._try_again(config, f"{error}")
 
     def _settle(self) -> None:
         if not self.pending:
@@ -221,21 +227,22 @@ class _Sweep:
         for future in done:
             config, error = self.pending.pop(future), future.exception()
             if isinstance(error, BrokenExecutor):
-                self._bury(config, error)
+                self._try_again(config, f"{error}")
             elif error is not None:
                 self._give_up(config, f"{type(error).__name__}: {error}")
             elif future.result() == BUSY or (self._folder(config) / runs.ENVIRONMENT).exists():
-                self.waiting.append(config)  # to be read, or waited for
+                self.waiting.append(config)  # to be waited for, or read
+            elif future.result() is not None:
+                self._end(config, future.result())
             else:
-                self._end(config, future.result() or "the run is not in the folder; give one that the workers see too")
+                self._try_again(config, f"finished, but not in {self.out}; give a folder that the workers see too")
 
-    def _bury(self, config: TrainConfig, error: BaseException) -> None:
+    def _try_again(self, config: TrainConfig, reason: str) -> None:
         self.deaths[config] += 1
         if self.deaths[config] < MOST_DEATHS:
             self.waiting.append(config)
         else:
-            hint = "is there memory enough, and has the script an `if __name__ == '__main__':`?"
-            self._give_up(config, f"{error}, {MOST_DEATHS} times in a row; {hint}")
+            self._give_up(config, f"{reason} ({MOST_DEATHS} times in a row)")
 
     def _give_up(self, config: TrainConfig, reason: str) -> None:
         try:
@@ -302,5 +309,6 @@ def _writable(out: str | os.PathLike[str]) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place):
             return place
-    except OSError as error:
-        raise CollapseError(f"out={str(out)!r}: {error.strerror or error}; give a folder that can be written") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CollapseError(f"out={str(out)!r}: {reason}; give a folder that can be written") from None
