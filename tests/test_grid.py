@@ -158,6 +158,30 @@ def test_a_broken_executor_is_given_up(tmp_path):
     assert outcomes[0].reason == "gone (3 times in a row)"
 
 
+class Preempted(Executor):
+    """Loses every worker at its next checkpoint, five times."""
+
+    def __init__(self):
+        self.lost = 0
+
+    def submit(self, function, config, out, device):
+        future, history = Future(), Path(out, config.fingerprint, "history.jsonl")
+        if self.lost == 5:
+            future.set_result(function(config, out, device))
+        else:
+            self.lost += 1
+            history.parent.mkdir(exist_ok=True)
+            with history.open("a") as handle:
+                handle.write(json.dumps({"step": self.lost}) + "\n")
+            future.cancel()
+            future.set_running_or_notify_cancel()
+        return future
+
+
+def test_a_run_that_gets_on_is_not_given_up_however_often_its_worker_is_lost(tmp_path):
+    assert sweep(TINY, out=tmp_path, executor=Preempted())[0].finished
+
+
 class Elsewhere(Executor):
     """Workers that see another folder."""
 

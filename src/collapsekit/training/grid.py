@@ -28,7 +28,7 @@ from collapsekit.validation import shorten, whole_number
 POLL = 0.5
 """Seconds between two looks at runs that are under way."""
 MOST_DEATHS = 3
-"""A run whose workers died so often is given up."""
+"""A run whose workers died so often, and that got no further between, is given up."""
 MOST_RUNS = 100_000
 """A grid of more is taken for a slip of the pen."""
 ONE_AT_A_TIME = threading.Lock()
@@ -97,8 +97,8 @@ def sweep(
     is an outcome with its reason (it is tried again by the next sweep). A run that another sweep is training is left
     to it, and taken over if that sweep ends without finishing it; so two sweeps of one list share the work, and each
     returns all of it. A killed worker costs its run what came after the last checkpoint, at most 2.5 % of all steps;
-    after three deaths the run is given up. Every run has one thread and the threads of a process train one after the
-    other, so that the results do not depend on the executor.
+    after three deaths without progress the run is given up. Every run has one thread and the threads of a process train
+    one after the other, so that the results do not depend on the executor.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ class _Sweep:
         self.waiting = deque(planned)  # to be submitted, once no other process trains them
         self.pending: dict[Future[str | None], TrainConfig] = {}
         self.over: dict[TrainConfig, Outcome] = {}
-        self.deaths = dict.fromkeys(planned, 0)
+        self.deaths, self.reached = dict.fromkeys(planned, 0), dict.fromkeys(planned, 0)
 
     def outcomes(self) -> list[Outcome]:
         """Train until every configuration is over."""
@@ -225,7 +225,8 @@ class _Sweep:
             time.sleep(POLL if self.waiting else 0)
         done, _ = wait(self.pending, timeout=POLL, return_when=FIRST_COMPLETED)
         for future in done:
-            config, error = self.pending.pop(future), future.exception()
+            config = self.pending.pop(future)
+            error = BrokenExecutor("the executor dropped it") if future.cancelled() else future.exception()
             if isinstance(error, BrokenExecutor):
                 self._try_again(config, f"{error}")
             elif error is not None:
@@ -238,6 +239,9 @@ class _Sweep:
                 self._try_again(config, f"finished, but not in {self.out}; give a folder that the workers see too")
 
     def _try_again(self, config: TrainConfig, reason: str) -> None:
+        step = runs.last_step(self._folder(config))
+        if step > self.reached[config]:  # a run that gets on is no danger to workers, however often one is lost
+            self.deaths[config], self.reached[config] = 0, step
         self.deaths[config] += 1
         if self.deaths[config] < MOST_DEATHS:
             self.waiting.append(config)
