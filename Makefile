@@ -1,5 +1,5 @@
 # Every target works from a fresh clone: the virtual environment is made on first use.
-# .venv/run and .venv/test are stamps: the extras, and the test tools on top of them.
+# .venv/run and .venv/test are stamps: what the demo needs; all extras and the test tools on top of it.
 PYTHON ?= python3.11
 BIN := .venv/bin
 # Two single-thread processes are faster than one process with two threads.
@@ -37,7 +37,7 @@ evidence: .venv/test
 
 # The same at smoke size: minutes, nothing is written, the bands of the smoke size must hold.
 evidence-smoke: .venv/test
-	for claim in $(CLAIMS); do $(BIN)/python experiments/$$claim.py --smoke || exit 1; done
+	$(BIN)/python experiments/smoke.py $(CLAIMS)
 
 bench: .venv/test
 	mkdir -p .benchmarks
@@ -48,12 +48,13 @@ bench: .venv/test
 	$(PYTHON) -m venv .venv
 
 .venv/run: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,report,cli]'
 	touch $@
 
 .venv/test: .venv/run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group test --group lint
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]' \
+		--group test --group lint
 	touch $@
 
 clean:

@@ -192,6 +192,11 @@ def part(text: str) -> tuple[int, int]:
     return int(first), int(count)
 
 
+def find_networks() -> None:
+    """Let workers import the experiments' networks, which configurations name from the repository's root."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
+
+
 def finished(configs, out):
     """Yield the runs that are there already."""
     for config in configs:
@@ -218,7 +223,7 @@ def main(experiment: Experiment) -> list[Row]:
     arguments = parser.parse_args()
     if (arguments.part or arguments.scheduler) and not arguments.out:
         parser.error("--part and --scheduler need --out, a folder that all of them see")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH", "")]))
+    find_networks()
     configs, bands = experiment.configs, experiment.bands
     if arguments.smoke:
         configs, bands = experiment.smoke, experiment.smoke_bands

@@ -85,8 +85,9 @@ FLAGS = {
         "--json",
     ],
     "report": ["--out", "--json"],
+    "collect": ["--out", "--json"],
 }
-FIRST = {"predict": [], "measure": ["data.npz"], "train": ["--data", "bad.csv"], "report": []}
+FIRST = {"predict": [], "measure": ["data.npz"], "train": ["--data", "bad.csv"], "report": [], "collect": ["."]}
 
 
 @st.composite

@@ -59,6 +59,8 @@ def test_flags_make_a_grid(flags, grid):
         (["--seeds", "x"], "--seed='x'"),
         (["--seeds", "0:1:2:3"], "0:1:2:3"),
         (["--seeds", "3:3"], "configs"),
+        (["--seeds", "0:99999999999999999999"], "combinations"),
+        (["--seeds", "0:2", "--out", "a\0b"], "out="),
         (["--hidden", "8:9"], "256x256"),
         (["--batchnorm", "perhaps"], "true or false"),
         (["--penalty-scale", "much"], "give numbers"),

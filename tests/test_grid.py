@@ -90,6 +90,7 @@ def test_a_grid_is_all_combinations_and_a_list_is_itself():
         ([], "none"),
         ([3], "3 is no TrainConfig"),
         ({"epochs": [0]}, "epochs=0"),
+        ({"seed": range(10**9), "epochs": range(10**9)}, "combinations"),
     ],
 )
 def test_misuse_of_grids(configs, fragment):
@@ -154,13 +155,52 @@ def test_what_failed_is_tried_again(tmp_path, monkeypatch):
 
 def test_a_broken_executor_is_given_up(tmp_path):
     outcomes = sweep(TINY, out=tmp_path, executor=Broken())
-    assert "gone, 3 times" in outcomes[0].reason
+    assert outcomes[0].reason == "gone (3 times in a row)"
+
+
+class Preempted(Executor):
+    """Loses every worker at its next checkpoint, five times."""
+
+    def __init__(self):
+        self.lost = 0
+
+    def submit(self, function, config, out, device):
+        future, history = Future(), Path(out, config.fingerprint, "history.jsonl")
+        if self.lost == 5:
+            future.set_result(function(config, out, device))
+        else:
+            self.lost += 1
+            history.parent.mkdir(exist_ok=True)
+            with history.open("a") as handle:
+                handle.write(json.dumps({"step": self.lost}) + "\n")
+            future.cancel()
+            future.set_running_or_notify_cancel()
+        return future
+
+
+def test_a_run_that_gets_on_is_not_given_up_however_often_its_worker_is_lost(tmp_path):
+    assert sweep(TINY, out=tmp_path, executor=Preempted())[0].finished
+
+
+class Elsewhere(Executor):
+    """Workers that see another folder."""
+
+    def submit(self, function, config, out, device):
+        future = Future()
+        future.set_result(function(config, f"{out}-elsewhere", device))
+        return future
+
+
+def test_workers_that_do_not_see_the_folder_are_found_out(tmp_path):
+    outcomes = sweep(TINY, out=tmp_path / "runs", executor=Elsewhere())
+    assert "give a folder that the workers see too" in outcomes[0].reason
 
 
 def test_folders_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(CollapseError, match="out="):
-        sweep(TINY, out=tmp_path / "file", executor=Refuses())
+    for out in (tmp_path / "file", "a\0b"):
+        with pytest.raises(CollapseError, match="out="):
+            sweep(TINY, out=out, executor=Refuses())
 
 
 def test_a_killed_worker_costs_its_run_what_came_after_the_last_checkpoint(tmp_path, alone):
@@ -194,7 +234,7 @@ def test_a_run_that_always_kills_its_worker_is_given_up_and_the_others_are_not(t
     outcomes = sweep(
         [deadly, SLOW], out=tmp_path, progress=lambda standing: steps.append(standing.running.get(SLOW, 0))
     )
-    assert "exit code -9, 3 times" in outcomes[0].reason
+    assert outcomes[0].reason == "the worker died with exit code -9; is there memory enough? (3 times in a row)"
     assert_same_runs(outcomes[1:], alone)
     trained = [step for step in steps if step]
     assert trained == sorted(trained)

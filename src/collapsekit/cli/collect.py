@@ -17,9 +17,7 @@ COLUMNS = (
     ("collapsed\npredicted", "predicted_collapsed", "d"),
     ("collapsed\nmeasured", "measured_collapsed", "d"),
     ("largest\ndeviation", "largest_deviation", ".1e"),
-    ("objective\nexcess", "objective_excess", ".1e"),
     ("balanced\naccuracy", "balanced_accuracy", ".3f"),
-    ("seconds", "seconds", ".1f"),
 )
 
 
@@ -53,12 +51,14 @@ def collect(folder: Path, /, *, out: Path | None = None, json: bool = False) -> 
 
 
 def print_rows(rows: Sequence[dict[str, Any]], varied: Sequence[str]) -> None:
-    """Print one row a run: its folder, the fields in which runs differ, what was found, its status."""
+    """Print one row a run: folder, the fields in which runs differ, what was found, status; then the reasons."""
     headers = ("run", *(name.replace("_", "\n") for name in varied), *(header for header, _, _ in COLUMNS), "status")
     print_table(headers, [_cells(row, varied) for row in rows], muted=[row["status"] != "finished" for row in rows])
+    for row in rows:
+        if row["reason"] is not None:
+            print_note(f"{row['run']} {row['status']}: {row['reason']}")
 
 
 def _cells(row: dict[str, Any], varied: Sequence[str]) -> list[str]:
     found = ["" if row[key] is None else format(row[key], form) for _, key, form in COLUMNS]
-    status = row["status"] if row["reason"] is None else f"{row['status']}: {row['reason']}"
-    return [row["run"], *("" if row[name] is None else str(row[name]) for name in varied), *found, status]
+    return [row["run"], *("" if row[name] is None else str(row[name]) for name in varied), *found, row["status"]]

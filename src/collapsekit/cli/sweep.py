@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Parameter
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +21,7 @@ from collapsekit.diagnosis import collect
 from collapsekit.errors import CollapseError
 from collapsekit.training import Outcome, Standing, TrainConfig
 from collapsekit.training import sweep as run_sweep
-from collapsekit.training.grid import configurations, part_of
+from collapsekit.training.grid import MOST_RUNS, configurations, part_of
 from collapsekit.training.pool import cluster
 from collapsekit.validation import shorten
 
@@ -119,19 +120,19 @@ def _shown(planned: Sequence[TrainConfig], varied: Sequence[str]) -> Iterator[An
         yield lines if live is None else lambda standing: live.update(_standing(standing, varied), refresh=True)
 
 
-def _standing(standing: Standing, varied: Sequence[str]) -> Table:
+def _standing(standing: Standing, varied: Sequence[str]) -> Group:
     failed = sum(not outcome.finished for outcome in standing.outcomes)
     title = (
         f"{len(standing.outcomes) - failed} done, {failed} failed, {len(standing.running)} running, "
         f"{standing.left - len(standing.running)} left"
     )
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for name in ("run", *varied, "step"):
         table.add_column(name.replace("_", " "), justify="right" if name == "step" else "left")
     for config, step in list(standing.running.items())[:MOST_SHOWN]:
         steps = f"{step}/{config.epochs}" if config.batch_size is None else str(step)
         table.add_row(config.fingerprint, *(Text(str(getattr(config, name))) for name in varied), steps)
-    return table
+    return Group(Text(title, style="bold"), table)
 
 
 def _named(config: TrainConfig, varied: Sequence[str]) -> str:
@@ -186,7 +187,7 @@ def _values(name: str, word: str) -> list[Any]:
         if name == "hidden":
             return [tuple(int(width) for width in word.split("x"))]
         if int in kinds and ":" in word:
-            return list(range(*(int(end) for end in word.split(":"))))
+            return list(range(*(int(end) for end in word.split(":")))[: MOST_RUNS + 1])
         if NoneType in kinds and word == "none":
             return [None]
         for kind in (bool, int, float):

@@ -73,7 +73,10 @@ def collect(folder: str | os.PathLike[str]) -> list[Row]:
     place = Path(folder)
     if not place.is_dir():
         raise CollapseError(f"folder={str(folder)!r}: there is no such folder; give the one that sweep or train wrote")
-    rows = [_row(path) for path in _run_folders(place)]
+    try:
+        rows = [_row(path) for path in _run_folders(place)]
+    except OSError as error:
+        raise CollapseError(f"folder={str(folder)!r}: {error.strerror}; give one that can be read") from None
     if not rows:
         raise CollapseError(f"folder={str(folder)!r}: holds no run; give the one that sweep or train wrote")
     return rows

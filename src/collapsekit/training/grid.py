@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
@@ -27,7 +28,9 @@ from collapsekit.validation import shorten, whole_number
 POLL = 0.5
 """Seconds between two looks at runs that are under way."""
 MOST_DEATHS = 3
-"""A run whose workers died so often is given up."""
+"""A run whose workers died so often, and that got no further between, is given up."""
+MOST_RUNS = 100_000
+"""A grid of more is taken for a slip of the pen."""
 ONE_AT_A_TIME = threading.Lock()
 """Training sets torch's random state, which the threads of a process share."""
 
@@ -94,8 +97,8 @@ def sweep(
     is an outcome with its reason (it is tried again by the next sweep). A run that another sweep is training is left
     to it, and taken over if that sweep ends without finishing it; so two sweeps of one list share the work, and each
     returns all of it. A killed worker costs its run what came after the last checkpoint, at most 2.5 % of all steps;
-    after three deaths the run is given up. Every run has one thread and the threads of a process train one after the
-    other, so that the results do not depend on the executor.
+    after three deaths without progress the run is given up. Every run has one thread and the threads of a process train
+    one after the other, so that the results do not depend on the executor.
 
     Parameters
     ----------
@@ -106,7 +109,8 @@ def sweep(
         Folder of runs, each in a folder named by the hash of its configuration; the workers must see it too.
     executor : concurrent.futures.Executor, optional
         Where to train, e.g. ``Client(address).get_executor()`` of Dask; left out: spawned processes of this machine,
-        replaced when they die. A script then needs ``if __name__ == "__main__":``.
+        replaced when they die and killed when the sweep is stopped (another executor ends the jobs that it has begun).
+        A script then needs ``if __name__ == "__main__":``.
     workers : int
         How many spawned processes; without an executor only.
     part : (int, int), optional
@@ -149,6 +153,8 @@ def configurations(configs: Iterable[TrainConfig] | Grid) -> list[TrainConfig]:
         if unknown:
             raise CollapseError(f"configs: TrainConfig has no {sorted(map(str, unknown))}; give names of its fields")
         choices = [value if isinstance(value, list | range) else [value] for value in configs.values()]
+        if math.prod(map(len, choices)) > MOST_RUNS:
+            raise CollapseError(f"configs: more than {MOST_RUNS} combinations; give fewer values, or several grids")
         configs = [TrainConfig(**dict(zip(configs, values, strict=True))) for values in product(*choices)]
     found = list(dict.fromkeys(configs))
     for config in found:
@@ -184,7 +190,7 @@ class _Sweep:
         self.waiting = deque(planned)  # to be submitted, once no other process trains them
         self.pending: dict[Future[str | None], TrainConfig] = {}
         self.over: dict[TrainConfig, Outcome] = {}
-        self.deaths = dict.fromkeys(planned, 0)
+        self.deaths, self.reached = dict.fromkeys(planned, 0), dict.fromkeys(planned, 0)
 
     def outcomes(self) -> list[Outcome]:
         """Train until every configuration is over."""
@@ -212,30 +218,35 @@ class _Sweep:
                 try:
                     self.pending[self.executor.submit(train_one, config, str(self.out), self.device)] = config
                 except BrokenExecutor as error:
-                    self._bury(config, error)
+                    self._try_again(config, f"{error}")
 
     def _settle(self) -> None:
         if not self.pending:
             time.sleep(POLL if self.waiting else 0)
         done, _ = wait(self.pending, timeout=POLL, return_when=FIRST_COMPLETED)
         for future in done:
-            config, error = self.pending.pop(future), future.exception()
+            config = self.pending.pop(future)
+            error = BrokenExecutor("the executor dropped it") if future.cancelled() else future.exception()
             if isinstance(error, BrokenExecutor):
-                self._bury(config, error)
+                self._try_again(config, f"{error}")
             elif error is not None:
                 self._give_up(config, f"{type(error).__name__}: {error}")
             elif future.result() == BUSY or (self._folder(config) / runs.ENVIRONMENT).exists():
-                self.waiting.append(config)  # to be read, or waited for
+                self.waiting.append(config)  # to be waited for, or read
+            elif future.result() is not None:
+                self._end(config, future.result())
             else:
-                self._end(config, future.result() or "the run is not in the folder; give one that the workers see too")
+                self._try_again(config, f"finished, but not in {self.out}; give a folder that the workers see too")
 
-    def _bury(self, config: TrainConfig, error: BaseException) -> None:
+    def _try_again(self, config: TrainConfig, reason: str) -> None:
+        step = runs.last_step(self._folder(config))
+        if step > self.reached[config]:  # a run that gets on is no danger to workers, however often one is lost
+            self.deaths[config], self.reached[config] = 0, step
         self.deaths[config] += 1
         if self.deaths[config] < MOST_DEATHS:
             self.waiting.append(config)
         else:
-            hint = "is there memory enough, and has the script an `if __name__ == '__main__':`?"
-            self._give_up(config, f"{error}, {MOST_DEATHS} times in a row; {hint}")
+            self._give_up(config, f"{reason} ({MOST_DEATHS} times in a row)")
 
     def _give_up(self, config: TrainConfig, reason: str) -> None:
         try:
@@ -302,5 +313,6 @@ def _writable(out: str | os.PathLike[str]) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place):
             return place
-    except OSError as error:
-        raise CollapseError(f"out={str(out)!r}: {error.strerror or error}; give a folder that can be written") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CollapseError(f"out={str(out)!r}: {reason}; give a folder that can be written") from None

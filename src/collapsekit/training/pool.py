@@ -16,6 +16,10 @@ from typing import Any
 from collapsekit.errors import CollapseError
 
 SPAWN = get_context("spawn")
+REMEDIES = {
+    -signal.SIGKILL: "; is there memory enough?",
+    1: "; has the script an `if __name__ == '__main__':`?",  # without it, starting a worker starts the script again
+}
 
 
 class LocalPool(Executor):
@@ -60,7 +64,8 @@ class LocalPool(Executor):
             with self._lock:
                 self._alive.discard(worker)
             worker.process.join()
-            raise BrokenExecutor(f"the worker died with exit code {worker.process.exitcode}") from None
+            code = worker.process.exitcode or 0
+            raise BrokenExecutor(f"the worker died with exit code {code}{REMEDIES.get(code, '')}") from None
         if not returned:
             raise value
         return value
