@@ -101,7 +101,7 @@ def judge_digits(name, rows, bands):
     good = all(near) and all(row["same_classes_collapsed"] for row in rows)
     return line(
         "BatchNorm law: confidence from wd alone, nothing fitted",
-        f"BatchNorm MLP × digits × {len(limits)} decays × up to {seeds(rows)}",
+        f"BatchNorm MLP × digits × {len({setting(row, 'weight_decay') for row in rows})} decays × up to {seeds(rows)}",
         f"deviation 0 (band {min(limits.values())} to {max(limits.values())})",
         found(rows),
         good,

@@ -277,7 +277,7 @@ def write(experiment: Experiment, rows, lines, failures, environment) -> None:
         "schema": 2,
         "name": experiment.name,
         "planned_runs": len(experiment.configs),
-        "core_minutes": round(seconds / 60, 1),
+        "run_minutes": round(seconds / 60, 1),
         "environment": environment,
         "bands": experiment.bands,
         "table": lines,

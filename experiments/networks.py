@@ -20,9 +20,9 @@ from harness import line, setting, spread
 
 NETWORKS = {  # name: (settings, levels, seeds)
     "CNN × digits": ({"network": "cnn", "width": 8, "largest": 60, "epochs": 1500}, (0.3, 0.8, 1.5), 1),
-    "VGG11, width 16 × digits": ({"network": "vgg11", "largest": 40, "epochs": 1500}, (0.3, 1.5), 1),
+    "VGG11, width 16 × digits": ({"network": "vgg11", "largest": 40, "epochs": 1000}, (0.3, 1.5), 1),
     "ResNet18, width 16 × digits": (
-        {"network": "resnet18", "batchnorm": True, "largest": 40, "epochs": 600},
+        {"network": "resnet18", "batchnorm": True, "largest": 40, "epochs": 400},
         (0.3, 1.5),
         1,
     ),

@@ -25,7 +25,7 @@ def draw_weights(ax: Axes, rows) -> None:
                 ax.plot(row["counts"], row["predicted_margins"], "-", color=COLOURS[i], lw=1, label=name)
             ax.plot(row["counts"], row["margins"], MARKERS[i], **style)
     ax.set(xscale="log", xlabel="training samples", ylabel="margin", title="weights: margins by loss")
-    ax.legend(frameon=False, fontsize=6)
+    _legend(ax)
 
 
 def draw_batchnorm(ax: Axes, rows) -> None:
@@ -40,7 +40,7 @@ def draw_batchnorm(ax: Axes, rows) -> None:
     ax.plot([0.01, 1], [0.01, 1], color=GREY, lw=0.8, zorder=0)
     ax.set(xscale="log", yscale="log", xlabel="1 − p of the law", ylabel="1 − p measured")
     ax.set_title("BatchNorm law: nothing fitted")
-    ax.legend(frameon=False, fontsize=6)
+    _legend(ax)
 
 
 def draw_paper(ax: Axes, rows) -> None:
@@ -54,7 +54,7 @@ def draw_paper(ax: Axes, rows) -> None:
         name = setting(row, "data")
         ax.plot(counts, np.array(row["margins"])[order], "os"[i], mfc="none", ms=4, color=ORANGE, label=name)
     ax.set(xlabel="training samples", ylabel="margin", title="the paper's settings")
-    ax.legend(frameon=False, fontsize=6)
+    _legend(ax)
 
 
 def draw_optimiser(ax: Axes, rows) -> None:
@@ -70,7 +70,7 @@ def draw_optimiser(ax: Axes, rows) -> None:
     ax.set_yticks(range(len(names)), [name.replace("λ_W/λ_H", "ratio") for name in names], fontsize=6)
     ax.invert_yaxis()
     ax.set(xlabel="classes dead against the theory, %", title="what the optimiser loses")
-    ax.legend(frameon=False, fontsize=6)
+    _legend(ax)
 
 
 def draw_generalisation(ax: Axes, rows) -> None:
@@ -83,7 +83,7 @@ def draw_generalisation(ax: Axes, rows) -> None:
             ax.plot(slopes, values, MARKERS[i], color=COLOURS[i], ms=5, mfc="none", label=name)
     ax.set(xlabel="margin of the rarest minus the largest class", ylabel="balanced test accuracy, %")
     ax.set_title("generalisation: not promised")
-    ax.legend(frameon=False, fontsize=6)
+    _legend(ax)
 
 
 def draw_everyday(ax: Axes, rows) -> None:
@@ -95,7 +95,12 @@ def draw_everyday(ax: Axes, rows) -> None:
         ax.plot(row["counts"], row["law_confidences"], "-", color=COLOURS[i], lw=0.8)
     ax.set(xscale="log", xlabel="training samples", ylabel="training confidence", ylim=(0, 1.05))
     ax.set_title("everyday settings: lines are the law")
-    ax.legend(frameon=False, fontsize=6, loc="lower right")
+    _legend(ax, loc="lower right")
+
+
+def _legend(ax: Axes, **where) -> None:
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=6, **where)
 
 
 PANELS = {

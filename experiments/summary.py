@@ -70,11 +70,12 @@ def tally():
     """How many lines there are of each verdict, and where they are."""
     verdicts = [entry["verdict"] for content in contents().values() for entry in content["table"]]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys((HOLDS, harness.CORRECTED, FAILS)))
-    minutes = sum(content["core_minutes"] for content in contents().values())
+    minutes = sum(content["run_minutes"] for content in contents().values())
     return (
         f"Lines that carry a claim, and every line that fails; of all {len(verdicts)} lines in [docs/evidence.md](docs/"
-        f"evidence.md): {counts}. Bands were committed before the runs, verdicts are computed from them "
-        f"({minutes:.0f} core-minutes in all). Command: `python experiments/NAME.py`, all of them: `make evidence`."
+        f"evidence.md): {counts}. Bands were committed before the runs, verdicts are computed from them; {minutes:.0f} "
+        "minutes of single-thread runs on a shared machine. Command: `python experiments/NAME.py`, all of them: `make "
+        "evidence`."
     )
 
 
@@ -92,9 +93,10 @@ def evidence_page():
         runs, planned = len(content["runs"]), content["planned_runs"]
         done = f"{runs} runs" if runs == planned else f"{runs} of {planned} planned runs"
         failed = f", {len(content['failures'])} of them stopped with an error" if content["failures"] else ""
+        minutes = f"{content['run_minutes']:.0f} minutes of single-thread runs"
         parts += [
             f"## {question(name)}",
-            f"`python experiments/{name}.py`: {done}{failed}, {content['core_minutes']:.0f} core-minutes.",
+            f"`python experiments/{name}.py`: {done}{failed}, {minutes}.",
             markdown([cells(name, entry, "docs") for entry in content["table"]]),
         ]
     return "\n\n".join(parts) + "\n"
@@ -208,13 +210,15 @@ def penalty_scope():
     rows = [row for name, group in groups.items() if name not in apart for row in group]
     rows += [row for name in ("first_light", "mini_batches", "networks") for row in harness.stored(name)]
     networks = sorted({NETWORKS.get(setting(row, "network"), "a text transformer") for row in rows})
+    data = ", ".join(name for name in groups if name not in apart)
     text = (
         f"ReLU networks ({', '.join(networks)}) with bias-free head, explicit penalties on head and features with "
-        f"warm-up, Adam; digits, MNIST, Fashion-MNIST, tables and texts; {len(rows)} runs"
+        f"warm-up, Adam; {data}; {len(rows)} runs"
     )
     if apart:
         worst = max(row["largest_deviation"] for name in apart for row in groups[name])
-        text += f"; where samples could not all be fitted, deviations were up to {worst:.2f}"
+        names = ", ".join(sorted(apart))
+        text += f"; left out: {names}, not all of whose samples were fitted, with deviations up to {worst:.2f}"
     return scope(["collapse_line", "first_light", "mini_batches", "networks"], rows, text)
 
 

@@ -214,6 +214,15 @@ def test_values_that_are_not_there_leave_gaps():
     drawn(ax)
 
 
+@pytest.mark.parametrize("values", [[0.0, 0.0], [None, None], []], ids=str)
+def test_an_axis_without_anything_above_0_is_linear(values):
+    """NC1 of a data set whose classes are one text each, the loss of a network in short precision."""
+    history = [{"step": k, "nc1": value, "loss": value} for k, value in enumerate(values, 1)]
+    for ax in (figures.nc1_trajectory(history), figures.loss_trajectory(history)):
+        assert ax.get_yscale() == "linear"
+        drawn(ax)
+
+
 @pytest.mark.parametrize(
     "draw",
     [

@@ -3,12 +3,14 @@
 import gzip
 import os
 import pickle
+import re
 import struct
 import sys
 import tracemalloc
 import warnings
 import zipfile
-from io import BytesIO
+from contextlib import redirect_stderr, redirect_stdout
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from collapsekit import CollapseError
+from collapsekit.cli import main
 from collapsekit.training.readers import builtin, files, read
 from tolerances import FLOAT32
 
@@ -43,7 +46,21 @@ def refused(data, *fragments, **options):
     assert "; " in message, message
     for fragment in fragments:
         assert fragment in message, message
+    assert_command_says(message, data, **options)
     return message
+
+
+def assert_command_says(message, data, label_column=None):
+    """`train` prints the same line, exits with 2 and writes nothing."""
+    words = [] if label_column is None else [f"--label-column={label_column}"]
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        assert main(["train", f"--data={data}", *words, "--out=nothing-is-written"]) == 2
+    said, expected = (re.sub("0x[0-9a-f]+|\\s+", " ", text).strip() for text in (err.getvalue(), message))
+    if data:  # nothing at all is refused by the configuration already
+        assert said == f"collapsekit: {expected}"
+    assert out.getvalue() == ""
+    assert not Path("nothing-is-written").exists()
 
 
 def checked(data):

@@ -1,6 +1,7 @@
 """What each recipe makes decay, what it minimises, and that every run can be measured, stored, read and reported."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -364,6 +365,18 @@ def test_statistics_of_several_batches_use_every_sample(size):
     assert_allclose(body[0].running_var, variance, rtol=FLOAT32)
 
 
+def test_statistics_of_a_layer_that_is_called_twice():
+    """Running statistics are one for both calls: those of all that goes in."""
+    norm, between = nn.BatchNorm1d(2), nn.Linear(2, 2)
+    inputs = torch.randn(300, 2) + 3
+    recompute_batchnorm(nn.Sequential(norm, between, norm), inputs)
+    with torch.no_grad():
+        second = between((inputs - inputs.mean(dim=0)) / (inputs.var(dim=0, correction=0) + norm.eps).sqrt())
+    both = np.concatenate([inputs, second]).astype(float)
+    assert_allclose(norm.running_mean, both.mean(axis=0), rtol=FLOAT32)
+    assert_allclose(norm.running_var, both.var(axis=0), rtol=FLOAT32)
+
+
 def test_statistics_where_there_is_nothing_to_do():
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2, track_running_stats=False))
     recompute_batchnorm(model, torch.randn(4, 3))
@@ -502,6 +515,90 @@ def test_runs_of_users_networks(function, values, reason, tmp_path, monkeypatch)
     assert (run.measured.bias is None) == bool(values.get("drop_bias"))
     state = runs.read_tensors(run.folder / runs.CHECKPOINT)
     assert ("model.fc.bias" in state) == (not values.get("drop_bias"))
+
+
+TRANSFORMERS = """
+from torch import nn
+from transformers import ResNetConfig, ResNetForImageClassification
+
+def resnet(shape, num_classes):
+    sizes = {"num_channels": shape[0], "embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1]}
+    model = ResNetForImageClassification(ResNetConfig(layer_type="basic", num_labels=num_classes, **sizes))
+    last = model.resnet.encoder.stages[-1].layers[-1]
+    model.feature_batchnorms = [last.shortcut.normalization, last.layer[-1].normalization]
+    model.pooled = True
+    return model
+
+class TextTransformer(nn.Module):
+    def __init__(self, shape, num_classes):
+        super().__init__()
+        self.embed = nn.Embedding(16, 8)
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.features = nn.Sequential(nn.Linear(8, 24), nn.ReLU())
+        self.classifier = nn.Linear(24, num_classes)
+
+    def forward(self, tokens):
+        return self.classifier(self.features(self.encoder(self.embed(tokens.long())).mean(dim=1)))
+"""
+
+
+@pytest.fixture
+def transformers_networks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe_transformers.py").write_text(TRANSFORMERS)
+    yield
+    sys.modules.pop("recipe_transformers", None)
+
+
+@pytest.mark.parametrize("recipe", ["penalty", "batchnorm", "plain"])
+def test_an_image_network_of_transformers_is_trained_by_every_recipe(recipe, transformers_networks):
+    config = replace(SMOKE, network="recipe_transformers:resnet", recipe=recipe, drop_bias=True)
+    run = train(config, out="runs")
+    comparison = assert_stored_and_compared(run)
+    assert run.last_layer == LastLayer(dim=12, biased=False, branches=2, pooled=True)
+    assert run.measured.nonnegative
+    assert run.measured.bias is None
+    assert (comparison.outside is None) == (recipe != "plain")
+    if recipe == "batchnorm":  # two BatchNorms share the decay
+        wd = config.penalties(run.measured.counts, run.last_layer)[0]
+        assert_allclose(run.problem.lambda_h, wd / (2 * run.measured.counts.sum()), rtol=EXACT)
+    biased = train(replace(config, drop_bias=False, head="classifier"), out="runs")
+    assert biased.measured.bias is not None
+    assert "the head has a bias" in biased.outside
+
+
+def test_a_text_transformer_lands_on_the_prediction(transformers_networks, tmp_path):
+    """Each class is a word somewhere in the text; the rarest class dies, as predicted."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [60, 25, 5])
+    tokens = rng.integers(1, 10, size=(len(labels), 5))
+    tokens[np.arange(len(labels)), rng.integers(0, 5, len(labels))] = 12 + labels
+    np.savez(tmp_path / "texts.npz", X=tokens, y=labels, names=np.array(["ant", "bee", "<b>"]))
+    config = TrainConfig(
+        data="texts.npz",
+        network="recipe_transformers:TextTransformer",
+        drop_bias=True,
+        epochs=300,
+        learning_rate=3e-3,
+    )
+    run = train(config, out="runs")
+    comparison = assert_stored_and_compared(run)
+    assert comparison.same_classes_collapsed
+    assert comparison.reached, comparison.verdict
+    assert [c.status for c in comparison.classes] == ["alive", "alive", "collapsed"]
+    assert "<b>" in comparison.verdict
+
+
+def test_a_network_that_fails_in_training_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picky = "        if self.training: raise ValueError(f'not {len(x)}\\nsamples')\n"
+    (tmp_path / "recipe_picky.py").write_text(USERS.replace("forward(self, x):\n", f"forward(self, x):\n{picky}"))
+    config = replace(SMOKE, network="recipe_picky:Network", drop_bias=True)
+    line = r"network='recipe_picky:Network': in step 1 it raised ValueError: not \d+ samples; mend it"
+    with pytest.raises(CollapseError, match=line) as caught:
+        train(config, out=tmp_path)
+    assert isinstance(caught.value.__cause__, ValueError)
 
 
 def test_a_batch_of_one_sample_has_no_statistics(tmp_path):

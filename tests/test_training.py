@@ -158,8 +158,10 @@ def test_global_random_state_is_left_alone(tmp_path):
 
 def test_damaged_and_foreign_folders_are_refused(tmp_path):
     run = train(replace(SMOKE, epochs=1), out=tmp_path)
-    with pytest.raises(CollapseError, match="holds no run"):
+    with pytest.raises(CollapseError, match=f"holds folders of runs: give one of them, .*{run.folder.name}"):
         load_run(tmp_path)
+    with pytest.raises(CollapseError, match="holds no run; give the folder that train has printed"):
+        load_run(tmp_path / "nothing")
     arrays = run.folder / "arrays.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:100])
     with pytest.raises(CollapseError, match="cannot be read"):

@@ -110,7 +110,7 @@ def print_comparison(comparison: Comparison) -> None:
 
 
 def _number(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else ""
+    return format(value, f"z{form}") if math.isfinite(value) else ""  # z: no minus before nothing
 
 
 def _column(header: str, key: str, form: str, *, prediction: bool = False) -> Column:

@@ -113,17 +113,24 @@ def objective_trajectory(history: list[dict[str, Any]], predicted: float, *, ax:
 def loss_trajectory(history: list[dict[str, Any]], *, ax: Axes | None = None) -> Axes:
     """Draw the training loss, without penalties, over the steps."""
     ax = ax or new_axes()
-    ax.plot([entry["step"] for entry in history], [entry["loss"] for entry in history], color=ORANGE)
-    ax.set(yscale="log", xlabel="training step", ylabel="training loss")
+    _plot_positive(ax, history, "loss", ORANGE)
+    ax.set(xlabel="training step", ylabel="training loss")
     return ax
 
 
 def nc1_trajectory(history: list[dict[str, Any]], *, ax: Axes | None = None) -> Axes:
     """Draw NC1, within-class relative to between-class variability, over the steps."""
     ax = ax or new_axes()
-    ax.plot([entry["step"] for entry in history], [entry["nc1"] for entry in history], color=GREEN)
-    ax.set(yscale="log", xlabel="training step", ylabel="NC1")
+    _plot_positive(ax, history, "nc1", GREEN)
+    ax.set(xlabel="training step", ylabel="NC1")
     return ax
+
+
+def _plot_positive(ax: Axes, history: list[dict[str, Any]], key: str, color: str) -> None:
+    """On a logarithmic axis, unless no value is above 0: samples of a class may be the same to the last bit."""
+    values = np.array([entry[key] for entry in history], dtype=float)
+    ax.plot([entry["step"] for entry in history], values, color=color)
+    ax.set_yscale("log" if (values > 0).any() else "linear")
 
 
 def confidence_trajectory(

@@ -84,7 +84,8 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
 
 def _number(value: float, form: str) -> str:
     """A number for the page; nothing where there is none."""
-    return form % value if np.isfinite(value) else ""
+    text = form % value if np.isfinite(value) else ""
+    return text.removeprefix("-") if text and not float(text) else text
 
 
 def _metrics(run: Run) -> list[tuple[str, float, str]]:

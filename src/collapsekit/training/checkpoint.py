@@ -10,15 +10,36 @@ from torch import Tensor, nn
 
 from collapsekit.errors import CollapseError
 from collapsekit.training import runs
+from collapsekit.validation import shorten
+
+DATA = "data"
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Replace the checkpoint."""
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, data: int) -> None:
+    """Replace the checkpoint; `data` is the checksum of the training set."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if isinstance(value, Tensor)}
-    tensors["step"], tensors["rng"] = torch.tensor(step), torch.get_rng_state()
+    tensors |= {"step": torch.tensor(step), "rng": torch.get_rng_state(), DATA: torch.tensor(data)}
     runs.replace_tensors(folder / runs.CHECKPOINT, tensors)
+
+
+def require_same_data(folder: Path, data: int, name: str) -> None:
+    """A run goes on, or is given back, only for the training set on which it began.
+
+    Raises
+    ------
+    CollapseError
+        If there is a checkpoint and it was made on other data.
+    """
+    path = folder / runs.CHECKPOINT
+    if not path.exists():
+        return
+    stored = runs.read_tensors(path, keys=(DATA,)).get(DATA)
+    if stored is None or stored.numel() != 1 or int(stored) != data:
+        raise CollapseError(
+            f"data={shorten(name)}: is not what the run in {folder} was trained on; train again without resuming"
+        )
 
 
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

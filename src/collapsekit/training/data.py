@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,11 @@ class Split:
     def counts(self) -> Array:
         """Training samples of each class, (K,): counted, never assumed."""
         return torch.bincount(self.train_labels, minlength=len(self.names)).double().numpy()
+
+    @property
+    def checksum(self) -> int:
+        """Of the training set: whether a run may go on with it."""
+        return zlib.crc32(self.train_labels.numpy().data, zlib.crc32(self.train_inputs.contiguous().numpy().data))
 
 
 def load_split(config: TrainConfig) -> Split:

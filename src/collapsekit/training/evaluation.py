@@ -56,31 +56,29 @@ def recompute_batchnorm(model: nn.Module, inputs: Tensor, seed: int = 0) -> None
     if not layers:
         return
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    batches = torch.tensor_split(order, math.ceil(len(order) / BATCH))
-    shares = torch.tensor([len(rows) / len(order) for rows in batches], dtype=torch.float64)
     with _batch_statistics(model, layers) as moments, torch.no_grad():
-        for rows in batches:
+        for rows in torch.tensor_split(order, math.ceil(len(order) / BATCH)):
             model(inputs[rows])
     for layer, collected in moments.items():
         if collected and layer.running_mean is not None and layer.running_var is not None:
-            means, variances = (torch.stack(parts) for parts in zip(*collected, strict=True))
-            share = shares.to(means.device)
-            mean = share @ means
+            counts, means, variances = (torch.stack(parts) for parts in zip(*collected, strict=True))
+            shares = counts / counts.sum()
+            mean = shares @ means
             layer.running_mean.copy_(mean)
-            layer.running_var.copy_(share @ (variances + (means - mean).square()))
+            layer.running_var.copy_(shares @ (variances + (means - mean).square()))
 
 
-Moments = dict[BatchNorm, list[tuple[Tensor, Tensor]]]
+Moments = dict[BatchNorm, list[tuple[Tensor, Tensor, Tensor]]]
 
 
 @contextmanager
 def _batch_statistics(model: nn.Module, layers: list[BatchNorm]) -> Iterator[Moments]:
-    """Normalise by the batch, everything else as in evaluation; collect each layer's mean and biased variance."""
+    """Normalise by the batch, everything else as in evaluation; collect each layer's counts, means and variances."""
     moments: Moments = {layer: [] for layer in layers}
 
     def collect(layer: BatchNorm, args: tuple[Tensor, ...]) -> None:
         x = args[0].transpose(0, 1).flatten(1).double()
-        moments[layer].append((x.mean(dim=1), x.var(dim=1, correction=0)))
+        moments[layer].append((x.new_tensor(x.shape[1]), x.mean(dim=1), x.var(dim=1, correction=0)))
 
     kept = [(layer.running_mean, layer.running_var) for layer in layers]
     hooks = [layer.register_forward_pre_hook(collect) for layer in layers]

@@ -20,7 +20,7 @@ from collapsekit.problem import UFM
 from collapsekit.training import checkpoint, runs
 from collapsekit.training.data import Split, load_split
 from collapsekit.training.evaluation import history_entry, measured, recompute_batchnorm
-from collapsekit.training.models import build
+from collapsekit.training.models import build, explained
 from collapsekit.training.objective import (
     BatchNorm,
     explicit_penalty,
@@ -87,8 +87,10 @@ def train(
         session = _Session(config, split, place)
         folder = runs.run_folder(out, config)
         with runs.locked(folder):
-            if resume and (folder / runs.ENVIRONMENT).exists():
-                return runs.load_run(folder)
+            if resume:
+                checkpoint.require_same_data(folder, session.checksum, config.data)
+                if (folder / runs.ENVIRONMENT).exists():
+                    return runs.load_run(folder)
             runs.tidy(folder, keep=resume)
             runs.replace_text(folder / runs.CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
             started = time.monotonic()
@@ -101,6 +103,7 @@ class _Session:
 
     def __init__(self, config: TrainConfig, split: Split, device: torch.device) -> None:
         self.config, self.split, self.device = config, split, device
+        self.checksum = split.checksum
         self.inputs, self.labels = split.train_inputs.to(device), split.train_labels.to(device)
         self.model = _network(config, split).to(device)
         self.head = find_head(self.model, config.head, self.inputs[:2])
@@ -140,7 +143,7 @@ class _Session:
                 recompute_batchnorm(self.model, self.inputs)
                 entry = history_entry(step, measured(self.model, self.split, self.head.module, self.loss), self.problem)
                 runs.append_history(folder, entry)
-                checkpoint.save(folder, self.model, self.optimizer, step)
+                checkpoint.save(folder, self.model, self.optimizer, step, self.checksum)
                 if progress is not None:
                     progress(step, self.total, entry["loss"] if entry["objective"] is None else entry["objective"])
 
@@ -166,7 +169,8 @@ class _Session:
         rate = self.config.learning_rate_used * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.total))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        features, logits = forward(self.model, self.head, self.inputs[batch])
+        with explained(f"network={shorten(self.config.network)}: in step {step} it raised"):
+            features, logits = forward(self.model, self.head, self.inputs[batch])
         loss = mean_loss(logits, self.labels[batch], self.loss, self.class_weights)
         if feature_decay is None:
             self.optimizer.param_groups[0]["weight_decay"] = factor * weight_decay

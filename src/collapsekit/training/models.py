@@ -236,13 +236,13 @@ def _users(network: str, input_shape: tuple[int, ...], num_classes: int) -> nn.M
     says = f"network={shorten(network)}"
     with _current_folder():  # a factory may import when it is called
         factory = _imported(network)
-        with _explained(f"{says}: called with {input_shape} and {num_classes} it raised"):
+        with explained(f"{says}: called with {input_shape} and {num_classes} it raised"):
             model = factory(input_shape, num_classes)
     if not isinstance(model, nn.Module):
         raise CollapseError(f"{says}: returned a {type(model).__name__}; return a torch.nn.Module")
     _check_batchnorms(says, model)
     inputs = torch.zeros(2, *input_shape)
-    with _explained(f"{says}: on inputs {tuple(inputs.shape)} it raised"), evaluating(model), torch.no_grad():
+    with explained(f"{says}: on inputs {tuple(inputs.shape)} it raised"), evaluating(model), torch.no_grad():
         call(model, inputs)
     return model
 
@@ -290,10 +290,12 @@ def _current_folder() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turn whatever a user's code raises, sys.exit included, into one line."""
+def explained(what: str) -> Iterator[None]:
+    """Turn whatever a user's code raises, sys.exit included, into one line; the error itself is its cause."""
     try:
         yield
+    except CollapseError:
+        raise
     except (Exception, SystemExit) as error:
         raise CollapseError(f"{what} {_reason(error)}; mend it") from error
 

@@ -369,7 +369,9 @@ class TrainConfig:
         unknown = set(values) - known - {"schema"}
         if unknown or values.get("schema") != 2:
             what = f"unknown keys {sorted(unknown)}" if unknown else f"schema {values.get('schema')!r}, expected 2"
-            raise CollapseError(f"config: {what}; it was written by another version of collapsekit")
+            raise CollapseError(
+                f"config: {what}; it was written by another version of collapsekit: train again without resuming"
+            )
         return cls(**{key: values[key] for key in known & set(values)})
 
     @property

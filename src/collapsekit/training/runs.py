@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -185,11 +185,11 @@ def replace_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     _replace(path, lambda temporary: save_file({k: t.contiguous().cpu() for k, t in tensors.items()}, temporary))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file."""
+def read_tensors(path: Path, keys: Container[str] | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, or those with these names."""
     try:
         with safe_open(path, framework="pt") as stored:
-            return {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118  (not a dict)
+            return {key: stored.get_tensor(key) for key in stored.keys() if keys is None or key in keys}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CollapseError(f"run: {path} cannot be read ({error}); train again without resuming") from None
 
@@ -274,8 +274,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     """
     path = Path(folder)
     if not (path / ENVIRONMENT).exists():
-        what = "holds an unfinished run; finish it with train --resume" if (path / CONFIG).exists() else "holds no run"
-        raise CollapseError(f"run={str(folder)!r}: {what}")
+        raise CollapseError(f"run={str(folder)!r}: {_what_is_there(path)}")
     environment = read_json(path / ENVIRONMENT)
     arrays = read_tensors(path / ARRAYS)
     try:
@@ -297,6 +296,15 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         if isinstance(error, CollapseError):
             raise
         raise CollapseError(f"run={str(folder)!r}: damaged ({error}); train again without resuming") from None
+
+
+def _what_is_there(path: Path) -> str:
+    if (path / CONFIG).exists():
+        return "holds an unfinished run; finish it with train --resume"
+    below = sorted(path.glob(f"*/{ENVIRONMENT}"))
+    if below:
+        return f"holds no run; it holds folders of runs: give one of them, e.g. {str(below[0].parent)!r}"
+    return "holds no run; give the folder that train has printed"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,30 @@
+"""What runs in processes of its own, to be killed or starved there."""
+
+import multiprocessing
+import os
+import resource
+from pathlib import Path
+
+from collapsekit.report import report
+from collapsekit.training import train
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["children"])
+
+
+def start(function, *arguments):
+    process = CONTEXT.Process(target=function, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def resume(config, out, told=None, limit=None):
+    """Train, or go on; write the report. Failures that a user would see go to the file `told`, one line each."""
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        report(train(config, out=out, resume=True))
+    except Exception as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        Path(told).write_text(f"{type(error).__name__}: {error}\n")
+        os._exit(2)
