@@ -229,7 +229,7 @@ def test_a_file_of_tensors_that_ends_early_is_never_seen(name, error, written, t
 
 
 @pytest.mark.parametrize(
-    ("limit", "name"), [(300, runs.CONFIG), (2_000, runs.CHECKPOINT), (16_000, runs.HISTORY), (25_000, "report.html")]
+    ("limit", "name"), [(300, runs.CONFIG), (2_000, runs.CHECKPOINT), (16_000, runs.HISTORY), (100_000, "report.html")]
 )
 def test_a_limit_of_the_kernel_on_the_size_of_files(limit, name, tmp_path, never_stopped):
     """The write itself fails, in Python and in the code that writes tensors, with part of it on the disk."""
