@@ -70,10 +70,14 @@ def judge_network(name, rows, bands):
     all_alive = [row["train_accuracy"] for row in rows if row["predicted_collapsed"] == 0]
     levels, seeds = (len({setting(row, key) for row in rows}) for key in ("penalty_scale", "seed"))
     median = np.median(np.concatenate([harness.deviations(row) for row in rows]))
+    inside = sum(value <= bands["largest_deviation"] for value in largest)
+    lost = sum(row["spuriously_collapsed"] for row in rows)
     measured = (
-        f"median {median:.1g}, largest {spread(largest)}, worst {max(largest):.2g}; dead classes exact in {same} of "
-        f"{len(clear)}"
+        f"median {median:.1g}, largest {spread(largest)}, worst {max(largest):.2g}; inside the band {inside} of "
+        f"{len(rows)}; dead classes exact in {same} of {len(clear)}"
     )
+    if lost:
+        measured += f", {lost} classes dead that the optimum keeps alive"
     if all_alive and min(all_alive) < 1:
         measured += f"; training error {1 - min(all_alive):.1%} where no class is to die"
     return line(

@@ -8,7 +8,7 @@ import generalisation
 import harness
 import optimiser
 import weights
-from collapsekit.report.figures import BLUE, GREEN, GREY, ORANGE
+from collapsekit.report.figures import BLUE, GREEN, GREY, ORANGE, plain_ticks
 from harness import setting
 
 COLOURS = (ORANGE, BLUE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "black")
@@ -25,6 +25,7 @@ def draw_weights(ax: Axes, rows) -> None:
                 ax.plot(row["counts"], row["predicted_margins"], "-", color=COLOURS[i], lw=1, label=name)
             ax.plot(row["counts"], row["margins"], MARKERS[i], **style)
     ax.set(xscale="log", xlabel="training samples", ylabel="margin", title="weights: margins by loss")
+    plain_ticks(ax)
     _legend(ax)
 
 
@@ -94,6 +95,7 @@ def draw_everyday(ax: Axes, rows) -> None:
         ax.plot(row["counts"], row["confidences"], MARKERS[i], color=COLOURS[i], mfc="none", ms=4, label=name)
         ax.plot(row["counts"], row["law_confidences"], "-", color=COLOURS[i], lw=0.8)
     ax.set(xscale="log", xlabel="training samples", ylabel="training confidence", ylim=(0, 1.05))
+    plain_ticks(ax)
     ax.set_title("everyday settings: lines are the law")
     _legend(ax, loc="lower right")
 

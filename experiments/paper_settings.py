@@ -91,7 +91,8 @@ def judge_metrics(row, bands):
         "the paper's settings: its five metrics, and residuals without normalising",
         f"MLP × {name_of(row)} × 1 seed",
         f"NC2, NC3 within {bands['normalised']}, residuals within {bands['residual']}, NC1 falls",
-        f"NC1 {end['nc1']:.1g}; NC2, NC3 at most {shape:.2g}; residuals at most {scale:.2g} (early {early:.2g})",
+        f"NC1 {end['nc1']:.1g}; NC2, NC3 at most {shape:.2g}; residuals at most {scale:.2g} (early {early:.2g}); "
+        f"objective {row['objective_excess']:.1%} above its optimum after {setting(row, 'epochs')} epochs",
         shape <= bands["normalised"] and scale <= bands["residual"] and end["nc1"] < row["trajectory"][0]["nc1"],
     )
 

@@ -192,9 +192,6 @@ def imbalance(row):
     return max(row["counts"]) / min(row["counts"]) if "counts" in row else row["imbalance"]
 
 
-NETWORKS = {"mlp": "MLPs", "cnn": "CNNs", "vgg11": "VGG11", "resnet18": "ResNet18"}
-
-
 def write_scopes():
     """Write theory/scope.json from the results."""
     content = json.loads(harness.SCOPE.read_text(encoding="utf-8"))
@@ -204,22 +201,21 @@ def write_scopes():
 
 
 def penalty_scope():
-    """The scope of explicit penalties; data that the network cannot fit are named with their deviation."""
+    """The scope of explicit penalties: MLPs on data that they fit; all else is named with its deviation."""
+    names = ["collapse_line", "first_light", "mini_batches"]
     groups = collapse_line.grouped(harness.stored("collapse_line"))
-    apart = {name for name, rows in groups.items() if collapse_line.misfit(rows)}
+    apart = {name: rows for name, rows in groups.items() if collapse_line.misfit(rows)}
     rows = [row for name, group in groups.items() if name not in apart for row in group]
-    rows += [row for name in ("first_light", "mini_batches", "networks") for row in harness.stored(name)]
-    networks = sorted({NETWORKS.get(setting(row, "network"), "a text transformer") for row in rows})
+    rows += [row for name in names[1:] for row in harness.stored(name)]
     data = ", ".join(name for name in groups if name not in apart)
     text = (
-        f"ReLU networks ({', '.join(networks)}) with bias-free head, explicit penalties on head and features with "
-        f"warm-up, Adam; {data}; {len(rows)} runs"
+        f"ReLU MLPs with bias-free head, explicit penalties on head and features with warm-up, Adam; {data}; "
+        f"{len(rows)} runs"
     )
-    if apart:
-        worst = max(row["largest_deviation"] for name in apart for row in groups[name])
-        names = ", ".join(sorted(apart))
-        text += f"; left out: {names}, not all of whose samples were fitted, with deviations up to {worst:.2f}"
-    return scope(["collapse_line", "first_light", "mini_batches", "networks"], rows, text)
+    for what, own in {**apart, "other networks, trained briefly": harness.stored("networks")}.items():
+        if own:
+            text += f"; not counted: {what}, deviations up to {max(row['largest_deviation'] for row in own):.2f}"
+    return scope(names, rows, text)
 
 
 def batchnorm_scope():
