@@ -22,6 +22,10 @@ from collapsekit.validation import Array
 
 Mask = NDArray[np.bool_]
 ROUNDING = 4e-16
+SHIFT = 0.1
+"""Added to the Hessian, in units of its diagonal, for a stationarity of 1 or more; in proportion below."""
+MOST_PRODUCTS, MOST_FACES = 400, 12
+"""Hessian products of one run of conjugate gradients, and such runs in one step."""
 
 
 @dataclass
@@ -111,40 +115,74 @@ def unpack(x: Array, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
 
 
 def descend(model: Balanced, point: Point, goal: float, progress: Progress) -> Local:
-    """Return a stationary point below `point`: stationarity at most `goal`, or as small as rounding allows.
-
-    Each step minimises the quadratic model on the free variables within a trust region by preconditioned conjugate
-    gradients (Steihaug), negative curvature being followed to the region's edge, and is projected onto the bounds.
-    """
+    """Return a stationary point below `point`: stationarity at most `goal`, or as small as rounding allows."""
     here, stalled = Local(model, point), 0
     radius = max(1.0, float(np.linalg.norm(np.sqrt(_metric(here)) * pack(point.U, point.V, point.b))))
-    while here.stationarity > goal and stalled < 4 and not progress.spent():
+    while here.stationarity > goal and stalled < 5 and not progress.spent():
         progress.taken += 1
-        metric = _metric(here)
-        step, edge = _steihaug(here, metric, radius)
-        moved = _moved(model, here.point, step)
-        actual = pack(moved.U - here.point.U, moved.V - here.point.V, moved.b - here.point.b)
-        promised = -(here.gradient @ actual + 0.5 * actual @ here.curve(actual))
-        there = Local(model, moved)
+        step, promised, edge = _trial(here, radius)
+        there = Local(model, _moved(model, here.point, step))
         gained, noise = here.value - there.value, ROUNDING * (abs(here.value) + 1)
-        length = float(np.sqrt(actual @ (metric * actual)))
-        if not np.isfinite(there.value) or (gained < 0.05 * promised and gained < -noise) or promised <= 0:
-            radius, good = 0.25 * min(length, radius), False
-        else:
-            good = gained > 0.05 * promised or there.stationarity < here.stationarity
-            if good and edge and gained > 0.5 * promised:
-                radius = 2.5 * max(radius, length)
-            elif gained < 0.05 * promised and promised > noise:
-                radius = 0.5 * length
-        small = promised <= noise
-        if good and (not small or there.stationarity < here.stationarity):
-            stalled = stalled + 1 if small and there.stationarity > 0.5 * here.stationarity else 0
+        length = float(np.sqrt(step @ (_metric(here) * step)))
+        small, calmer = promised <= noise, there.stationarity < 0.9 * here.stationarity
+        if not np.isfinite(there.value) or gained < 0.1 * promised or promised == 0.0:
+            radius = 0.25 * (min(length, radius) if length else radius)
+        elif edge and gained > 0.5 * promised:
+            radius = 2.5 * radius
+        if np.isfinite(there.value) and ((gained > 0.01 * promised and not small) or (calmer and gained > -noise)):
             here = there
             progress.point = here.point
+            stalled = 0 if calmer or not small else stalled + 1
+            if small:
+                radius = max(radius, 2 * length)
         else:
             stalled += 1 if small else 0
-            stalled += 4 if radius < 1e-14 else 0
+        if radius == 0.0:
+            break
     return here
+
+
+def _trial(here: Local, radius: float) -> tuple[Array, float, bool]:
+    """Return a step within bounds and trust region, the fall of the quadratic model, and whether it is at the edge.
+
+    Conjugate gradients on the free entries, a projected search where they leave the orthant, and again on the face
+    that is left (Lin and Moré, 1999).
+    """
+    metric, relu = _metric(here), here.model.problem.relu
+    free, V = here.free, np.full(here.gradient.size, np.inf)
+    if relu:
+        size = here.point.V.size
+        V[size : 2 * size] = here.point.V.ravel()
+    step, bent, edge = np.zeros_like(V), np.zeros_like(V), False
+    fall, first = 0.0, None
+    for _ in range(MOST_FACES):
+        residual = np.where(free, -(here.gradient + bent), 0.0)
+        energy = float(residual @ (residual / metric))
+        first = energy if first is None else first
+        wanted = min(0.1, np.sqrt(here.stationarity)) ** 2 * first
+        if energy <= wanted or energy == 0.0:
+            break
+        move, edge = _steihaug(here, metric, (free, residual, step), (radius, wanted))
+        blocked = free & (V + step <= 0) & (move < 0)
+        if blocked.any():  # freed by their gradient, but the others' moves turn them back
+            free = free & ~blocked
+            continue
+        size, fits = 1.0, False
+        for _ in range(12):
+            trial = np.maximum(step + size * move, -V)
+            turned = here.curve(trial)
+            deeper = -float(trial @ here.gradient + 0.5 * trial @ turned)
+            fits = bool((step + size * move >= -V).all())
+            if deeper > fall + 1e-2 * abs(float(residual @ (trial - step))) or (fits and deeper > fall):
+                break
+            size *= 0.4
+        else:
+            break
+        step, bent, fall = trial, turned, deeper
+        if fits or edge:
+            break
+        free = free & (V + step > 0)
+    return step, fall, edge
 
 
 def _moved(model: Balanced, point: Point, step: Array) -> Point:
@@ -162,29 +200,36 @@ def _metric(here: Local) -> Array:
     return pack(kappa + squares.T @ point.V**2, kappa + squares @ point.U**2, db)
 
 
-def _steihaug(here: Local, metric: Array, radius: float) -> tuple[Array, bool]:
-    """Return an approximate minimiser of the quadratic model within the radius, and whether it lies on its edge."""
-    free = here.free
-    gradient = np.where(free, here.gradient, 0.0)
-    inverse = np.where(free, 1.0 / metric, 0.0)
-    step, residual = np.zeros_like(gradient), -gradient
+def _steihaug(
+    here: Local, metric: Array, face: tuple[Mask, Array, Array], ends: tuple[float, float]
+) -> tuple[Array, bool]:
+    """Minimise the quadratic model on a face by preconditioned conjugate gradients, within the trust region.
+
+    `face` holds the free entries, the residual (minus the model's gradient) and the step so far; `ends` the radius and
+    the residual energy to reach. Returns the further step and whether it ends at the region's edge, to which negative
+    curvature is followed. Optimal features with one Gram matrix form manifolds, along which the Hessian vanishes; a
+    shift of the size of the gradient keeps the steps along them short and the convergence quadratic.
+    """
+    (free, residual, base), (radius, wanted) = face, ends
+    inverse, shift = np.where(free, 1.0 / metric, 0.0), SHIFT * min(1.0, here.stationarity)
+    step = np.zeros_like(residual)
     scaled = inverse * residual
     direction, energy = scaled.copy(), float(residual @ scaled)
-    first, inside = energy, 0.0
-    wanted = first * min(0.1, np.sqrt(here.stationarity)) ** 2
-    for _ in range(min(2 * int(free.sum()) + 10, 400)):
-        if energy <= wanted or energy <= 1e-30 * first:
+    first = energy
+    inside = float(base @ (metric * base))
+    for _ in range(min(2 * int(free.sum()) + 10, MOST_PRODUCTS)):
+        if energy <= wanted or energy <= 1e-28 * first:
             break
-        bent = np.where(free, here.curve(direction), 0.0)
+        weighed = metric * direction
+        bent = np.where(free, here.curve(direction) + shift * weighed, 0.0)
         curvature = float(direction @ bent)
-        length = float(direction @ (metric * direction))
-        mixed = float(step @ (metric * direction))
+        length, mixed = float(direction @ weighed), float((base + step) @ weighed)
         far = energy / curvature if curvature > 1e-14 * length else np.inf
         if not np.isfinite(far) or inside + 2 * far * mixed + far**2 * length >= radius**2:
-            root = np.sqrt(mixed**2 + length * (radius**2 - inside))
+            root = np.sqrt(mixed**2 + length * max(radius**2 - inside, 0.0))
             return step + (root - mixed) / length * direction, True
         step = step + far * direction
-        inside = float(step @ (metric * step))
+        inside += 2 * far * mixed + far**2 * length
         residual = residual - far * bent
         scaled = inverse * residual
         fresh = float(residual @ scaled)

@@ -136,8 +136,15 @@ def ascents(A: Array, relu: bool, starts: Array, steps: int = 60) -> Array:
 
 
 def escape_directions(A: Array, relu: bool, above: float, most: int) -> Array:
-    """Return distinct nonnegative unit v with ``vᵀA v > above``, steepest first, (m, K), m at most `most`."""
+    """Return distinct nonnegative unit v with ``vᵀA v > above``, steepest first, (m, K), m at most `most`.
+
+    Single classes come first: coordinates of one class each are the frame, from which the others differ little.
+    """
     size = len(A)
+    alone = np.diagonal(A)
+    if relu and alone.max() > above:
+        order = np.argsort(-alone)[:most]
+        return np.asarray(np.eye(size)[order[alone[order] > above]])
     positive = np.maximum(A, 0.0)
     found = ascents(A, relu, np.concatenate([np.eye(size), positive.sum(axis=1)[None] + 1e-300]))
     heights = np.einsum("ij,ij->i", found @ A, found)

@@ -225,7 +225,7 @@ class Search:
     @property
     def closed(self) -> bool:
         """Whether the gap is closed."""
-        return certificate(self.objective, self.bound).gap <= self.tol
+        return bool(np.isfinite(self.objective)) and certificate(self.objective, self.bound).gap <= self.tol
 
     def run(self, start: Point) -> None:
         """Search from one start; best point and bound are kept in place."""
@@ -287,9 +287,20 @@ class Search:
         return wider if wider is not None else added(model, here.point, directions[:1], here.slopes)
 
     def _within(self, model: Balanced, point: Point, dim: int) -> None:
-        """Descend with at most `dim` coordinates from the best of more, and try each escape in place of another."""
-        here = descend(model, largest(point, dim), FINE, self.progress)
-        self.offer(model, here)
+        """Descend with at most `dim` coordinates: from one a class, then from the largest, then by exchanges."""
+        ends: list[Local] = []
+        for start in (rounded(model, point), point):
+            here = descend(model, largest(start, dim), COARSE, self.progress)
+            for _ in range(dim):
+                wider = self._escaped(model, Local(model, self._tidied(model, here.point)), dim)
+                if wider is None or self.progress.spent():
+                    break
+                here = descend(model, wider, COARSE, self.progress)
+            ends.append(descend(model, self._tidied(model, here.point), FINE, self.progress))
+            self.offer(model, ends[-1])
+            if self.closed or self.progress.spent():
+                return
+        here = min(ends, key=lambda end: end.value)
         for _ in range(MOST_ROUNDS):
             better = self._exchanged(model, here, dim)
             if better is None or self.progress.spent():
