@@ -24,8 +24,8 @@ Mask = NDArray[np.bool_]
 ROUNDING = 4e-16
 SHIFT = 0.1
 """Added to the Hessian, in units of its diagonal, for a stationarity of 1 or more; in proportion below."""
-MOST_PRODUCTS, MOST_FACES = 400, 12
-"""Hessian products of one run of conjugate gradients, and such runs in one step."""
+MOST_STEPS, MOST_PRODUCTS, MOST_FACES = 500, 400, 12
+"""Steps of one descent, Hessian products of one run of conjugate gradients, and such runs in one step."""
 
 
 @dataclass
@@ -116,9 +116,14 @@ def unpack(x: Array, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
 
 def descend(model: Balanced, point: Point, goal: float, progress: Progress) -> Local:
     """Return a stationary point below `point`: stationarity at most `goal`, or as small as rounding allows."""
-    here, stalled = Local(model, point), 0
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not accepted
+        return _descend(model, point, goal, progress)
+
+
+def _descend(model: Balanced, point: Point, goal: float, progress: Progress) -> Local:
+    here, stalled, last = Local(model, point), 0, progress.taken + MOST_STEPS
     radius = max(1.0, float(np.linalg.norm(np.sqrt(_metric(here)) * pack(point.U, point.V, point.b))))
-    while here.stationarity > goal and stalled < 5 and not progress.spent():
+    while here.stationarity > goal and stalled < 5 and progress.taken < last and not progress.spent():
         progress.taken += 1
         step, promised, edge = _trial(here, radius)
         there = Local(model, _moved(model, here.point, step))

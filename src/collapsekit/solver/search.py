@@ -23,7 +23,7 @@ START_SCALE = 0.1
 """Standard deviation of a random start's entries in balanced variables."""
 COARSE, FINE = 1e-3, 1e-13
 """Stationarity at which escape directions are first looked for, and at which none are left to be found."""
-SMOOTHINGS = tuple(10.0**-power for power in range(1, 11))
+SMOOTHINGS = tuple(0.1 * 0.25**power for power in range(13))
 """Of the hinge, one after the other."""
 MOST_ROUNDS = 200
 
@@ -229,9 +229,9 @@ class Search:
 
     def run(self, start: Point) -> None:
         """Search from one start; best point and bound are kept in place."""
-        for smoothing in SMOOTHINGS if isinstance(self.problem.loss, Hinge) else (1.0,):
+        for i, smoothing in enumerate(SMOOTHINGS if isinstance(self.problem.loss, Hinge) else (1.0,)):
             model = Balanced(self.problem, smoothing)
-            start = self._any_dimension(model, start)
+            start = self._any_dimension(model, start if i else self._first(model, start))
             if self.closed or self.progress.spent():
                 return
         dim = self.problem.dim
@@ -240,7 +240,7 @@ class Search:
 
     def _any_dimension(self, model: Balanced, start: Point) -> Point:
         """Descend, escape and certify with as many coordinates as are needed."""
-        here = descend(model, self._first(model, start), COARSE, self.progress)
+        here = descend(model, start, COARSE, self.progress)
         goal = COARSE
         for _ in range(MOST_ROUNDS):
             here = Local(model, self._tidied(model, here.point))
