@@ -22,10 +22,26 @@ from collapsekit.validation import Array
 
 Mask = NDArray[np.bool_]
 ROUNDING = 4e-16
-SHIFT = 0.1
-"""Added to the Hessian, in units of its diagonal, for a stationarity of 1 or more; in proportion below."""
-MOST_STEPS, MOST_PRODUCTS, MOST_FACES = 500, 400, 12
-"""Steps of one descent, Hessian products of one run of conjugate gradients, and such runs in one step."""
+MOST_STEPS = 500
+"""Steps of one descent."""
+SMALL = 32
+"""Up to so many classes a Hessian product costs next to nothing, and accurate steps are the quickest way."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How well a step is solved: the shift of the Hessian, in units of its diagonal, for a stationarity of 1 or more
+    and in proportion below; products of one run of conjugate gradients; and such runs, one a face, in one step.
+    """
+
+    shift: float
+    products: int
+    faces: int
+
+
+def effort(size: int) -> Effort:
+    """Return the effort for K classes; with many, steps along manifolds of equivalent optima cost most."""
+    return Effort(0.1, 400, 12) if size <= SMALL else Effort(10.0, 60, 5)
 
 
 @dataclass
@@ -160,7 +176,7 @@ def _trial(here: Local, radius: float) -> tuple[Array, float, bool]:
         V[size : 2 * size] = here.point.V.ravel()
     step, bent, edge = np.zeros_like(V), np.zeros_like(V), False
     fall, first = 0.0, None
-    for _ in range(MOST_FACES):
+    for _ in range(effort(here.model.size).faces):
         residual = np.where(free, -(here.gradient + bent), 0.0)
         energy = float(residual @ (residual / metric))
         first = energy if first is None else first
@@ -216,13 +232,14 @@ def _steihaug(
     shift of the size of the gradient keeps the steps along them short and the convergence quadratic.
     """
     (free, residual, base), (radius, wanted) = face, ends
-    inverse, shift = np.where(free, 1.0 / metric, 0.0), SHIFT * min(1.0, here.stationarity)
+    most = effort(here.model.size)
+    inverse, shift = np.where(free, 1.0 / metric, 0.0), most.shift * min(1.0, here.stationarity)
     step = np.zeros_like(residual)
     scaled = inverse * residual
     direction, energy = scaled.copy(), float(residual @ scaled)
     first = energy
     inside = float(base @ (metric * base))
-    for _ in range(min(2 * int(free.sum()) + 10, MOST_PRODUCTS)):
+    for _ in range(min(2 * int(free.sum()) + 10, most.products)):
         if energy <= wanted or energy <= 1e-28 * first:
             break
         weighed = metric * direction
