@@ -34,6 +34,20 @@ def rounded(model: Balanced, start: Point) -> Point:
     return Point(start.U @ belongs / size, V, start.b)
 
 
+def responding(model: Balanced, point: Point) -> Point:
+    """Return the point with each classifier column along the steepest descent for its features, at the best size.
+
+    Lengths of the features keep their proportions; each column is balanced. Classes of one coordinate each then lower
+    the objective together, where arbitrary columns would have to be turned round first.
+    """
+    slopes = model.loss.evaluate(np.zeros((model.size, model.size)) + point.b)[1]
+    responses = -(model.factors[:, None] * slopes).T @ point.V
+    lengths = np.maximum(np.linalg.norm(responses, axis=0), 1e-300)
+    U = responses / lengths * np.linalg.norm(point.V, axis=0)
+    trials = [Point(size * U, size * point.V, point.b) for size in 2.0 ** np.arange(-2, 11)]
+    return min(trials, key=model.objective)
+
+
 def svd_factors(point: Point) -> Point:
     """Return balanced factors of the same ``V Uᵀ`` with at most K coordinates: the least penalty without ReLU."""
     if point.V.shape[1] > len(point.V):

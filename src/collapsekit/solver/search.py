@@ -13,7 +13,7 @@ from collapsekit.geometry import Geometry
 from collapsekit.losses import Focal, Hinge
 from collapsekit.problem import UFM
 from collapsekit.solver.certificate import NO_CERTIFICATE, Bound, Certificate, bound_at, certificate, feasible
-from collapsekit.solver.coordinates import added, largest, room, rounded, svd_factors, tidied, widened
+from collapsekit.solver.coordinates import added, largest, responding, room, rounded, svd_factors, tidied, widened
 from collapsekit.solver.model import Balanced, Point
 from collapsekit.solver.newton import Local, Progress, descend
 from collapsekit.solver.polar import escape_directions
@@ -265,6 +265,10 @@ class Search:
     def _first(self, model: Balanced, start: Point) -> Point:
         """The rounded start, or the start itself if rounding and a first descent do not get below it."""
         coarse = rounded(model, start)
+        if self.problem.relu:
+            coarse = responding(model, coarse)
+            coarse = self._escaped(model, Local(model, coarse), 2 * room(model)) or coarse
+            coarse = self._tidied(model, coarse)
         if start.V.shape[1] > room(model) or not self.problem.relu:
             return coarse
         reached = descend(model, coarse, COARSE, self.progress)
