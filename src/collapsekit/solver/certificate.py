@@ -28,6 +28,8 @@ from collapsekit.solver.polar import upper_bound
 from collapsekit.validation import Array, frozen, numeric, shorten
 
 NO_CERTIFICATE = "none (the focal loss is not convex)"
+LONGEST_STEP = 1e4
+"""Of Newton's method for the bias, in logits: saturated losses have no curvature."""
 HINGE_SMOOTHINGS = (0.3, 0.03, 1e-3, 1e-5, 1e-7)
 
 
@@ -71,9 +73,7 @@ class Certificate:
         )
 
 
-def certify(
-    problem: UFM, weights: ArrayLike, features: ArrayLike, bias: ArrayLike | None = None
-) -> Certificate:
+def certify(problem: UFM, weights: ArrayLike, features: ArrayLike, bias: ArrayLike | None = None) -> Certificate:
     r"""Bound how far a feasible point is from the global optimum, whatever it came from.
 
     The class means of a trained network are such a point; its own objective, with samples that scatter around them,
@@ -250,7 +250,8 @@ def optimal_bias(model: Balanced, logits: Array, bias: Array, steps: int = 50) -
             break
         hessian = _bias_hessian(model, state)
         hessian[np.diag_indices(model.size)] += model.bias_penalty + 1e-13 * np.trace(hessian) / model.size + 1e-300
-        step, size = -np.linalg.lstsq(hessian, slope, rcond=1e-13)[0], 1.0
+        step = -np.linalg.lstsq(hessian, slope, rcond=1e-13)[0]
+        size = min(1.0, LONGEST_STEP / max(float(np.abs(step).max()), 1e-300))
         while True:
             trial = b + size * step
             found, turned, fresh = model.loss.evaluate(base + trial)

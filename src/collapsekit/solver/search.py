@@ -234,6 +234,10 @@ class Search:
             start = self._any_dimension(model, start if i else self._first(model, start))
             if self.closed or self.progress.spent():
                 return
+        if self.problem.relu and self.bound.lower_bound < self.relaxed * (1 - self.tol):
+            start = min(start, self._any_dimension(model, rounded(model, start)), key=model.objective)
+        if self.closed or self.progress.spent():
+            return
         dim = self.problem.dim
         if dim is not None and start.V.shape[1] > dim and not self.closed:
             self._within(model, start, dim)
