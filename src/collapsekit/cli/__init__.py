@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     # Commands are named, not imported, so that `predict` never waits for torch.
     app.command("collapsekit.cli.predict:predict", name="predict")
     app.command("collapsekit.cli.advise:advise", name="advise")
+    app.command("collapsekit.cli.solve:solve", name="solve")
+    app.command("collapsekit.cli.solve:landscape", name="landscape")
     app.command("collapsekit.cli.train:train", name="train")
     app.command("collapsekit.cli.measure:measure", name="measure")
     app.command("collapsekit.cli.report:report", name="report")

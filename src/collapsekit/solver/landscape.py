@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from collapsekit.errors import CollapseError
 from collapsekit.problem import UFM
-from collapsekit.solver.certificate import certificate
 from collapsekit.solver.model import Balanced, Point
-from collapsekit.solver.newton import Face, Local, Progress, pack, unpack
+from collapsekit.solver.newton import Face, Local, Mask, Progress, pack, unpack
 from collapsekit.solver.search import START_SCALE, Search, is_focal, random_start
 from collapsekit.validation import Array, positive_number, shorten, whole_number
 
@@ -178,7 +177,7 @@ def _timed(model: Balanced, method: Callable[[Balanced, Point], tuple[Point, int
     return point, steps, time.process_time() - begun, bound
 
 
-def _outcome(model: Balanced, row: Row, bound: float, dead: Array, curvature: bool) -> Outcome:
+def _outcome(model: Balanced, row: Row, bound: float, dead: Mask, curvature: bool) -> Outcome:
     point, steps, seconds, _ = row
     here, objective = Local(model, point), _objective(model, point)
     return Outcome(
@@ -197,9 +196,9 @@ def _objective(model: Balanced, point: Point) -> float:
     return model.problem.objective(model.weights(point), model.features(point), bias)
 
 
-def _dead(model: Balanced, point: Point) -> Any:
+def _dead(model: Balanced, point: Point) -> Mask:
     sqnorms = (model.features(point) ** 2).sum(axis=1)
-    return sqnorms <= DEAD * max(float(sqnorms.max()), 1e-300)
+    return np.asarray(sqnorms <= DEAD * max(float(sqnorms.max()), 1e-300))
 
 
 def smallest_curvature(here: Local) -> float:

@@ -2,7 +2,8 @@ r"""The problem in the variables that the solver works with, and the loss as a f
 
 With ``U = W (λ_W/κ)^½`` and ``v_k = h_k (λ_{H,k} n_k/κ)^½`` the objective of :class:`collapsekit.UFM` is
 
-.. math:: L(Z) + \tfrac{\kappa}{2}\bigl(\lVert U\rVert^2 + \lVert V\rVert^2\bigr) + \tfrac{\lambda_b}{2}\lVert b\rVert^2,
+.. math:: L(Z) + \tfrac{\kappa}{2}\bigl(\lVert U\rVert^2 + \lVert V\rVert^2\bigr)
+          + \tfrac{\lambda_b}{2}\lVert b\rVert^2,
           \qquad z_k = f_k\, U v_k + b, \qquad f_k = \frac{\kappa}{\sqrt{\lambda_W \lambda_{H,k} n_k}},
 
 so that both factors are penalised alike whatever ``λ_W/λ_H`` and the counts. κ only fixes the unit of U and V.

@@ -4,7 +4,8 @@ The Hessian applied to ``(dU, dV, db)`` costs a few K×K products,
 
 .. math:: dZ = f \odot (V\,dU^\top + dV\,U^\top) + \mathbf 1\, db^\top, \quad
           dG = \nabla^2 L\, dZ, \quad
-          (dG^\top_f V + G_f^\top dV + \kappa\, dU,\; dG_f U + G_f dU + \kappa\, dV,\; \textstyle\sum_k dG_k + \lambda_b db)
+          (dG^\top_f V + G_f^\top dV + \kappa\, dU,\; dG_f U + G_f dU + \kappa\, dV,\;
+          \textstyle\sum_k dG_k + \lambda_b db)
 
 with ``G_f = f ⊙ G``, so that no matrix of the size of the variables is ever formed.
 """
@@ -71,6 +72,7 @@ class Local:
 
     def __init__(self, model: Balanced, point: Point) -> None:
         self.model, self.point = model, point
+        self.state: Any
         loss, gradient, self.state = model.loss.evaluate(model.logits(point))
         self.value = loss + model.penalty(point)
         self.slopes = gradient

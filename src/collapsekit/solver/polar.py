@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import combinations
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from collapsekit.validation import Array
 
@@ -30,7 +32,7 @@ SLACK = 1e-14
 """Upper bounds are raised by this share a class, for the rounding of eigenvalues."""
 
 
-def upper_bound(A: Array, overlaps: Array | None, relu: bool, target: float) -> tuple[float, str]:
+def upper_bound(A: Array, overlaps: NDArray[np.bool_] | None, relu: bool, target: float) -> tuple[float, str]:
     """Return an upper bound on ``Ω°(Y)²`` and its name: the first at most `target`, or else the tightest at hand.
 
     Parameters
@@ -101,7 +103,9 @@ def semidefinite(A: Array) -> float:
 
     N is made nonnegative and the eigenvalue is computed again.
     """
-    import cvxpy as cp
+    import cvxpy
+
+    cp: Any = cvxpy
 
     size = len(A)
     scale = max(largest_eigenvalue(A), 1e-300)

@@ -189,14 +189,15 @@ def solve(
     rng = np.random.default_rng(whole_number("seed", seed, 0, "give a seed"))
     first = None if start is None else _given(problem, start)
     search = Search(problem, tol, progress)
-    try:
-        for run in range(runs):
-            search.run(first if run == 0 and first is not None else random_start(problem, rng))
-            if search.closed or progress.spent():
-                break
-    except KeyboardInterrupt:
-        progress.ended = "stopped by Ctrl-C"
-    return search.solution()
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is never accepted
+        try:
+            for run in range(runs):
+                search.run(first if run == 0 and first is not None else random_start(problem, rng))
+                if search.closed or progress.spent():
+                    break
+        except KeyboardInterrupt:
+            progress.ended = "stopped by Ctrl-C"
+        return search.solution()
 
 
 def random_start(problem: UFM, rng: np.random.Generator, scale: float = START_SCALE) -> Point:
@@ -229,6 +230,9 @@ class Search:
 
     def run(self, start: Point) -> None:
         """Search from one start; best point and bound are kept in place."""
+        if not np.isfinite(Balanced(self.problem).objective(start)):
+            self.progress.ended = "the objective is not finite at the start (give smaller numbers)"
+            return
         for i, smoothing in enumerate(SMOOTHINGS if isinstance(self.problem.loss, Hinge) else (1.0,)):
             model = Balanced(self.problem, smoothing)
             start = self._any_dimension(model, start if i else self._first(model, start))
@@ -357,7 +361,8 @@ class Search:
             point = self.progress.point if dim is None else largest(self.progress.point, dim)
             self.offer(model, Local(model, point))
         if point is None:
-            point = Point(*np.zeros((2, problem.num_classes, 1)), np.zeros(problem.num_classes))
+            zero = np.zeros((problem.num_classes, 1))
+            point = Point(zero, zero, np.zeros(problem.num_classes))
             self.offer(model, Local(model, point))
         used = int((np.abs(point.V).sum(axis=0) > 0).sum())
         point = widened(point, dim or 1)
@@ -375,8 +380,6 @@ class Search:
 
     def _status(self, found: Certificate) -> str:
         dim, gap = self.problem.dim, f"gap {found.gap:.1e}"
-        if not np.isfinite(found.objective):
-            return "not converged: the objective is not finite at the start; give smaller numbers"
         if found.kind == NO_CERTIFICATE:
             end = self.progress.ended or f"stationarity {found.stationarity:.1e}"
             return f"no certificate: the focal loss is not convex; best of the local searches, {end}"
