@@ -200,7 +200,9 @@ def _draw(path: Path, draw: Any) -> None:
 
         from collapsekit.report.figures import STYLE
     except ModuleNotFoundError as missing:
-        raise CollapseError(f"--figure: {missing.name} is not installed; run: pip install 'collapsekit[report]'") from None
+        raise CollapseError(
+            f"--figure: {missing.name} is not installed; run: pip install 'collapsekit[report]'"
+        ) from None
     with mpl.rc_context(STYLE):
         picture = Figure(figsize=(5.4, 3.6), layout="constrained")
         draw(picture.subplots())
@@ -216,11 +218,12 @@ def _print_solution(solution: Solution, names: list[str]) -> None:
     losses = problem.loss.value(geometry.cross.T + bias)
     shown = shown_rows(problem.num_classes)
     headers = ["class", "count", "loss", "margin", "‖h‖²", "‖w‖²", "status"]
-    columns = (problem.counts, losses, geometry.margins, geometry.feature_sqnorms, geometry.classifier_sqnorms)
-    formats = (".0f", ".4f", ".4f", ".4g", ".4g")
+    columns = [problem.counts, losses, geometry.margins, geometry.feature_sqnorms, geometry.classifier_sqnorms]
+    formats = [".0f", ".4f", ".4f", ".4g", ".4g"]
     if solution.bias is not None:
         headers.insert(-1, "bias")
-        columns, formats = (*columns, bias), (*formats, ".4f")
+        columns.append(bias)
+        formats.append(".4f")
     rows = [
         (
             names[k],

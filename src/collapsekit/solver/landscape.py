@@ -103,6 +103,7 @@ def landscape(
     scale: float = START_SCALE,
     tol: float = 1e-4,
     curvature: bool = True,
+    methods: tuple[str, ...] | None = None,
 ) -> Landscape:
     r"""Descend by several methods from the same random starts and say where each one ends.
 
@@ -124,6 +125,8 @@ def landscape(
         Relative gap that counts as having reached the optimum.
     curvature : bool
         Whether to compute the smallest Hessian eigenvalue (Lanczos).
+    methods : tuple of str, optional
+        Some of "gradient descent", "adam", "bounded L-BFGS"; the certified solver always takes part.
 
     Returns
     -------
@@ -154,9 +157,13 @@ def landscape(
     size = positive_number("scale", scale, "give the standard deviation of the start")
     wanted = positive_number("tol", tol, "give a relative gap such as 1e-4")
     rng = np.random.default_rng(whole_number("seed", seed, 0, "give a seed"))
+    unknown = set(methods or ()) - set(METHODS)
+    if unknown:
+        raise CollapseError(f"methods: {shorten(min(unknown))} is none of {', '.join(METHODS)}")
+    used = {name: METHODS[name] for name in METHODS if methods is None or name in (*methods, "certified")}
     points = [random_start(problem, rng, size) for _ in range(count)]
     model = Balanced(problem)
-    ends = {name: [_timed(model, method, start) for start in points] for name, method in METHODS.items()}
+    ends = {name: [_timed(model, method, start) for start in points] for name, method in used.items()}
     bounds = [bound for *_, bound in ends["certified"]]
     objectives = [_objective(model, point) for rows in ends.values() for point, *_ in rows]
     bound = min(objectives) if is_focal(problem) else max(bounds)
