@@ -264,7 +264,7 @@ def _print_landscape(found: Landscape) -> None:
         )
     print_table(headers, rows)
     print_note(
-        f"Reached: relative gap at most {found.tol:g}. Wrongly dead: mean number of classes dead there and alive at the "
-        f"optimum. Curvature: smallest Hessian eigenvalue on the free entries over κ. Starts: standard deviation "
+        f"Reached: relative gap at most {found.tol:g}. Wrongly dead: mean number of classes dead there and alive at "
+        f"the optimum. Curvature: smallest Hessian eigenvalue on the free entries over κ. Starts: standard deviation "
         f"{found.scale:g} in balanced variables, dim = {found.problem.dim}."
     )
