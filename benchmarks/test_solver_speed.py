@@ -6,6 +6,7 @@ value and gradient of the solver itself; it is stopped as soon as its objective 
 beside it: below 30 % of the machine's it would be no baseline.
 """
 
+import contextlib
 import os
 import time
 
@@ -55,10 +56,8 @@ def baseline(problem, bound, seed):
 
     options = {"maxiter": 10**6, "maxfun": 10**6, "ftol": 0, "gtol": 0, "maxcor": 20}
     x = pack(start.U, start.V, start.b)
-    try:
+    with contextlib.suppress(Enough):
         minimize(value, x, jac=True, method="L-BFGS-B", bounds=Bounds(low, np.inf), options=options)
-    except Enough:
-        pass
     return time.process_time() - begun, (least[0] - bound) / abs(least[0]), calls[0]
 
 
