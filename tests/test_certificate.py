@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Focal, Hinge, certify, predict, solve
+from collapsekit import (
+    MSE,
+    UFM,
+    CollapseError,
+    CrossEntropy,
+    Focal,
+    Hinge,
+    certify,
+    long_tail,
+    predict,
+    solve,
+    thresholds,
+)
 from collapsekit.solver import certificate as certificates
 from collapsekit.solver import polar
 from oracles import brute_force
@@ -180,13 +192,24 @@ def test_polar_bounds_are_upper_bounds_and_ascents_lower_ones():
     for _ in range(examples(100)):
         Y, A = random_square(rng, int(rng.integers(2, 8)))
         exact = polar_by_loops(Y) ** 2 * (1 - BOUND)
-        overlaps = rng.random(A.shape) < 0.5
-        for target in (0.0, exact, np.inf):
-            assert polar.upper_bound(A, overlaps | overlaps.T, True, target)[0] >= exact
+        V = np.maximum(rng.normal(size=(len(A), 3)), 0)
+        for target in (1e-3 * exact, exact, np.inf):
+            assert polar.upper_bound(A, V, True, target)[0] >= exact
         v = polar.ascents(A, True, np.eye(len(A)))
         assert (v >= 0).all()
         assert np.einsum("ij,jk,ik->i", v, A, v).max() <= exact * (1 + 3 * BOUND)
         assert_allclose(polar.upper_bound(A, None, False, 0.0)[0], np.linalg.norm(Y, 2) ** 2, rtol=BOUND)
+
+
+@pytest.mark.parametrize("most", [40, 1])
+def test_features_of_an_optimum_close_the_gap_without_exact_polar_or_semidefinite_program(most, monkeypatch):
+    monkeypatch.setattr(polar, "LARGEST_EXACT", 0)
+    monkeypatch.setattr(polar, "LARGEST_SEMIDEFINITE", 0)
+    monkeypatch.setattr(polar, "EXACT_LEAST_SQUARES", most)
+    penalty = np.sqrt(5 * thresholds(UFM(long_tail(5000, 50, 20), 1, 1)).minority_collapse)
+    solution = solve(UFM(long_tail(5000, 50, 20), penalty, penalty, bias="free"))
+    assert solution.certificate.kind == polar.COMPLEMENTARY
+    assert solution.gap <= SOLVED
 
 
 def test_the_exact_polar_of_a_multiple_eigenvalue():

@@ -168,9 +168,8 @@ def bound_at(model: Balanced, point: Point, target: float = 1e-13) -> Bound:
     if model.has_bias:
         logits = logits + (optimal_bias(model, logits, point.b) - point.b)
     dual = Dual(model, logits)
-    overlaps = 1e-9 * np.outer(*2 * (np.linalg.norm(point.V, axis=1),)) < point.V @ point.V.T
     limit = (model.kappa * (1 + target)) ** 2
-    square, kind = upper_bound(_square(model, dual.gradient), overlaps, model.problem.relu, limit)
+    square, kind = upper_bound(_square(model, dual.gradient), point.V, model.problem.relu, limit)
     scale = 1.0 if square <= model.kappa**2 else model.kappa / np.sqrt(square)
     return Bound(dual.value(scale), here.stationarity, float(np.sqrt(square)) / model.kappa, kind)
 

@@ -15,15 +15,16 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from collapsekit.validation import Array
 
+EXACT_LEAST_SQUARES, LARGEST_SEMIDEFINITE = 40, 60
+"""Classes up to which N is found by non-negative least squares, and up to which semidefinite programs are solved."""
 LARGEST_EXACT = 15
 """Classes up to which all supports are enumerated."""
-POSITIVE_PART, PATTERN, EXACT, SEMIDEFINITE, SPECTRAL = (
+POSITIVE_PART, COMPLEMENTARY, EXACT, SEMIDEFINITE, SPECTRAL = (
     "positive-part eigenvalue",
-    "eigenvalue with the overlaps of the features",
+    "eigenvalue complementary to the features",
     "exact by supports",
     "doubly non-negative",
     "spectral norm",
@@ -32,19 +33,19 @@ SLACK = 1e-14
 """Upper bounds are raised by this share a class, for the rounding of eigenvalues."""
 
 
-def upper_bound(A: Array, overlaps: NDArray[np.bool_] | None, relu: bool, target: float) -> tuple[float, str]:
+def upper_bound(A: Array, V: Array | None, relu: bool, target: float) -> tuple[float, str]:
     """Return an upper bound on ``Ω°(Y)²`` and its name: the first at most `target`, or else the tightest at hand.
 
     Parameters
     ----------
     A : ndarray, shape (K, K)
         ``YᵀY``.
-    overlaps : ndarray of bool, shape (K, K), optional
-        Pairs of classes whose features share a coordinate; a hint, by which no bound can become wrong.
+    V : ndarray, shape (K, r), optional
+        Features, rows as classes: a hint, by which no bound can become wrong.
     relu : bool
         Whether v is nonnegative.
     target : float
-        A bound this low needs no better one.
+        κ², or a little more: a bound this low needs no better one.
     """
     raised = 1 + SLACK * len(A)
     if not relu:
@@ -52,11 +53,11 @@ def upper_bound(A: Array, overlaps: NDArray[np.bool_] | None, relu: bool, target
     bounds: list[tuple[str, Callable[[], float]]] = [
         (POSITIVE_PART, lambda: largest_eigenvalue(np.maximum(A, 0.0))),
     ]
-    if overlaps is not None:
-        bounds.append((PATTERN, lambda: largest_eigenvalue(A + np.where(overlaps, 0.0, np.maximum(-A, 0.0)))))
+    if V is not None and V.size and np.isfinite(target):
+        bounds.append((COMPLEMENTARY, lambda: largest_eigenvalue(A + target * complement(A / target, V))))
     if len(A) <= LARGEST_EXACT:
         bounds.append((EXACT, lambda: by_supports(A)[0]))
-    elif find_spec("cvxpy") is not None and len(A) <= 60:
+    elif find_spec("cvxpy") is not None and len(A) <= LARGEST_SEMIDEFINITE:
         bounds.append((SEMIDEFINITE, lambda: semidefinite(A)))
     best, name = np.inf, ""
     for kind, bound in bounds:
@@ -71,6 +72,57 @@ def upper_bound(A: Array, overlaps: NDArray[np.bool_] | None, relu: bool, target
 def largest_eigenvalue(matrix: Array) -> float:
     """Return the largest eigenvalue of a symmetric matrix, by LAPACK; 0 if none is positive."""
     return max(0.0, float(np.linalg.eigvalsh(matrix)[-1]))
+
+
+def complement(A: Array, V: Array) -> Array:
+    """Return ``N ≥ 0`` with ``(A + N) V = V`` as nearly as can be and ``N = 0`` where two classes share a coordinate.
+
+    If features V are optimal and A is in units of κ², some N of this kind makes ``λ_max(A + N) = 1`` whenever the
+    doubly non-negative bound is tight (complementary slackness), and there is little freedom left. Least squares with
+    bounds: exactly up to EXACT_LEAST_SQUARES classes, by L-BFGS beyond.
+    """
+    V = V / np.maximum(np.linalg.norm(V, axis=0), 1e-300)
+    lengths = np.linalg.norm(V, axis=1)
+    apart = np.tril(1e-9 * np.outer(lengths, lengths) >= V @ V.T)
+    rows, columns = np.nonzero(apart)
+    wanted, N = V - A @ V, np.zeros_like(A)
+    if rows.size:
+        solver = _least_squares if len(A) <= EXACT_LEAST_SQUARES else _descended
+        N[rows, columns] = np.maximum(solver(V, wanted, (rows, columns), np.maximum(-A, 0.0)[rows, columns]), 0.0)
+    return np.asarray(np.maximum(N, N.T))
+
+
+def _least_squares(V: Array, wanted: Array, pairs: tuple[Any, Any], start: Array) -> Array:
+    from scipy.optimize import nnls
+
+    rows, columns = pairs
+    each, nudge = np.arange(rows.size), 1e-7  # towards the start where N is not determined
+    matrix = np.zeros((rows.size, *V.shape))
+    matrix[each, rows] = V[columns]
+    matrix[each, columns] = np.where((rows == columns)[:, None], V[columns], V[rows])
+    tall = np.vstack([matrix.reshape(rows.size, -1).T, nudge * np.eye(rows.size)])
+    try:
+        return np.asarray(nnls(tall, np.concatenate([wanted.ravel(), nudge * start]))[0])
+    except RuntimeError:  # too many iterations
+        return start
+
+
+def _descended(V: Array, wanted: Array, pairs: tuple[Any, Any], start: Array) -> Array:
+    from scipy.optimize import minimize
+
+    rows, columns = pairs
+    share = np.where(rows == columns, 0.5, 1.0)
+
+    def value(x: Array) -> tuple[float, Array]:
+        N = np.zeros((len(V), len(V)))
+        N[rows, columns] = x * share
+        apart = (N + N.T) @ V - wanted
+        slope = apart @ V.T
+        return 0.5 * float((apart**2).sum()), (slope + slope.T)[rows, columns] * share
+
+    options = {"maxiter": 2000, "maxfun": 4000, "ftol": 0, "gtol": 1e-14, "maxcor": 30}
+    bounds = [(0.0, None)] * rows.size
+    return np.asarray(minimize(value, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x)
 
 
 def by_supports(A: Array) -> tuple[float, Array]:
