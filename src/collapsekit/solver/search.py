@@ -26,6 +26,8 @@ COARSE, FINE = 1e-3, 1e-13
 SMOOTHINGS = tuple(0.1 * 0.25**power for power in range(13))
 """Of the hinge, one after the other."""
 MOST_ROUNDS = 200
+TIE = 1e-13
+"""Relative difference of objectives that may be rounding."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -221,6 +223,7 @@ class Search:
         self.problem, self.tol, self.progress = problem, tol, progress
         self.best: Point | None = None
         self.objective, self.bound = np.inf, Bound(-np.inf, np.inf, np.inf, "none")
+        self.own = -np.inf  # the bound that the best point itself yields
         self.needed, self.relaxed = 0, np.inf  # coordinates and objective of the best point of any dimension
 
     @property
@@ -345,7 +348,10 @@ class Search:
             self.relaxed, self.needed = objective, count
         if bound.lower_bound > self.bound.lower_bound:
             self.bound = replace(self.bound, lower_bound=bound.lower_bound)
-        if objective < self.objective and (dim is None or count <= dim):
+        near = objective <= self.objective * (1 + TIE)  # of two equals the one whose own bound is higher
+        better = objective < self.objective * (1 - TIE) or (near and bound.lower_bound >= self.own)
+        if better and (dim is None or count <= dim):
+            self.own = bound.lower_bound
             self.best, self.objective = here.point, objective
             self.bound = replace(bound, lower_bound=max(bound.lower_bound, self.bound.lower_bound))
 
