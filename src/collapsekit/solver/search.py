@@ -254,21 +254,21 @@ class Search:
         here = descend(model, start, COARSE, self.progress)
         goal = COARSE
         for _ in range(MOST_ROUNDS):
-            here = Local(model, self._tidied(model, here.point))
+            here, taken = Local(model, self._tidied(model, here.point)), self.progress.taken
             wider = self._escaped(model, here, room(model))
             if wider is not None:
                 here = descend(model, wider, goal, self.progress)
-            elif goal > FINE:
-                goal = max(FINE, goal * 1e-5)
-                here = descend(model, here.point, goal, self.progress)
-                if goal > 1e-9:
+                if self.progress.taken > taken:  # else the escape is no more than what is left of the gradient
+                    if self.progress.spent():
+                        break
                     continue
-                self.offer(model, here)
-                if self.closed:
-                    break
-            else:
+            if goal <= FINE:
                 break
-            if self.progress.spent():
+            goal = max(FINE, goal * 1e-5)
+            here = descend(model, here.point, goal, self.progress)
+            if goal <= 1e-9:
+                self.offer(model, here)
+            if self.closed or self.progress.spent():
                 break
         self.offer(model, here)
         return here.point
