@@ -23,3 +23,9 @@ MOMENTS_EXTREME = 1e-9  # ratio up to 1e6, any split
 METRICS = 1e-9  # a metric against its textbook formula on well-conditioned data
 COLLAPSED_NC1 = 1e-28  # exactly collapsed features whose class means round: a square of roundings
 FLOAT32 = 1e-5  # float32 features against float64 ones
+
+# solver
+SOLVED = 1e-8  # relative gap that the solver promises by default
+SOLVED_BIAS = 1e-6  # with a bias and the exact polar, on random problems
+DUAL_ROUNDING = 1e-12  # a lower bound against a value: both are sums of rounded numbers
+CONIC = 1e-6  # relative, against an interior-point solver of its own accuracy

@@ -11,6 +11,8 @@ from collapsekit.losses import Hinge as Hinge
 from collapsekit.problem import UFM as UFM
 from collapsekit.profiles import long_tail as long_tail
 from collapsekit.profiles import step as step
+from collapsekit.solver.certificate import certify as certify
+from collapsekit.solver.search import solve as solve
 from collapsekit.theory.closed_form import predict as predict
 from collapsekit.theory.limits import thresholds as thresholds
 

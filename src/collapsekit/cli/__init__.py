@@ -11,6 +11,8 @@ USER_ERROR, INTERRUPTED = 2, 130
 COMMANDS = {
     "predict": "Say which classes a recipe will lose, with each class's threshold and headroom.",
     "advise": "Say what to change so that every class lives: decays, weights, target margins, counts.",
+    "solve": "Solve numerically what has no closed form, and say how far from the global optimum the result is.",
+    "landscape": "Say how often common optimisers and the certified solver reach the optimum from the same starts.",
     "train": "Train a network on imbalanced data and lay its last layer beside the predicted geometry.",
     "sweep": "Train every combination of values, over processes, a Dask cluster or an array of jobs; resumable.",
     "collect": "Show all runs below a folder in one table, also while they run.",

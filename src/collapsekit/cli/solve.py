@@ -1,0 +1,192 @@
+"""`collapsekit solve`: a numerical optimum with its certificate; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from cyclopts import Parameter
+
+import collapsekit
+from collapsekit import UFM, CollapseError, CrossEntropy, Focal, Hinge
+from collapsekit.cli.console import print_json, print_note, print_table, shown_rows
+from collapsekit.cli.options import Penalties
+from collapsekit.cli.predict import class_sizes
+from collapsekit.losses import MSE, Loss
+from collapsekit.solver import Solution
+from collapsekit.validation import shorten
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What the closed form cannot have: a bias, logit adjustment, class-dependent temperatures, features without ReLU.
+
+    Attributes
+    ----------
+    bias : str
+        none, free, or the penalty on the bias.
+    loss : str
+        cross-entropy, focal (γ = 2), hinge or mse.
+    logit_adjustment : float
+        τ: τ log π_k is added to the logits in training.
+    cdt : float
+        γ: logits are multiplied by (n_k / n_max)^γ in training.
+    no_relu : bool
+        Features may be negative.
+    dim : int
+        Width of the features; left out: as wide as needed.
+    """
+
+    bias: str = "none"
+    loss: Literal["cross-entropy", "focal", "hinge", "mse"] = "cross-entropy"
+    logit_adjustment: float | None = None
+    cdt: float | None = None
+    no_relu: bool = False
+    dim: int | None = None
+
+    def problem(self, penalties: Penalties, sizes: Any) -> UFM:
+        """Return the problem of these flags."""
+        if not penalties.given:
+            raise CollapseError("--lambda-w: missing; give penalties, as predict does")
+        plain = penalties.problem(sizes)
+        return replace_problem(plain, loss=self._loss(plain), bias=self._bias, relu=not self.no_relu, dim=self.dim)
+
+    @property
+    def _bias(self) -> Any:
+        if self.bias in ("none", "free"):
+            return None if self.bias == "none" else "free"
+        try:
+            return float(self.bias)
+        except ValueError:
+            raise CollapseError(f"--bias={shorten(self.bias)}: give none, free or a penalty") from None
+
+    def _loss(self, plain: UFM) -> Loss:
+        others: dict[str, Loss] = {"focal": Focal(), "hinge": Hinge(), "mse": MSE()}
+        if self.loss != "cross-entropy":
+            if self.logit_adjustment is not None or self.cdt is not None or plain.loss != CrossEntropy():
+                raise CollapseError(f"--loss={self.loss}: smoothing, --logit-adjustment and --cdt are cross-entropy's")
+            return others[self.loss]
+        loss, shares = plain.loss, plain.counts / plain.num_samples
+        assert isinstance(loss, CrossEntropy)
+        if self.logit_adjustment is not None:
+            loss = replace(loss, offsets=tuple(self.logit_adjustment * np.log(shares)))
+        if self.cdt is not None:
+            loss = replace(loss, scales=tuple((shares / shares.max()) ** self.cdt))
+        return loss
+
+
+def replace_problem(plain: UFM, **changes: Any) -> UFM:
+    """Return the problem with other arguments."""
+    return replace(plain, **changes)
+
+
+def solve(
+    counts: Annotated[tuple[str, ...], Parameter(help="One count a class, or one file.")] = (),
+    /,
+    *,
+    long_tail: str | None = None,
+    label_column: str | None = None,
+    head: Annotated[Head | None, Parameter(name="*")] = None,
+    penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
+    seed: int = 0,
+    starts: int = 1,
+    tol: float = 1e-8,
+    time_limit: float | None = None,
+    figure: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Solve numerically what has no closed form, and say how far the result is from the global optimum.
+
+    Counts and penalties are given as for predict.
+
+    Example: collapsekit solve 500 300 40 10 --lambda-w 0.03 --lambda-h 0.001 --bias free
+
+    Example: collapsekit solve --long-tail 5000:50:10 --weight-decay 0.05 --batchnorm-branches 1 --logit-adjustment 1
+
+    Parameters
+    ----------
+    counts : tuple of str
+        One count a class, or one file: a count a line, `name,count` a line, or a CSV with --label-column.
+    long_tail : str
+        LARGEST:SMALLEST:CLASSES, an exponential long tail, e.g. 5000:50:100.
+    label_column : str
+        Column of the CSV file whose values are the class labels; they are counted.
+    seed : int
+        Of the random starts.
+    starts : int
+        Most random starts; the first that is certified ends the search.
+    tol : float
+        Relative gap at which the result counts as globally optimal.
+    time_limit : float
+        Seconds after which the best point so far is shown.
+    figure : Path
+        Write the figure of the solution's features here (.png, .svg or .pdf).
+    json : bool
+        Print one JSON object.
+    """
+    sizes = class_sizes(counts, long_tail, label_column)
+    problem = (head or Head()).problem(penalties or Penalties(), sizes)
+    solution = collapsekit.solve(problem, seed=seed, starts=starts, tol=tol, time_limit=time_limit)
+    names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]
+    if figure is not None:
+        from collapsekit.report.solver_figures import solution_features
+
+        draw(figure, lambda ax: solution_features(solution, ax=ax))
+    if json:
+        print_json(solution.to_dict() | {"labels": names})
+    else:
+        _print_solution(solution, names)
+
+
+def draw(path: Path, figure: Any) -> None:
+    """Write a figure, given as a function of axes, to a file."""
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+
+        from collapsekit.report.figures import STYLE
+    except ModuleNotFoundError as missing:
+        raise CollapseError(
+            f"--figure: {missing.name} is not installed; run: pip install 'collapsekit[report]'"
+        ) from None
+    with mpl.rc_context(STYLE):
+        picture = Figure(figsize=(5.4, 3.6), layout="constrained")
+        figure(picture.subplots())
+        try:
+            picture.savefig(path, dpi=130)
+        except (OSError, ValueError) as error:
+            raise CollapseError(f"--figure={shorten(str(path))}: {error}") from None
+
+
+def _print_solution(solution: Solution, names: list[str]) -> None:
+    problem, geometry = solution.problem, solution.geometry()
+    bias = np.zeros(problem.num_classes) if solution.bias is None else solution.bias
+    losses = problem.loss.value(geometry.cross.T + bias)
+    shown = shown_rows(problem.num_classes)
+    headers = ["class", "count", "loss", "margin", "‖h‖²", "‖w‖²", "status"]
+    columns = [problem.counts, losses, geometry.margins, geometry.feature_sqnorms, geometry.classifier_sqnorms]
+    formats = [".0f", ".4f", ".4f", ".4g", ".4g"]
+    if solution.bias is not None:
+        headers.insert(-1, "bias")
+        columns.append(bias)
+        formats.append(".4f")
+    rows = [
+        (
+            names[k],
+            *(format(float(column[k]), spec) for column, spec in zip(columns, formats, strict=True)),
+            "collapses" if solution.collapsed[k] else "survives",
+        )
+        for k in shown
+    ]
+    print_table(headers, rows, muted=[bool(solution.collapsed[k]) for k in shown])
+    if len(shown) < problem.num_classes:
+        print_note(f"… {problem.num_classes - len(shown)} classes between are not shown; --json prints all.")
+    found = solution.certificate
+    print_note(
+        f"Objective {found.objective:.10g}, lower bound {found.lower_bound:.10g}, stationarity "
+        f"{found.stationarity:.1e}, polar {found.polar:.8g} ({found.kind}); {solution.coordinates} coordinates, "
+        f"{solution.steps} steps."
+    )
+    print_note(solution.status[0].upper() + solution.status[1:] + ".")

@@ -1,0 +1,275 @@
+r"""certify: how far any feasible point is from the global optimum, by Fenchel duality.
+
+For any P with ``Ω°(−(f ⊙ P)ᵀ) ≤ κ`` (in the units of :mod:`collapsekit.solver.model`), and ``c = Σ_k P_k``,
+
+.. math:: \min \ \ge\ -L^*(P) - \begin{cases} 0 & \text{no bias} \\
+          0 \text{ if } c = 0 \text{, else } \infty & \text{free bias} \\
+          \lVert c\rVert^2/(2\lambda_b) & \text{penalised bias.}\end{cases}
+
+P is the gradient of the loss at the point, its bias first re-optimised, mended so that ``c = 0`` where the bias is
+free, and scaled down by ``t = min(1, κ/ρ)`` with an upper bound ρ on the polar. Nothing here assumes optimality: a
+poor point gives a poor bound, never a wrong one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from collapsekit.errors import CollapseError
+from collapsekit.losses import Hinge
+from collapsekit.problem import UFM
+from collapsekit.solver.model import Balanced, FocalSum, Point, Softmax, Squared
+from collapsekit.solver.newton import Local
+from collapsekit.solver.polar import upper_bound
+from collapsekit.validation import Array, numeric, shorten
+
+NO_CERTIFICATE = "none (the focal loss is not convex)"
+LONGEST_STEP = 1e4
+"""Of Newton's method for the bias, in logits: saturated losses have no curvature."""
+HINGE_SMOOTHINGS = (0.3, 0.03, 1e-3, 1e-5, 1e-7)
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """What is known about a feasible point of a :class:`collapsekit.UFM`.
+
+    Attributes
+    ----------
+    objective : float
+        Its value.
+    lower_bound : float
+        No feasible point of any dimension lies below; −∞ without a certificate.
+    gap : float
+        ``(objective − lower_bound) / objective``: the point is within this share of the global optimum.
+    stationarity : float
+        Norm of the projected gradient over that of the penalty's, in balanced variables: 0 at a stationary point.
+    polar : float
+        Upper bound on ``Ω°(Y)/κ`` at the point's gradient, its bias re-optimised: 1 at a global optimum, above 1
+        where another coordinate could lower the objective (or the bound is loose).
+    kind : str
+        Which bound on the polar was the tightest.
+    """
+
+    objective: float
+    lower_bound: float
+    gap: float
+    stationarity: float
+    polar: float
+    kind: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the certificate as plain values, with its schema version."""
+        values = {key: getattr(self, key) for key in ("objective", "lower_bound", "gap", "stationarity", "polar")}
+        return {"schema": 1, "kind": self.kind} | {k: v if np.isfinite(v) else None for k, v in values.items()}
+
+    def __repr__(self) -> str:
+        return (
+            f"Certificate(objective {self.objective:.8g}, lower bound {self.lower_bound:.8g}, gap {self.gap:.1e}, "
+            f"stationarity {self.stationarity:.1e}, polar {self.polar:.6g} by {self.kind})"
+        )
+
+
+def certify(problem: UFM, weights: ArrayLike, features: ArrayLike, bias: ArrayLike | None = None) -> Certificate:
+    r"""Bound how far a feasible point is from the global optimum, whatever it came from.
+
+    The class means of a trained network are such a point; its own objective, with samples that scatter around them,
+    is larger, so compare that with `lower_bound` too.
+
+    Parameters
+    ----------
+    problem : UFM
+        Any loss, bias and dimension, with or without ReLU.
+    weights, features : array_like, shape (K, d)
+        Classifier and class features, rows as classes; d need not be the problem's.
+    bias : array_like, shape (K,), optional
+        For a problem that has one.
+
+    Returns
+    -------
+    Certificate
+
+    Raises
+    ------
+    CollapseError
+        If shapes do not fit, numbers are not finite, or features of a ReLU problem are negative.
+
+    References
+    ----------
+    Derived in docs/global_or_spurious.md; the gauge is that of Bach 2013, the polar that of Haeffele and Vidal 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from collapsekit import UFM, predict, certify
+    >>> problem = UFM([200, 100, 50, 50], lambda_w=5e-3, lambda_h=5e-4)
+    >>> certify(problem, *predict(problem).weights_and_features()).gap < 1e-12
+    True
+    >>> round(certify(problem, np.zeros((4, 2)), np.zeros((4, 2))).gap, 4)
+    0.8511
+    """
+    W, H, b = feasible(problem, weights, features, bias)
+    objective = problem.objective(W, H, None if problem.bias is None else b)
+    smoothings = HINGE_SMOOTHINGS if isinstance(problem.loss, Hinge) else (1.0,)
+    found = []
+    for smoothing in smoothings:
+        model = Balanced(problem, smoothing)
+        found.append(bound_at(model, model.point(W, H, b)))
+    best = max(found, key=lambda one: one.lower_bound)
+    return certificate(objective, best)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A lower bound, with the numbers that led to it."""
+
+    lower_bound: float
+    stationarity: float
+    polar: float
+    kind: str
+
+
+def certificate(objective: float, bound: Bound) -> Certificate:
+    """Return the certificate of a point of this objective."""
+    gap = (objective - bound.lower_bound) / max(abs(objective), 1e-300)
+    return Certificate(objective, bound.lower_bound, max(0.0, gap), bound.stationarity, bound.polar, bound.kind)
+
+
+def feasible(
+    problem: UFM, weights: ArrayLike, features: ArrayLike, bias: ArrayLike | None
+) -> tuple[Array, Array, Array]:
+    """Return the point as arrays, checked: shapes, finite, features in the orthant if they leave a ReLU."""
+    if not isinstance(problem, UFM):
+        raise CollapseError(f"problem={shorten(problem)}: give a UFM(counts, lambda_w, lambda_h)")
+    W, H = numeric("weights", weights), numeric("features", features)
+    b = np.zeros(problem.num_classes) if bias is None else numeric("bias", bias)
+    if not np.isfinite(b).all():
+        raise CollapseError("bias: not finite; give finite numbers")
+    with np.errstate(over="ignore", invalid="ignore"):
+        problem.objective(W, H, bias)  # checks shapes, and that the problem has a bias if one is given
+    if problem.relu and H.size and H.min() < 0:
+        k = int(np.argwhere(H < 0)[0][0])
+        raise CollapseError(
+            f"features: class {k} has {H[k].min():g}, but features leave a ReLU; clip them or build UFM(relu=False)"
+        )
+    return W, H, b
+
+
+def bound_at(model: Balanced, point: Point, target: float = 1e-13) -> Bound:
+    """Return the lower bound that a point yields; polar bounds are tried until one closes the gap to `target`."""
+    here = Local(model, point)
+    if isinstance(model.loss, FocalSum):
+        polar = upper_bound(_square(model, here.slopes), None, model.problem.relu, np.inf)[0]
+        return Bound(-np.inf, here.stationarity, np.sqrt(polar) / model.kappa, NO_CERTIFICATE)
+    logits = model.logits(point)
+    if model.has_bias:
+        logits = logits + (optimal_bias(model, logits, point.b) - point.b)
+    dual = Dual(model, logits)
+    limit = (model.kappa * (1 + target)) ** 2
+    square, kind = upper_bound(_square(model, dual.gradient), point.V, model.problem.relu, limit)
+    scale = 1.0 if square <= model.kappa**2 else model.kappa / np.sqrt(square)
+    return Bound(dual.value(scale), here.stationarity, float(np.sqrt(square)) / model.kappa, kind)
+
+
+def _square(model: Balanced, gradient: Array) -> Array:
+    """``A = YᵀY`` with ``Y = −(f ⊙ G)ᵀ``, (K, K)."""
+    scaled = model.factors[:, None] * gradient
+    return np.asarray(scaled @ scaled.T)
+
+
+class Dual:
+    """A dual point at given logits: for the cross-entropies the probabilities, mended where the bias is free.
+
+    Attributes
+    ----------
+    gradient : ndarray, shape (K, K)
+        P at scale 1; its columns sum to 0 if the bias is free.
+    """
+
+    def __init__(self, model: Balanced, logits: Array) -> None:
+        self.model, loss = model, model.loss
+        free = model.has_bias and not model.bias_penalty
+        _, gradient, state = loss.evaluate(logits)
+        if isinstance(loss, Softmax):
+            p = np.asarray(state)
+            self._probabilities = _mended(loss, p) if free else p
+            apart = loss.masses[:, None] * self._probabilities - loss.targets
+            gradient = apart * (loss.weights[:, None] * loss.slopes)
+        elif free:
+            gradient = gradient - (loss.weights / loss.weights.sum())[:, None] * gradient.sum(axis=0)
+        self.gradient = gradient
+
+    def value(self, t: float) -> float:
+        """Return the dual objective at t P, a little lowered for rounding."""
+        model, loss = self.model, self.model.loss
+        if isinstance(loss, Softmax):
+            parts = self._softmax(loss, t)
+        else:
+            assert isinstance(loss, Squared)
+            parts = -t * np.diagonal(self.gradient) - 0.5 * t**2 * (self.gradient**2).sum(axis=1) / loss.weights
+        value, size = float(parts.sum()), float(np.abs(parts).sum())
+        if model.bias_penalty:
+            total = t * self.gradient.sum(axis=0)
+            value -= float(total @ total) / (2 * model.bias_penalty)
+        return value - 1e-15 * size
+
+    def _softmax(self, loss: Softmax, t: float) -> Array:
+        """``w_k [m_k H(r_k) + ⟨m_k r_k − y_k, o_k⟩]``, r between targets and probabilities; (K,)."""
+        if isinstance(self.model.problem.loss, Hinge):  # the hinge itself: 1 − r_kk, weights without the smoothing
+            return np.asarray(t * self.model.problem.loss_weights * (1 - np.diagonal(self._probabilities)))
+        m = loss.masses[:, None]
+        r = (1 - t) * loss.targets / m + t * self._probabilities
+        entropy = -(r * np.log(np.where(r > 0, r, 1.0))).sum(axis=1)
+        shift = t * ((m * self._probabilities - loss.targets) * loss.shifts).sum(axis=1)
+        return np.asarray(loss.weights * (loss.masses * entropy + shift))
+
+
+def _mended(loss: Softmax, p: Array) -> Array:
+    """Return probabilities near p, (K, K), whose weighted sum over classes is exactly that of the targets."""
+    w = loss.weights * loss.masses
+    wanted, have = loss.weights @ loss.targets, w @ p
+    keep = min(1.0, float((wanted / np.maximum(have, 1e-300)).min()))
+    if keep == 1.0 and np.array_equal(wanted, have):
+        return p
+    keep = min(keep, 1 - 1e-14)
+    common = np.maximum(wanted - keep * have, 0.0) / ((1 - keep) * w.sum())
+    return np.asarray(keep * p + (1 - keep) * common)
+
+
+def optimal_bias(model: Balanced, logits: Array, bias: Array, steps: int = 50) -> Array:
+    """Return the bias that is best for these logits (which contain `bias`): Newton's method, convex in K variables."""
+    b, base = bias.copy(), logits - bias
+    value, gradient, state = model.loss.evaluate(base + b)
+    value += float(0.5 * model.bias_penalty * (b @ b))
+    for _ in range(steps):
+        slope = gradient.sum(axis=0) + model.bias_penalty * b
+        if np.abs(slope).max() <= 1e-17 + 1e-16 * np.abs(gradient).sum(axis=0).max():
+            break
+        hessian = _bias_hessian(model, state)
+        hessian[np.diag_indices(model.size)] += model.bias_penalty + 1e-13 * np.trace(hessian) / model.size + 1e-300
+        step = -np.linalg.lstsq(hessian, slope, rcond=1e-13)[0]
+        size = min(1.0, LONGEST_STEP / max(float(np.abs(step).max()), 1e-300))
+        while True:
+            trial = b + size * step
+            found, turned, fresh = model.loss.evaluate(base + trial)
+            found += float(0.5 * model.bias_penalty * (trial @ trial))
+            if found <= value + 1e-15 * abs(value) or size < 1e-10:
+                break
+            size *= 0.5
+        better = np.abs(turned.sum(axis=0) + model.bias_penalty * trial).max() < np.abs(slope).max()
+        if found > value or (found >= value - 1e-15 * abs(value) and not better):
+            break
+        b, value, gradient, state = trial, found, turned, fresh
+    return b
+
+
+def _bias_hessian(model: Balanced, state: Any) -> Array:
+    """Σ_k of each row's Hessian, (K, K), without a K×K×K array."""
+    if isinstance(model.loss, Softmax):
+        w = model.loss.weights * model.loss.masses
+        bent = np.diag(w @ state) - state.T @ (w[:, None] * state)
+        return np.asarray(bent * np.outer(model.loss.slopes, model.loss.slopes))
+    return np.asarray(np.eye(model.size) * model.loss.diagonal(state).sum(axis=0))

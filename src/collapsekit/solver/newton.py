@@ -1,0 +1,331 @@
+r"""Local descent in balanced variables: a trust-region Newton method on the free variables, bounds by projection.
+
+The Hessian applied to ``(dU, dV, db)`` costs a few K×K products,
+
+.. math:: dZ = f \odot (V\,dU^\top + dV\,U^\top) + \mathbf 1\, db^\top, \quad
+          dG = \nabla^2 L\, dZ, \quad
+          (dG^\top_f V + G_f^\top dV + \kappa\, dU,\; dG_f U + G_f dU + \kappa\, dV,\;
+          \textstyle\sum_k dG_k + \lambda_b db)
+
+with ``G_f = f ⊙ G``, so that no matrix of the size of the variables is ever formed.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collapsekit.solver.model import Balanced, Point
+from collapsekit.validation import Array
+
+Mask = NDArray[np.bool_]
+ROUNDING = 4e-16
+MOST_STEPS = 500
+"""Steps of one descent."""
+SMALL = 32
+"""Up to so many classes a Hessian product costs next to nothing, and accurate steps are the quickest way."""
+FEW = 4
+"""Free entries of V a class up to which products are sparse."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How well a step is solved: the shift of the Hessian, in units of its diagonal, for a stationarity of 1 or more
+    and in proportion below; products of one run of conjugate gradients; and such runs, one a face, in one step.
+    """
+
+    shift: float
+    products: int
+    faces: int
+
+
+def effort(size: int) -> Effort:
+    """Return the effort for K classes; with many, steps along manifolds of equivalent optima cost most."""
+    return Effort(0.1, 400, 12) if size <= SMALL else Effort(10.0, 60, 5)
+
+
+@dataclass
+class Progress:
+    """Steps taken and allowed, the time by which to end, why a search ended early, and the last point reached."""
+
+    steps: int
+    deadline: float = np.inf
+    taken: int = 0
+    ended: str = ""
+    point: Point | None = None
+
+    def spent(self) -> bool:
+        """Whether to end now."""
+        if self.taken >= self.steps:
+            self.ended = f"step limit of {self.steps} reached"
+        elif time.monotonic() > self.deadline:
+            self.ended = "time limit reached"
+        return bool(self.ended)
+
+
+class Local:
+    """A point with everything that a Newton step needs; moves in place of the point make new ones."""
+
+    def __init__(self, model: Balanced, point: Point) -> None:
+        self.model, self.point = model, point
+        self.state: Any
+        loss, gradient, self.state = model.loss.evaluate(model.logits(point))
+        self.value = loss + model.penalty(point)
+        self.slopes = gradient
+        self.scaled = model.factors[:, None] * gradient
+        db = gradient.sum(axis=0) + model.bias_penalty * point.b if model.has_bias else np.zeros(model.size)
+        dU = self.scaled.T @ point.V + model.kappa * point.U
+        dV = self.scaled @ point.U + model.kappa * point.V
+        self.gradient = pack(dU, dV, db)
+
+    @property
+    def free(self) -> Mask:
+        """Which entries of the packed variables may move: all but V at its bound with the gradient pointing out."""
+        U, V, b = self.point.U, self.point.V, self.point.b
+        if self.model.problem.relu:
+            inner = (V > 0) | (unpack(self.gradient, V.shape)[1] < 0)
+        else:
+            inner = np.ones(V.shape, dtype=bool)
+        return np.concatenate([np.ones(U.size, dtype=bool), inner.ravel(), np.full(b.size, self.model.has_bias)])
+
+    @property
+    def stationarity(self) -> float:
+        """Norm of the projected gradient, relative to that of the penalty's."""
+        size = np.sqrt(np.vdot(self.point.U, self.point.U) + np.vdot(self.point.V, self.point.V))
+        return float(np.linalg.norm(self.projected_gradient()) / (self.model.kappa * max(1.0, size)))
+
+    def projected_gradient(self) -> Array:
+        """Return the gradient, 0 where a bound holds against it."""
+        return np.where(self.free, self.gradient, 0.0)
+
+
+class Face:
+    """The variables that a step may move, as one short vector: U, the free entries of V, and b if there is a bias.
+
+    With few free entries a Hessian product needs no product of K×K matrices: V is sparse and only its free entries'
+    share of ``G_f U`` is computed.
+    """
+
+    def __init__(self, here: Local) -> None:
+        self.here, point = here, here.point
+        self.mask = unpack(here.free.astype(np.float64), point.V.shape)[1] > 0
+        self.rows, self.columns = np.nonzero(self.mask)
+        self.ends = np.cumsum([point.U.size, self.rows.size])
+        self.few = point.V.shape[0] > SMALL and self.rows.size <= FEW * point.V.shape[0]
+        self._V: Any = point.V
+        if self.few:
+            from scipy.sparse import csr_array
+
+            self._V = csr_array(point.V)
+            self._U = np.ascontiguousarray(point.U.T)[self.columns]  # (m, K)
+        self.lower = np.concatenate([np.full(self.ends[0], -np.inf), -point.V[self.mask], self._bias(-np.inf)])
+        if not here.model.problem.relu:
+            self.lower[:] = -np.inf
+
+    def reduced(self, U: Array, V: Array, b: Array) -> Array:
+        """Return arrays like U, V and b as a vector of the face."""
+        parts = [U.ravel(), V[self.mask]]
+        return np.concatenate([*parts, b] if self.here.model.has_bias else parts)
+
+    def split(self, x: Array) -> tuple[Array, Array, Array]:
+        """Return U (K, r), the free entries of V (m,) and b (K,)."""
+        first, second = self.ends
+        bias = x[second:] if self.here.model.has_bias else self._zeros
+        return x[:first].reshape(self.here.point.U.shape), x[first:second], bias
+
+    def moved(self, step: Array) -> Point:
+        """Return the point after a step."""
+        dU, free, db = self.split(step)
+        point, V = self.here.point, self.here.point.V.copy()
+        V[self.mask] += free
+        return Point(point.U + dU, np.maximum(V, 0.0) if self.here.model.problem.relu else V, point.b + db)
+
+    def curve(self, step: Array) -> Array:
+        """Return the Hessian times a step, both vectors of the face."""
+        here, model = self.here, self.here.model
+        dU, free, db = self.split(step)
+        dV = self._scattered(free)
+        dZ = model.factors[:, None] * (self._V @ dU.T + dV @ here.point.U.T) + db
+        dG = model.loss.curvature(here.state, dZ)
+        bent = model.factors[:, None] * dG
+        U = (self._V.T @ bent + dV.T @ here.scaled).T + model.kappa * dU
+        if self.few:
+            V = np.einsum("ij,ij->i", bent[self.rows], self._U)
+            V += np.einsum("ij,ij->i", here.scaled[self.rows], np.ascontiguousarray(dU.T)[self.columns])
+        else:
+            V = (bent @ here.point.U + here.scaled @ dU)[self.mask]
+        parts = [U.ravel(), V + model.kappa * free]
+        return np.concatenate([*parts, dG.sum(axis=0) + model.bias_penalty * db] if model.has_bias else parts)
+
+    def metric(self) -> Array:
+        """Return a positive diagonal near that of the Hessian: the loss's own curvature and the penalty's."""
+        model, point = self.here.model, self.here.point
+        diagonal = model.loss.diagonal(self.here.state)
+        squares = (model.factors**2)[:, None] * diagonal
+        V = np.einsum("ij,ij->i", squares[self.rows], self._U**2) if self.few else (squares @ point.U**2)[self.mask]
+        U = (self._V.T**2 if not self.few else self._V.T.power(2)) @ squares
+        parts = [(model.kappa + U.T).ravel(), model.kappa + V]
+        return np.concatenate([*parts, diagonal.sum(axis=0) + model.bias_penalty + 1e-300] if model.has_bias else parts)
+
+    def _scattered(self, free: Array) -> Any:
+        if self.few:
+            from scipy.sparse import csr_array
+
+            return csr_array((free, (self.rows, self.columns)), shape=self.here.point.V.shape)
+        dV = np.zeros(self.here.point.V.shape)
+        dV[self.mask] = free
+        return dV
+
+    def _bias(self, value: float) -> Array:
+        return np.full(self.here.model.size if self.here.model.has_bias else 0, value)
+
+    @property
+    def _zeros(self) -> Array:
+        return np.zeros(self.here.model.size)
+
+
+def pack(U: Array, V: Array, b: Array) -> Array:
+    """Return U, V and b as one vector, (…, n)."""
+    shape = U.shape[:-2]
+    return np.concatenate([U.reshape(*shape, -1), V.reshape(*shape, -1), b], axis=-1)
+
+
+def unpack(x: Array, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """Return U, V and b of one vector; the inverse of :func:`pack`."""
+    size = shape[0] * shape[1]
+    lead = x.shape[:-1]
+    return (
+        x[..., :size].reshape(*lead, *shape),
+        x[..., size : 2 * size].reshape(*lead, *shape),
+        x[..., 2 * size :],
+    )
+
+
+def descend(model: Balanced, point: Point, goal: float, progress: Progress) -> Local:
+    """Return a stationary point below `point`: stationarity at most `goal`, or as small as rounding allows."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not accepted
+        return _descend(model, point, goal, progress)
+
+
+def _descend(model: Balanced, point: Point, goal: float, progress: Progress) -> Local:
+    here, stalled, last = Local(model, point), 0, progress.taken + MOST_STEPS
+    radius = -1.0
+    while here.stationarity > goal and stalled < 5 and progress.taken < last and not progress.spent():
+        progress.taken += 1
+        face = Face(here)
+        metric = face.metric()
+        if radius < 0:
+            size = face.reduced(point.U, point.V, point.b)
+            radius = max(1.0, float(np.sqrt(size @ (metric * size))))
+        step, promised, edge = _trial(face, metric, radius)
+        there = Local(model, face.moved(step))
+        gained, noise = here.value - there.value, ROUNDING * (abs(here.value) + 1)
+        length = float(np.sqrt(step @ (metric * step)))
+        small, calmer = promised <= noise, there.stationarity < 0.9 * here.stationarity
+        if not np.isfinite(there.value) or gained < 0.1 * promised or promised == 0.0:
+            radius = 0.25 * (min(length, radius) if length else radius)
+        elif edge and gained > 0.5 * promised:
+            radius = 2.5 * radius
+        if np.isfinite(there.value) and ((gained > 0.01 * promised and not small) or (calmer and gained > -noise)):
+            here = there
+            progress.point = here.point
+            stalled = 0 if calmer or not small else stalled + 1
+            if small:
+                radius = max(radius, 2 * length)
+        else:
+            stalled += 1 if small else 0
+        if radius == 0.0:
+            break
+    return here
+
+
+def _trial(face: Face, metric: Array, radius: float) -> tuple[Array, float, bool]:
+    """Return a step within bounds and trust region, the fall of the quadratic model, and whether it is at the edge.
+
+    Conjugate gradients on the free entries, a projected search where they leave the orthant, and again on the face
+    that is left (Lin and Moré, 1999).
+    """
+    here, most = face.here, effort(face.here.model.size)
+    gradient, free = face.reduced(*unpack(here.gradient, here.point.V.shape)), np.ones(metric.size, dtype=bool)
+    step, bent, edge, fall, first = np.zeros_like(metric), np.zeros_like(metric), False, 0.0, None
+    for _ in range(most.faces):
+        residual = np.where(free, -(gradient + bent), 0.0)
+        energy = float(residual @ (residual / metric))
+        first = energy if first is None else first
+        wanted = min(0.1, np.sqrt(here.stationarity)) ** 2 * first
+        if energy <= wanted or energy == 0.0:
+            break
+        move, edge = _steihaug(face, metric, (free, residual, step), (radius, wanted))
+        blocked = free & (step <= face.lower) & (move < 0)
+        if blocked.any():  # freed by their gradient, but the others' moves turn them back
+            free = free & ~blocked
+            continue
+        found = _searched(face, (gradient, residual), (step, move), fall)
+        if found is None:
+            break
+        step, bent, fall, fits = found
+        if fits or edge:
+            break
+        free = free & (step > face.lower)
+    return step, fall, edge
+
+
+def _searched(
+    face: Face, slopes: tuple[Array, Array], line: tuple[Array, Array], fall: float
+) -> tuple[Array, Array, float, bool] | None:
+    """Search along a move, projected onto the bounds, for a deeper fall of the quadratic model; None if there is none.
+
+    Returns the step, the Hessian times it, the fall, and whether no bound was hit.
+    """
+    (gradient, residual), (step, move), size = slopes, line, 1.0
+    for _ in range(12):
+        reach = step + size * move
+        fits = bool((reach >= face.lower).all())
+        trial = reach if fits else np.maximum(reach, face.lower)
+        turned = face.curve(trial)
+        deeper = -float(trial @ gradient + 0.5 * trial @ turned)
+        if deeper > fall + 1e-2 * abs(float(residual @ (trial - step))) or (fits and deeper > fall):
+            return trial, turned, deeper, fits
+        size *= 0.4
+    return None
+
+
+def _steihaug(
+    face: Face, metric: Array, start: tuple[Mask, Array, Array], ends: tuple[float, float]
+) -> tuple[Array, bool]:
+    """Minimise the quadratic model by preconditioned conjugate gradients, within the trust region.
+
+    `start` holds the free entries, the residual (minus the model's gradient) and the step so far; `ends` the radius and
+    the residual energy to reach. Returns the further step and whether it ends at the region's edge, to which negative
+    curvature is followed. Optimal features with one Gram matrix form manifolds, along which the Hessian vanishes; a
+    shift of the size of the gradient keeps the steps along them short and the convergence quadratic.
+    """
+    (free, residual, base), (radius, wanted) = start, ends
+    most = effort(face.here.model.size)
+    inverse, shift = np.where(free, 1.0 / metric, 0.0), most.shift * min(1.0, face.here.stationarity)
+    step = np.zeros_like(residual)
+    scaled = inverse * residual
+    direction, energy = scaled.copy(), float(residual @ scaled)
+    first, inside = energy, float(base @ (metric * base))
+    for _ in range(min(2 * int(free.sum()) + 10, most.products)):
+        if energy <= wanted or energy <= 1e-28 * first:
+            break
+        weighed = metric * direction
+        bent = np.where(free, face.curve(direction) + shift * weighed, 0.0)
+        curvature = float(direction @ bent)
+        length, mixed = float(direction @ weighed), float((base + step) @ weighed)
+        far = energy / curvature if curvature > 1e-14 * length else np.inf
+        if not np.isfinite(far) or inside + 2 * far * mixed + far**2 * length >= radius**2:
+            root = np.sqrt(mixed**2 + length * max(radius**2 - inside, 0.0))
+            return step + (root - mixed) / length * direction, True
+        step = step + far * direction
+        inside += 2 * far * mixed + far**2 * length
+        residual = residual - far * bent
+        scaled = inverse * residual
+        fresh = float(residual @ scaled)
+        direction, energy = scaled + fresh / energy * direction, fresh
+    return step, False

@@ -1,0 +1,216 @@
+r"""The polar of the gauge, ``Ω°(Y) = max{‖Y v‖ : ‖v‖ = 1, v ≥ 0}``: upper bounds, and directions that come near it.
+
+With ``A = YᵀY`` every bound here is a bound on ``max vᵀA v``. Whenever ``N ≥ 0`` elementwise,
+
+.. math:: v^\top A v \le v^\top (A + N) v \le \lambda_{\max}(A + N) \quad\text{for } v \ge 0,
+
+so each N gives one; the best N gives the doubly non-negative (semidefinite) bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from collapsekit.validation import Array
+
+EXACT_LEAST_SQUARES, LARGEST_SEMIDEFINITE = 40, 60
+"""Classes up to which N is found by non-negative least squares, and up to which semidefinite programs are solved."""
+LARGEST_EXACT = 15
+"""Classes up to which all supports are enumerated."""
+POSITIVE_PART, COMPLEMENTARY, EXACT, SEMIDEFINITE, SPECTRAL = (
+    "positive-part eigenvalue",
+    "eigenvalue complementary to the features",
+    "exact by supports",
+    "doubly non-negative",
+    "spectral norm",
+)
+SLACK = 1e-14
+"""Upper bounds are raised by this share a class, for the rounding of eigenvalues."""
+
+
+def upper_bound(A: Array, V: Array | None, relu: bool, target: float) -> tuple[float, str]:
+    """Return an upper bound on ``Ω°(Y)²`` and its name: the first at most `target`, or else the tightest at hand.
+
+    Parameters
+    ----------
+    A : ndarray, shape (K, K)
+        ``YᵀY``.
+    V : ndarray, shape (K, r), optional
+        Features, rows as classes: a hint, by which no bound can become wrong.
+    relu : bool
+        Whether v is nonnegative.
+    target : float
+        κ², or a little more: a bound this low needs no better one.
+    """
+    raised = 1 + SLACK * len(A)
+    if not relu:
+        return raised * largest_eigenvalue(A), SPECTRAL
+    bounds: list[tuple[str, Callable[[], float]]] = [
+        (POSITIVE_PART, lambda: largest_eigenvalue(np.maximum(A, 0.0))),
+    ]
+    if V is not None and V.size and np.isfinite(target):
+        bounds.append((COMPLEMENTARY, lambda: largest_eigenvalue(A + target * complement(A / target, V))))
+    if len(A) <= LARGEST_EXACT:
+        bounds.append((EXACT, lambda: by_supports(A)[0]))
+    elif find_spec("cvxpy") is not None and len(A) <= LARGEST_SEMIDEFINITE:
+        bounds.append((SEMIDEFINITE, lambda: semidefinite(A)))
+    best, name = np.inf, ""
+    for kind, bound in bounds:
+        value = raised * bound()
+        if value < best:
+            best, name = value, kind
+        if best <= target:
+            break
+    return best, name
+
+
+def largest_eigenvalue(matrix: Array) -> float:
+    """Return the largest eigenvalue of a symmetric matrix, by LAPACK; 0 if none is positive."""
+    return max(0.0, float(np.linalg.eigvalsh(matrix)[-1]))
+
+
+def complement(A: Array, V: Array) -> Array:
+    """Return ``N ≥ 0`` with ``(A + N) V = V`` as nearly as can be and ``N = 0`` where two classes share a coordinate.
+
+    If features V are optimal and A is in units of κ², some N of this kind makes ``λ_max(A + N) = 1`` whenever the
+    doubly non-negative bound is tight (complementary slackness), and there is little freedom left. Least squares with
+    bounds: exactly up to EXACT_LEAST_SQUARES classes, by L-BFGS beyond.
+    """
+    V = V / np.maximum(np.linalg.norm(V, axis=0), 1e-300)
+    lengths = np.linalg.norm(V, axis=1)
+    apart = np.tril(1e-9 * np.outer(lengths, lengths) >= V @ V.T)
+    rows, columns = np.nonzero(apart)
+    wanted, N = V - A @ V, np.zeros_like(A)
+    if rows.size:
+        solver = _least_squares if len(A) <= EXACT_LEAST_SQUARES else _descended
+        N[rows, columns] = np.maximum(solver(V, wanted, (rows, columns), np.maximum(-A, 0.0)[rows, columns]), 0.0)
+    return np.asarray(np.maximum(N, N.T))
+
+
+def _least_squares(V: Array, wanted: Array, pairs: tuple[Any, Any], start: Array) -> Array:
+    from scipy.optimize import nnls
+
+    rows, columns = pairs
+    each, nudge = np.arange(rows.size), 1e-7  # towards the start where N is not determined
+    matrix = np.zeros((rows.size, *V.shape))
+    matrix[each, rows] = V[columns]
+    matrix[each, columns] = np.where((rows == columns)[:, None], V[columns], V[rows])
+    tall = np.vstack([matrix.reshape(rows.size, -1).T, nudge * np.eye(rows.size)])
+    try:
+        return np.asarray(nnls(tall, np.concatenate([wanted.ravel(), nudge * start]))[0])
+    except RuntimeError:  # too many iterations
+        return start
+
+
+def _descended(V: Array, wanted: Array, pairs: tuple[Any, Any], start: Array) -> Array:
+    from scipy.optimize import minimize
+
+    rows, columns = pairs
+    share = np.where(rows == columns, 0.5, 1.0)
+
+    def value(x: Array) -> tuple[float, Array]:
+        N = np.zeros((len(V), len(V)))
+        N[rows, columns] = x * share
+        apart = (N + N.T) @ V - wanted
+        slope = apart @ V.T
+        return 0.5 * float((apart**2).sum()), (slope + slope.T)[rows, columns] * share
+
+    options = {"maxiter": 2000, "maxfun": 4000, "ftol": 0, "gtol": 1e-14, "maxcor": 30}
+    bounds = [(0.0, None)] * rows.size
+    return np.asarray(minimize(value, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x)
+
+
+def by_supports(A: Array) -> tuple[float, Array]:
+    """Return ``Ω°²`` and where it is attained, by the top eigenvector of every principal block: 2^K of them.
+
+    On its support the maximiser is positive, hence interior, hence a top eigenvector of the block; a block whose top
+    eigenvalue is multiple can be left out, because its maximiser can be moved to a smaller support.
+    """
+    size = len(A)
+    best, where = 0.0, np.eye(size)[np.diagonal(A).argmax()]
+    for count in range(1, size + 1):
+        for part in _chunks(np.array(list(combinations(range(size), count))), 20_000):
+            values, vectors = np.linalg.eigh(A[part[:, :, None], part[:, None, :]])
+            top = vectors[:, :, -1]
+            top *= np.sign(np.take_along_axis(top, np.abs(top).argmax(axis=1)[:, None], 1))
+            fits = np.where((top >= -1e-10).all(axis=1), values[:, -1], -np.inf)
+            winner = int(fits.argmax())
+            if fits[winner] > best:
+                best, where = float(fits[winner]), np.zeros(size)
+                where[part[winner]] = np.maximum(top[winner], 0.0)
+    return best, where
+
+
+def _chunks(rows: Array, length: int) -> list[Array]:
+    return [rows[i : i + length] for i in range(0, len(rows), length)]
+
+
+def semidefinite(A: Array) -> float:
+    """Return ``min λ_max(A + N)`` over ``N ≥ 0`` (needs the `sdp` extra); rigorous whatever the solver's accuracy.
+
+    N is made nonnegative and the eigenvalue is computed again.
+    """
+    import cvxpy
+
+    cp: Any = cvxpy
+
+    size = len(A)
+    scale = max(largest_eigenvalue(A), 1e-300)
+    extra = cp.Variable((size, size), symmetric=True)
+    problem = cp.Problem(cp.Minimize(cp.lambda_max(A / scale + extra)), [extra >= 0])
+    try:
+        problem.solve(solver=cp.CLARABEL)
+    except cp.SolverError:
+        return np.inf
+    if extra.value is None:
+        return np.inf
+    N = np.maximum(0.5 * (extra.value + extra.value.T), 0.0) * scale
+    return largest_eigenvalue(A + N)
+
+
+def ascents(A: Array, relu: bool, starts: Array, steps: int = 60) -> Array:
+    """Return unit vectors, (m, K), to which the starts (m, K) ascend: ``v ← max(A v, 0)``, normalised.
+
+    ``‖Y v‖²`` is convex, so that no step lowers it. Without ReLU: the top eigenvector.
+    """
+    if not relu:
+        return np.asarray(np.linalg.eigh(A)[1][:, -1:].T)
+    v = starts / np.linalg.norm(starts, axis=1, keepdims=True)
+    for _ in range(steps):
+        moved = np.maximum(v @ A, 0.0)
+        length = np.linalg.norm(moved, axis=1, keepdims=True)
+        moved = np.where(length > 0, moved / np.where(length > 0, length, 1.0), v)
+        if np.abs(moved - v).max() < 1e-12:
+            break
+        v = moved
+    return np.asarray(v)
+
+
+def escape_directions(A: Array, relu: bool, above: float, most: int) -> Array:
+    """Return distinct nonnegative unit v with ``vᵀA v > above``, steepest first, (m, K), m at most `most`.
+
+    Single classes come first: coordinates of one class each are the frame, from which the others differ little.
+    """
+    size = len(A)
+    alone = np.diagonal(A)
+    if relu and alone.max() > above:
+        order = np.argsort(-alone)[:most]
+        return np.asarray(np.eye(size)[order[alone[order] > above]])
+    positive = np.maximum(A, 0.0)
+    found = ascents(A, relu, np.concatenate([np.eye(size), positive.sum(axis=1)[None] + 1e-300]))
+    heights = np.einsum("ij,ij->i", found @ A, found)
+    chosen: list[int] = []
+    for i in np.argsort(-heights):
+        if heights[i] <= above or len(chosen) == most:
+            break
+        if all(abs(found[i] @ found[j]) < 0.999 for j in chosen):
+            chosen.append(int(i))
+    if not chosen and relu and size <= LARGEST_EXACT:
+        height, v = by_supports(A)
+        return v[None] if height > above else np.zeros((0, size))
+    return np.asarray(found[chosen])
