@@ -11,7 +11,7 @@ from collapsekit import UFM, CollapseError, Focal, long_tail, predict, threshold
 from collapsekit.cli import main
 from collapsekit.report import solver_figures
 from collapsekit.solver import landscape, solve
-from collapsekit.solver.landscape import smallest_curvature
+from collapsekit.solver.landscapes import smallest_curvature
 from collapsekit.solver.model import Balanced, Point
 from collapsekit.solver.newton import Face, Local
 from strategies import examples

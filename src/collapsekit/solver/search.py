@@ -23,7 +23,7 @@ START_SCALE = 0.1
 """Standard deviation of a random start's entries in balanced variables."""
 COARSE, FINE = 1e-3, 1e-13
 """Stationarity at which escape directions are first looked for, and at which none are left to be found."""
-SMOOTHINGS = tuple(0.1 * 0.25**power for power in range(13))
+SMOOTHINGS = tuple(0.1 * 0.25**power for power in range(15))
 """Of the hinge, one after the other."""
 MOST_ROUNDS = 200
 TIE = 1e-13
