@@ -15,7 +15,7 @@ import pytest
 from scipy.optimize import Bounds, minimize
 
 from collapsekit import UFM, CrossEntropy, long_tail, solve, thresholds
-from collapsekit.solver.landscape import _lowest, _value
+from collapsekit.solver.landscapes import _lowest, _value
 from collapsekit.solver.model import Balanced
 from collapsekit.solver.newton import pack
 from collapsekit.solver.search import random_start

@@ -9,9 +9,11 @@ from numpy.testing import assert_allclose
 
 from collapsekit import UFM, CollapseError, Focal, long_tail, predict, thresholds
 from collapsekit.cli import main
+from collapsekit.diagnosis import certify_network
+from collapsekit.metrics import measure_features
 from collapsekit.report import solver_figures
 from collapsekit.solver import landscape, solve
-from collapsekit.solver.landscape import smallest_curvature
+from collapsekit.solver.landscapes import smallest_curvature
 from collapsekit.solver.model import Balanced, Point
 from collapsekit.solver.newton import Face, Local
 from strategies import examples
@@ -153,3 +155,23 @@ def test_misuse_of_the_commands_is_one_line(words, fragment, capsys):
     assert code == 2
     assert fragment in err
     assert len(err.strip().splitlines()) == 1
+
+
+# A trained network
+
+
+def test_a_network_is_held_against_the_bound_with_all_its_samples():
+    problem = UFM([60, 30, 10], 0.01, 0.0002, bias="free")
+    solution, labels = solve(problem), np.repeat([0, 1, 2], [60, 30, 10])
+    noise = np.abs(np.random.default_rng(0).normal(0, 0.1, (100, solution.features.shape[1])))
+    for scatter in (0.0, 1.0):
+        features = solution.features[labels] + scatter * noise
+        measured = measure_features(features, labels, solution.weights, solution.bias)
+        found = certify_network(measured, problem)
+        assert found.means.lower_bound <= solution.objective * (1 + EXACT)
+        if scatter:
+            assert found.gap > found.means.gap > SOLVED
+        else:
+            assert_allclose([found.gap, found.means.gap], 0, atol=SOLVED)
+        assert_allclose(found.objective, measured.objective(problem), rtol=EXACT)
+    assert found.to_dict()["gap"] == found.gap

@@ -1,5 +1,7 @@
 """Lay a prediction beside a measurement and say, class by class, what became of it (needs the `torch` extra)."""
 
+from collapsekit.diagnosis.certified import NetworkCertificate as NetworkCertificate
+from collapsekit.diagnosis.certified import certify_network as certify_network
 from collapsekit.diagnosis.effective import EffectivePenalties as EffectivePenalties
 from collapsekit.diagnosis.effective import effective_penalties as effective_penalties
 from collapsekit.diagnosis.findings import ClassFinding as ClassFinding

@@ -2,7 +2,7 @@
 
 from collapsekit.solver.certificate import Certificate as Certificate
 from collapsekit.solver.certificate import certify as certify
-from collapsekit.solver.landscape import Landscape as Landscape
-from collapsekit.solver.landscape import landscape as landscape
+from collapsekit.solver.landscapes import Landscape as Landscape
+from collapsekit.solver.landscapes import landscape as landscape
 from collapsekit.solver.search import Solution as Solution
 from collapsekit.solver.search import solve as solve

@@ -23,7 +23,7 @@ START_SCALE = 0.1
 """Standard deviation of a random start's entries in balanced variables."""
 COARSE, FINE = 1e-3, 1e-13
 """Stationarity at which escape directions are first looked for, and at which none are left to be found."""
-SMOOTHINGS = tuple(0.1 * 0.25**power for power in range(13))
+SMOOTHINGS = tuple(0.1 * 0.25**power for power in range(15))
 """Of the hinge, one after the other."""
 MOST_ROUNDS = 200
 TIE = 1e-13
@@ -257,8 +257,9 @@ class Search:
             here, taken = Local(model, self._tidied(model, here.point)), self.progress.taken
             wider = self._escaped(model, here, room(model))
             if wider is not None:
-                here = descend(model, wider, goal, self.progress)
+                reached = descend(model, wider, goal, self.progress)
                 if self.progress.taken > taken:  # else the escape is no more than what is left of the gradient
+                    here = reached
                     if self.progress.spent():
                         break
                     continue
@@ -344,7 +345,7 @@ class Search:
         bound = bound_at(model, here.point, min(1e-3 * self.tol, 1e-11))
         objective = self._objective(model, here.point)
         dim, count = self.problem.dim, here.point.V.shape[1]
-        if objective < self.relaxed:
+        if objective < self.relaxed * (1 - TIE) or (objective <= self.relaxed * (1 + TIE) and count < self.needed):
             self.relaxed, self.needed = objective, count
         if bound.lower_bound > self.bound.lower_bound:
             self.bound = replace(self.bound, lower_bound=bound.lower_bound)
