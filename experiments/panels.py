@@ -83,7 +83,8 @@ def draw_generalisation(ax: Axes, rows) -> None:
             values = [100 * row["balanced_accuracy"] for row in own]
             ax.plot(slopes, values, MARKERS[i], color=COLOURS[i], ms=5, mfc="none", label=name)
     ax.set(xlabel="margin of the rarest minus the largest class", ylabel="balanced test accuracy, %")
-    ax.set_title("generalisation: not promised")
+    low, high = ax.get_ylim()
+    ax.set(title="generalisation: not promised", ylim=(low, high + 0.45 * (high - low)))  # room for the legend
     _legend(ax)
 
 
