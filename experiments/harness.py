@@ -139,7 +139,12 @@ def critical(row: Row, within: float = 0.02) -> bool:
 def spread(values, digits: int = 2) -> str:
     """Mean ± standard deviation (over runs or seeds) as the table shows them."""
     values = np.asarray(list(values), dtype=float)
-    return f"{values.mean():.{digits}g} ± {values.std(ddof=1) if values.size > 1 else 0:.1g}"
+    return f"{short(values.mean(), digits)} ± {short(values.std(ddof=1) if values.size > 1 else 0.0, 1)}"
+
+
+def short(value: float, digits: int) -> str:
+    """A number with so many digits, without an exponent where it is large."""
+    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 def by_seed(rows: list[Row], value: Callable[[list[Row]], float]) -> list[float]:

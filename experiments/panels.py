@@ -38,7 +38,7 @@ def draw_batchnorm(ax: Axes, rows) -> None:
             x, y = (1 - np.concatenate([row[key] for row in own]) for key in ("predicted_confidences", "confidences"))
             style = {"color": COLOURS[i % 7], "ms": 3, "mfc": "none", "alpha": 0.8}
             ax.plot(x, y, MARKERS[i % 7], label=name, **style)
-    ax.plot([0.01, 1], [0.01, 1], color=GREY, lw=0.8, zorder=0)
+    ax.plot([0.03, 1], [0.03, 1], color=GREY, lw=0.8, zorder=0)
     ax.set(xscale="log", yscale="log", xlabel="1 − p of the law", ylabel="1 − p measured")
     ax.set_title("BatchNorm law: nothing fitted")
     _legend(ax)
@@ -83,7 +83,8 @@ def draw_generalisation(ax: Axes, rows) -> None:
             values = [100 * row["balanced_accuracy"] for row in own]
             ax.plot(slopes, values, MARKERS[i], color=COLOURS[i], ms=5, mfc="none", label=name)
     ax.set(xlabel="margin of the rarest minus the largest class", ylabel="balanced test accuracy, %")
-    ax.set_title("generalisation: not promised")
+    low, high = ax.get_ylim()
+    ax.set(title="generalisation: not promised", ylim=(low, high + 0.45 * (high - low)))  # room for the legend
     _legend(ax)
 
 

@@ -45,6 +45,7 @@ def test_deviations_and_critical_classes():
 def test_spread_is_mean_and_sample_deviation():
     assert harness.spread([1.0, 3.0]) == "2 ± 1"
     assert harness.spread([0.25]) == "0.25 ± 0"
+    assert harness.spread([100.0, 140.0]) == "120 ± 28"
 
 
 def test_verdicts_are_spelled_out_and_fill_the_table():
