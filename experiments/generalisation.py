@@ -25,6 +25,7 @@ COMMON = {
     "largest": 500,
     "ratio": 100,
     "batch_size": 128,
+    "warmup": 0.3,
     "epochs": 100,
     "weight_decay": 0.02,
     "feature_decay": 2e-4,

@@ -29,6 +29,7 @@ PAPER = {
     "weight_decay": 2e-4,
     "feature_decay": 2e-5,
     "batch_size": 256,
+    "warmup": 0.3,
     "epochs": 400,
 }
 DATA = {"MNIST-5k": {"data": "mnist-5k", "largest": 450}, "Fashion-MNIST": {"data": "fashion-mnist", "largest": 500}}

@@ -114,7 +114,8 @@ class TrainConfig:
         Which of γ and β decay, and whether β is frozen at 0.
     warmup : float, optional
         Share of the run over which the penalties grow to their full size, in [0, 1); left out: 0.3 for the recipe
-        penalty, 0.5 for the others.
+        penalty with the full batch, 0.5 otherwise: with the noise of mini-batches single samples lose all features of
+        their class, and with them the gradient, if the penalties come sooner than the fit.
     optimizer : {"adam", "sgd", "adamw"}, optional
         Left out: adam for the recipe penalty, sgd (momentum 0.9) for the others. The decay of AdamW is no L2 penalty.
     learning_rate : float, optional
@@ -255,9 +256,9 @@ class TrainConfig:
 
     @property
     def warmup_used(self) -> float:
-        """The share of the run over which penalties grow, by recipe where none is given."""
+        """The share of the run over which penalties grow, by recipe and batch where none is given."""
         if self.warmup is None:
-            return 0.3 if self.recipe == "penalty" else 0.5
+            return 0.3 if self.recipe == "penalty" and self.batch_size is None else 0.5
         return self.warmup
 
     @property
