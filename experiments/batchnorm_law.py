@@ -91,8 +91,12 @@ def seeds(rows):
 
 def found(rows):
     largest = [row["largest_deviation"] for row in rows]
-    same = sum(row["same_classes_collapsed"] for row in rows)
-    return f"{spread(largest)}, worst {max(largest):.2g}; same dead classes in {same} of {len(rows)}"
+    wrong = [row for row in rows if not row["same_classes_collapsed"]]
+    same = f"same dead classes in {len(rows) - len(wrong)} of {len(rows)}"
+    if wrong:
+        nearest = [min(row["headroom"], key=lambda headroom: abs(headroom - 1)) for row in wrong]
+        same += f" (the others have a class at headroom {', '.join(f'{value:.2f}' for value in sorted(set(nearest)))})"
+    return f"{spread(largest)}, worst {max(largest):.2g}; {same}"
 
 
 def judge_digits(name, rows, bands):

@@ -37,11 +37,11 @@ def draw_batchnorm(ax: Axes, rows) -> None:
         if own:
             x, y = (1 - np.concatenate([row[key] for row in own]) for key in ("predicted_confidences", "confidences"))
             style = {"color": COLOURS[i % 7], "ms": 3, "mfc": "none", "alpha": 0.8}
-            ax.plot(x, y, MARKERS[i % 7], label=name, **style)
+            ax.plot(x, y, MARKERS[(i + i // 7) % 7], label=name, **style)
     ax.plot([0.03, 1], [0.03, 1], color=GREY, lw=0.8, zorder=0)
-    ax.set(xscale="log", yscale="log", xlabel="1 − p of the law", ylabel="1 − p measured")
+    ax.set(xscale="log", yscale="log", ylim=(0.002, 1.3), xlabel="1 − p of the law", ylabel="1 − p measured")
     ax.set_title("BatchNorm law: nothing fitted")
-    _legend(ax)
+    _legend(ax, loc="lower right")  # below the data
 
 
 def draw_paper(ax: Axes, rows) -> None:
