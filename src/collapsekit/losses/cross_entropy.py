@@ -1,0 +1,297 @@
+"""Cross-entropy with label smoothing, target margins, temperature, offsets and scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from collapsekit.compensated import exact_product, exact_sum, pair
+from collapsekit.errors import CollapseError
+from collapsekit.losses.scalar import SNAP, confidence_at, softplus
+from collapsekit.validation import Array, numeric, positive_number, positive_vector
+
+LARGEST_MARGIN = 100.0
+"""Target margins and offsets beyond this overflow float64 once exponentiated and divided by a small price."""
+PER_CLASS = ("margins", "offsets", "scales", "smoothing_weights")
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    r"""Cross-entropy with label smoothing ε, target margins Δ_k, temperature T, offsets o_j and scales s_j.
+
+    .. math::
+
+        \ell_k(z) = -\sum_j y_{kj} \log\frac{e^{u_j}}{\sum_i e^{u_i}}, \qquad
+        u = s \odot z/T + o - \Delta_k e_k, \qquad
+        y_k = (1-\varepsilon)\, e_k + \tfrac{\varepsilon}{K}\, v/v_k
+
+    with ``v = 1`` unless `smoothing_weights` are given. Without offsets, scales and smoothing weights, and for logits
+    whose margin (target logit minus any other) is s, it equals
+
+    .. math:: \varphi_k(s) = \log\bigl(1 + (K-1)\, e^{\Delta_k - s/T}\bigr)
+              + \varepsilon\,\tfrac{K-1}{K}\,(s/T - \Delta_k);
+
+    with any of the three there is no scalar form, and no closed form: use :func:`collapsekit.solve`.
+    Class weights belong to the problem (:class:`collapsekit.UFM`).
+
+    Parameters
+    ----------
+    smoothing : float
+        ε in [0, 1); torch's ``label_smoothing``.
+    margins : sequence of float, optional
+        Δ_k, one a class, in logits; LDAM's are ``C n_k^(−1/4)``. None: no margins.
+    temperature : float
+        T > 0, by which logits are divided.
+    offsets : sequence of float, optional
+        o_j, one a class, added to that class's logit in training, whatever the target: logit adjustment has
+        ``τ log π_j``, the vector-scaling (VS) loss its ι_j.
+    scales : sequence of float, optional
+        s_j > 0, one a class, by which that class's logit is multiplied in training, whatever the target: the Δ_j of
+        VS, or one over the class-dependent temperature of CDT, ``(n_j/n_max)^γ``.
+    smoothing_weights : sequence of float, optional
+        v_j > 0, one a class: ``CrossEntropyLoss(weight=v, label_smoothing=ε)`` of torch weighs the smoothing term by
+        v_j, the target term by v_k, and the problem's class weight already carries v_k. Needs ``smoothing > 0``.
+
+    Raises
+    ------
+    CollapseError
+        If an argument is out of range.
+
+    References
+    ----------
+    Szegedy et al., CVPR 2016 (smoothing); Cao et al., NeurIPS 2019 (LDAM); Menon et al., ICLR 2021 (logit
+    adjustment); Ye et al., 2020 (CDT); Kini et al., NeurIPS 2021 (VS). Scalar forms: derived here.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> loss = CrossEntropy()
+    >>> loss.value(np.zeros((3, 3)))
+    array([1.09861229, 1.09861229, 1.09861229])
+    >>> loss.scalar(np.array([0.0]), 3)
+    array([1.09861229])
+    >>> CrossEntropy(smoothing=0.1).margin(np.array([0.05, 0.5]), 10).round(4)
+    array([4.0125, 1.8333])
+    >>> CrossEntropy(offsets=np.log([0.5, 0.3, 0.2])).value(np.zeros((3, 3))).round(4)
+    array([0.6931, 1.204 , 1.6094])
+    """
+
+    centred: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
+
+    smoothing: float = 0.0
+    margins: tuple[float, ...] | None = None
+    temperature: float = 1.0
+    offsets: tuple[float, ...] | None = None
+    scales: tuple[float, ...] | None = None
+    smoothing_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        smoothing = numeric("smoothing", self.smoothing)
+        if smoothing.ndim or not 0 <= smoothing < 1:
+            raise CollapseError(f"smoothing={self.smoothing!r}: give a share of at least 0 and less than 1")
+        object.__setattr__(self, "smoothing", float(smoothing))
+        temperature = positive_number("temperature", self.temperature, "logits are divided by it")
+        object.__setattr__(self, "temperature", temperature)
+        for name in PER_CLASS:
+            value = getattr(self, name)
+            if value is not None:
+                check = _in_logits if name in ("margins", "offsets") else _factors
+                object.__setattr__(self, name, check(name, value))
+        sizes = {name: len(getattr(self, name)) for name in PER_CLASS if getattr(self, name) is not None}
+        if len(set(sizes.values())) > 1:
+            raise CollapseError(f"{', '.join(sizes)}: {sizes} entries; give each one number a class")
+        if self.smoothing_weights is not None and not self.smoothing:
+            raise CollapseError("smoothing_weights: they weigh the smoothing term; give smoothing above 0")
+
+    @property
+    def per_class(self) -> int | None:
+        """K if any argument has one value a class."""
+        return next((len(v) for v in (getattr(self, name) for name in PER_CLASS) if v is not None), None)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why this loss is no function of the margin, or None if it is one."""
+        for name, what in (
+            ("offsets", "additive offsets (logit adjustment)"),
+            ("scales", "class-dependent scales (CDT, VS)"),
+            ("smoothing_weights", "class-weighted label smoothing"),
+        ):
+            if getattr(self, name) is not None:
+                return f"{what} have no closed form" if name != "smoothing_weights" else f"{what} has no closed form"
+        return None
+
+    def value(self, logits: Array) -> Array:
+        """Return the loss of each class, (K,), for logits (K, K) with row k the logits of class k."""
+        u = self._shifted(logits)
+        targets = np.diagonal(u)
+        if self.smoothing_weights is not None:
+            y = self.targets(len(u))
+            return np.asarray(np.logaddexp.reduce(u, axis=1) * y.sum(axis=1) - (y * u).sum(axis=1))
+        if self.smoothing:
+            targets = (1 - self.smoothing) * targets + self.smoothing * u.mean(axis=1)
+        return np.asarray(np.logaddexp.reduce(u, axis=1) - targets)
+
+    def gradient(self, logits: Array) -> Array:
+        """Return the gradient of each row's loss in its logits, (K, K): softmax minus targets, times s/T."""
+        u = self._shifted(logits)
+        shifted = np.exp(u - u.max(axis=1, keepdims=True))
+        probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+        targets = self.targets(len(u))
+        if self.smoothing_weights is not None:
+            probabilities *= targets.sum(axis=1, keepdims=True)
+        return np.asarray((probabilities - targets) * self.slopes(len(u)))
+
+    def targets(self, num_classes: int) -> Array:
+        """Return y, (K, K), row k the targets of class k; rows sum to 1 unless smoothing is class-weighted."""
+        spread = np.ones((num_classes, num_classes))
+        if self.smoothing_weights is not None:
+            v = np.asarray(self.smoothing_weights)
+            spread = v / v[:, None]
+        return np.asarray((1 - self.smoothing) * np.eye(num_classes) + self.smoothing / num_classes * spread)
+
+    def slopes(self, num_classes: int) -> Array:
+        """Return s/T, (K,): what each class's logit is multiplied by."""
+        scales = np.ones(num_classes) if self.scales is None else np.asarray(self.scales)
+        return np.asarray(scales / self.temperature)
+
+    def shifts(self, num_classes: int) -> Array:
+        """Return what is added to scaled logits, (K, K), row k for class k: ``o − Δ_k e_k``."""
+        offsets = np.zeros(num_classes) if self.offsets is None else np.asarray(self.offsets)
+        return np.asarray(offsets - self._margins * np.eye(num_classes))
+
+    def scalar(self, margins: Array, num_classes: int) -> Array:
+        """Return φ_k at each margin, (…, K) or any shape without target margins."""
+        self._require_scalar_form()
+        shifts, share = self._margins, (num_classes - 1) / num_classes
+        s = margins if self.temperature == 1.0 else margins / self.temperature
+        losses = softplus(np.asarray((np.log(num_classes - 1) + shifts) - s))
+        return np.asarray(losses + self.smoothing * share * (s - shifts)) if self.smoothing else losses
+
+    def confidence(self, margins: Array, num_classes: int) -> Array:
+        """Return the target's softmax probability (of z/T, without target margin) at each margin, same shape."""
+        self._require_scalar_form()
+        return confidence_at(margins if self.temperature == 1.0 else margins / self.temperature, num_classes)
+
+    def critical_price(self, num_classes: int) -> Array:
+        """Return the price q of margin, per unit of loss weight, from which a class keeps none: ``−φ_k'(0)``.
+
+        Shape (), or (K,) with target margins. Below 0 the loss falls towards negative margins (smoothing with a
+        negative target margin) and the closed form does not hold.
+        """
+        self._require_scalar_form()
+        share = (num_classes - 1) / num_classes
+        return np.asarray((self._error_at_zero(num_classes) - self.smoothing * share) / self.temperature)
+
+    def margin(self, prices: Array, num_classes: int, tails: Array | None = None) -> Array:
+        r"""Return the minimiser of ``φ_k(s) + q s`` over s ≥ 0 for each price q, same shape.
+
+        With ``r = T q + ε (K−1)/K`` stationarity reads ``s = T log((K−1) e^Δ (1/r − 1))``. A price within a few
+        roundings of the critical one counts as critical. `tails` is what rounding took from the prices.
+        """
+        prices = np.asarray(prices)
+        out = np.empty((3, *np.broadcast_shapes(prices.shape, self._margins.shape)))
+        return np.asarray(self.optimum(prices, num_classes, out, np.zeros(()) if tails is None else tails)[0])
+
+    def optimum(self, prices: Array, num_classes: int, out: Array, tails: Array | None = None) -> Array:
+        """Write the best margin for each price, its confidence and its value of φ into `out`, (3, …), and return it.
+
+        `tails` is what rounding took from the prices. Near the critical price the digits of a margin cancel without
+        it: then this is for prices elsewhere. One logarithm of each kind, and for plain cross-entropy no further
+        array; the prices may stand in ``out[2]``.
+        """
+        self._require_scalar_form()
+        margins, confidences, losses = (out[i, ...] for i in range(3))  # views, even of single numbers
+        others = num_classes - 1
+        with np.errstate(divide="ignore", over="ignore"):
+            self._odds(prices, num_classes, tails, margins, scratch=confidences)
+        if self.margins is not None:
+            margins *= np.exp(self._margins)
+        confidences[...] = 1.0  # the maximum with an array takes half the time of that with a number
+        np.maximum(margins, confidences, out=margins)  # e^{s/T}; below 1: dead
+        np.add(margins, others, out=confidences)
+        np.divide(margins, confidences, out=confidences)
+        np.divide(others, margins, out=losses)
+        if self.margins is not None:
+            losses *= np.exp(self._margins)
+        np.log1p(losses, out=losses)
+        np.log(margins, out=margins)
+        if self.smoothing:
+            losses += self.smoothing * others / num_classes * (margins - self._margins)
+        if self.temperature != 1.0:
+            margins *= self.temperature
+        return out
+
+    def _odds(self, prices: Array, num_classes: int, tails: Array | None, out: Array, *, scratch: Array) -> None:
+        """(K−1)(1/r − 1); with tails 0 from the critical price on."""
+        others = num_classes - 1
+        if tails is None:
+            errors = prices
+            if self.temperature != 1.0:
+                errors = np.multiply(errors, self.temperature, out=scratch)
+            if self.smoothing:
+                errors = np.add(errors, self.smoothing * others / num_classes, out=scratch)
+            np.divide(others, errors, out=out)
+            out -= others
+            return
+        floor, low = pair(Fraction(self.smoothing) * Fraction(others, num_classes))
+        product, rest = exact_product(prices, self.temperature)
+        errors, rounding = exact_sum(product, floor)
+        right = (1.0 - errors) - (rounding + (rest + self.temperature * tails + low))
+        alive = prices < SNAP * self.critical_price(num_classes)
+        out[...] = np.where(alive, others * (right / errors), 0.0)
+
+    def price(self, margins: Array, num_classes: int) -> Array:
+        """Return ``−φ_k'`` at each margin: the price at which that margin is optimal, the inverse of :meth:`margin`."""
+        self._require_scalar_form()
+        odds = np.log(num_classes - 1) + self._margins - margins / self.temperature
+        with np.errstate(over="ignore"):
+            error = 1.0 / (1.0 + np.exp(-odds))
+        return np.asarray((error - self.smoothing * (num_classes - 1) / num_classes) / self.temperature)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the loss as plain values (JSON-ready)."""
+        per_class = {name: getattr(self, name) for name in PER_CLASS}
+        return {
+            "name": "CrossEntropy",
+            "smoothing": self.smoothing,
+            "temperature": self.temperature,
+        } | {name: None if values is None else list(values) for name, values in per_class.items()}
+
+    @cached_property
+    def _margins(self) -> Array:
+        """Δ, () or (K,)."""
+        return np.asarray(0.0 if self.margins is None else self.margins)
+
+    def _shifted(self, logits: Array) -> Array:
+        size = len(logits)
+        scaled = logits / self.temperature if self.scales is None else logits * self.slopes(size)
+        shifted = scaled - self._margins * np.eye(size)
+        return np.asarray(shifted if self.offsets is None else shifted + np.asarray(self.offsets))
+
+    def _require_scalar_form(self) -> None:
+        if self.obstacle is not None:
+            raise CollapseError(f"loss: {self.obstacle}; use collapsekit.solve")
+
+    def _error_at_zero(self, num_classes: int) -> Array:
+        """Softmax probability of error at margin 0, c/(1+c): (K−1)/K without target margins."""
+        return np.asarray((num_classes - 1) / (num_classes - 1 + np.exp(-self._margins)))
+
+
+def _in_logits(name: str, given: Sequence[float]) -> tuple[float, ...]:
+    values = numeric(name, given)
+    bad = np.flatnonzero(~(np.abs(values) <= LARGEST_MARGIN))
+    if values.ndim != 1 or bad.size:
+        what = f"class {bad[0]} has {values.flat[bad[0]]:g}" if bad.size else f"shape {values.shape}, expected (K,)"
+        raise CollapseError(f"{name}: {what}; give one number a class, within ±{LARGEST_MARGIN:g}")
+    return tuple(values.tolist())
+
+
+def _factors(name: str, given: Sequence[float]) -> tuple[float, ...]:
+    values = numeric(name, given)
+    return tuple(positive_vector(name, values, values.size, "give one factor a class").tolist())

@@ -1,0 +1,71 @@
+"""Multi-class hinge of Crammer and Singer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from collapsekit.losses.scalar import SNAP, confidence_at, optimum_of, without_diagonal
+from collapsekit.validation import Array
+
+
+@dataclass(frozen=True)
+class Hinge:
+    r"""Multi-class hinge of Crammer and Singer, ``ℓ_k(z) = max(0, 1 + max_{j≠k} z_j − z_k)``.
+
+    Margins are 1 or 0: ``φ(s) = max(0, 1 − s)``, and a class dies where margin costs as much as it saves. (torch's
+    ``MultiMarginLoss`` is another loss: it sums over the other classes.)
+
+    References
+    ----------
+    Crammer and Singer, JMLR 2001; derived here (docs/theory.md).
+
+    Examples
+    --------
+    >>> Hinge().margin(np.array([0.5, 1.5]), 10)
+    array([1., 0.])
+    """
+
+    centred: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
+
+    def value(self, logits: Array) -> Array:
+        """Return the loss of each class, (K,), for logits (K, K) with row k the logits of class k."""
+        return np.asarray(np.maximum(0.0, 1.0 + without_diagonal(logits).max(axis=1) - np.diagonal(logits)))
+
+    def gradient(self, logits: Array) -> Array:
+        """Return a subgradient of each row's loss in its logits, (K, K); ties share."""
+        others = without_diagonal(logits)
+        largest = others == others.max(axis=1, keepdims=True)
+        active = (self.value(logits) > 0)[:, None]
+        return np.asarray(active * (largest / largest.sum(axis=1, keepdims=True) - np.eye(len(logits))))
+
+    def scalar(self, margins: Array, num_classes: int) -> Array:
+        """Return φ at each margin, same shape."""
+        return np.maximum(0.0, 1.0 - margins)
+
+    def confidence(self, margins: Array, num_classes: int) -> Array:
+        """Return the target's softmax probability at each margin, same shape."""
+        return confidence_at(margins, num_classes)
+
+    def critical_price(self, num_classes: int) -> Array:
+        """Return the price from which margin 0 is optimal, (): 1."""
+        return np.asarray(1.0)
+
+    def margin(self, prices: Array, num_classes: int, tails: Array | None = None) -> Array:
+        """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q; 0 at price 1, where all of [0, 1] tie."""
+        return np.where(np.asarray(prices) < SNAP, 1.0, 0.0)
+
+    def optimum(self, prices: Array, num_classes: int, out: Array, tails: Array | None = None) -> Array:
+        """Write the best margin for each price, its confidence and its value of φ into `out`, (3, …), and return it."""
+        return optimum_of(self, prices, num_classes, out, tails)
+
+    def price(self, margins: Array, num_classes: int) -> Array:
+        """Return NaN: no price makes one margin between 0 and 1 optimal, and every price below 1 makes 1 optimal."""
+        return np.full_like(np.asarray(margins, dtype=np.float64), np.nan)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the loss as plain values (JSON-ready)."""
+        return {"name": "Hinge"}

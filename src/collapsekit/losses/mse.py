@@ -1,0 +1,76 @@
+"""Squared error to one-hot targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from collapsekit.losses.scalar import SNAP, confidence_at, optimum_of
+from collapsekit.validation import Array
+
+
+@dataclass(frozen=True)
+class MSE:
+    r"""Squared error to one-hot targets, ``ℓ_k(z) = ½ ‖z − e_k‖²``, summed over classes (``nn.MSELoss`` averages).
+
+    No centring: the optimum has ``W h_k = s_k e_k``, so that margin s costs ``√(λ_W λ_H n_k)`` instead of
+    ``√(λ_W λ_H n_k (K−1)/K)``, and ``φ(s) = ½ (1 − s)²``.
+
+    References
+    ----------
+    Dang et al., ICML 2023 (deep linear networks), for one layer; with ReLU: derived here (docs/theory.md).
+
+    Examples
+    --------
+    >>> MSE().margin(np.array([0.25, 1.5]), 10)
+    array([0.75, 0.  ])
+    """
+
+    centred: ClassVar[bool] = False
+    convex: ClassVar[bool] = True
+
+    def value(self, logits: Array) -> Array:
+        """Return the loss of each class, (K,), for logits (K, K) with row k the logits of class k."""
+        return np.asarray(0.5 * np.square(logits - np.eye(len(logits))).sum(axis=1))
+
+    def gradient(self, logits: Array) -> Array:
+        """Return the gradient of each row's loss in its logits, (K, K)."""
+        return np.asarray(logits - np.eye(len(logits)))
+
+    def scalar(self, margins: Array, num_classes: int) -> Array:
+        """Return φ at each margin, same shape."""
+        missing = np.asarray(1.0 - margins)
+        missing *= missing
+        missing *= 0.5
+        return missing
+
+    def confidence(self, margins: Array, num_classes: int) -> Array:
+        """Return the target's softmax probability at each margin, same shape."""
+        return confidence_at(margins, num_classes)
+
+    def critical_price(self, num_classes: int) -> Array:
+        """Return the price from which margin 0 is optimal, (): 1."""
+        return np.asarray(1.0)
+
+    def margin(self, prices: Array, num_classes: int, tails: Array | None = None) -> Array:
+        """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q: ``max(0, 1 − q)``."""
+        saved = np.asarray(1.0 - np.asarray(prices))
+        if tails is not None:
+            saved -= tails
+        np.maximum(saved, 0.0, out=saved)
+        saved *= np.asarray(prices) < SNAP
+        return saved
+
+    def optimum(self, prices: Array, num_classes: int, out: Array, tails: Array | None = None) -> Array:
+        """Write the best margin for each price, its confidence and its value of φ into `out`, (3, …), and return it."""
+        return optimum_of(self, prices, num_classes, out, tails)
+
+    def price(self, margins: Array, num_classes: int) -> Array:
+        """Return ``−φ'`` at each margin: ``1 − s``."""
+        return np.asarray(1.0 - margins)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the loss as plain values (JSON-ready)."""
+        return {"name": "MSE"}
