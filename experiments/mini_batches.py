@@ -21,7 +21,7 @@ CONFIGS = [
     for scale in (0.1, 1.2)
     for seed in range(3)
 ]
-SMOKE = [TrainConfig(batch_size=100, **harness.SMALL | {"epochs": 400})]
+SMOKE = [TrainConfig(batch_size=100, penalty_scale=0.5, largest=60, ratio=5.0, epochs=800)]
 SMOKE_BANDS = {"largest_deviation": 0.02}
 
 

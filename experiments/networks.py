@@ -44,7 +44,7 @@ CONFIGS = [
     for seed in range(seeds)
 ]
 BANDS = {"largest_deviation": 0.01}
-SMOKE = [TrainConfig(network="cnn", width=4, largest=60, epochs=400)]
+SMOKE = [TrainConfig(network="cnn", width=8, largest=60, ratio=5.0, epochs=1200)]
 SMOKE_BANDS = {"largest_deviation": 0.05}
 
 
