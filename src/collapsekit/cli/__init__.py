@@ -30,7 +30,6 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as missing:
         print(f"collapsekit: {missing.name} is not installed; run: pip install 'collapsekit[cli]'", file=sys.stderr)  # noqa: T201
         return USER_ERROR
-    from collapsekit import __version__
     from collapsekit.errors import CollapseError
 
     for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that no terminal can show
@@ -39,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     app = App(
         name="collapsekit",
         help="Predict, measure and prevent minority collapse in neural network classifiers.",
-        version=__version__,
+        version=_version,
         default_parameter=Parameter(consume_multiple=True, negative=()),
         help_format="plaintext",
         suppress_keyboard_interrupt=False,
@@ -63,3 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         print_error("stopped.")
         return INTERRUPTED
     return 0
+
+
+def _version() -> str:
+    from collapsekit import __version__  # on demand: it reads the package's metadata
+
+    return __version__
