@@ -997,13 +997,18 @@ def test_permission_denied(tmp_path, monkeypatch, suffix):
     path.write_bytes(b"")
     np.save(tmp_path / "labels.npy", DIGITS)
 
-    def denied(file, *args, **kwargs):
-        raise PermissionError(13, "Permission denied", str(file))
+    def denying(opens):
+        def denied(file, *args, **kwargs):
+            if str(file) == str(path):
+                raise PermissionError(13, "Permission denied", str(file))
+            return opens(file, *args, **kwargs)
+
+        return denied
 
     # root may read everything, so the system's answer is simulated
     for module in (builtins, io):
-        monkeypatch.setattr(module, "open", denied)
-    monkeypatch.setattr("safetensors.safe_open", denied)
+        monkeypatch.setattr(module, "open", denying(module.open))
+    monkeypatch.setattr("safetensors.safe_open", denying(safetensors.safe_open))
     refused(path, f"'data{suffix}': Permission denied")
 
 

@@ -67,4 +67,4 @@ def main(arguments: list[str] | None = None) -> int:
 def _version() -> str:
     from collapsekit import __version__  # on demand: it reads the package's metadata
 
-    return __version__
+    return str(__version__)
