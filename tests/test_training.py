@@ -172,3 +172,9 @@ def test_divergence_is_an_error_with_the_remedy(tmp_path):
     config = replace(SMOKE, optimizer="sgd", learning_rate=1e6)
     with pytest.raises(CollapseError, match=r"learning_rate=1e\+06"):
         train(config, out=tmp_path)
+
+
+def test_features_too_narrow_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(CollapseError, match="dim=6: 10 classes survive"):
+        train(TrainConfig(feature_dim=6, penalty_scale=0.5), out=tmp_path)
+    assert list(tmp_path.iterdir()) == []

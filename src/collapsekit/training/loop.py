@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.heads import find_head, forward
 from collapsekit.problem import UFM
+from collapsekit.theory.closed_form import predict
 from collapsekit.training import checkpoint, runs
 from collapsekit.training.data import Split, load_split
 from collapsekit.training.evaluation import history_entry, measured, recompute_batchnorm
@@ -127,6 +128,7 @@ class _Session:
         self.problem: UFM | None = None
         if config.outside(self.last_layer) is None:
             self.problem = config.problem(split.counts, self.last_layer, split.names)
+            predict(self.problem)  # refuses at once, not at the end, features too narrow for the surviving classes
         self.optimizer = _optimizer(config, parameter_groups(self.model, self.head.module, config))
         self.total = config.epochs * _steps_per_epoch(config, len(self.inputs))
         _require_batches(config, self.model, len(self.inputs))
