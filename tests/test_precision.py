@@ -3,7 +3,7 @@
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -113,6 +113,7 @@ def assert_exact(problem, margins, classes):
 @pytest.mark.parametrize("make", LOSSES, ids=NAMES)
 @settings(max_examples=examples(200))
 @given(seed=SEEDS, size=st.sampled_from([2, 3, 5, 8, 30, 100]))
+@example(seed=398442, size=30)  # focal, near its inflection
 def test_margins_of_every_loss_in_extended_precision(make, seed, size):
     rng = np.random.default_rng(seed)
     problem = near_threshold(rng, size, make)

@@ -97,13 +97,13 @@ class Focal:
         odds = np.minimum((np.log(wanted) - np.log1p(self.gamma)) / (self.gamma + 1.0), last)
         odds = self._odds_at(np.log(wanted), odds, last)
         relative = 0.0 if tails is None else np.broadcast_to(tails, q.shape)[alive] / wanted
-        for _ in range(2):
-            bend = self._log_slope(odds)[1]
+        for number in (np.float64, np.longdouble):  # near the inflection a rounding of f' is many of the odds
+            bend, odds = self._log_slope(np.asarray(odds, dtype=np.float64))[1], odds.astype(number)
             missing = (wanted - self._small_slope(odds)) / wanted + relative
             odds += np.divide(missing, bend, out=np.zeros_like(odds), where=bend > 1e-4)
             np.minimum(odds, last, out=odds)
         margins = np.zeros_like(q)
-        margins[alive] = np.maximum(np.log(num_classes - 1) - odds, 0.0)
+        margins[alive] = np.maximum(np.log(np.longdouble(num_classes - 1)) - odds, 0.0)
         return margins.reshape(np.shape(prices))
 
     def optimum(self, prices: Array, num_classes: int, out: Array, tails: Array | None = None) -> Array:
@@ -149,7 +149,7 @@ class Focal:
         return odds
 
     def _small_slope(self, t: Array) -> Array:
-        """f'(t) for t that does not overflow once exponentiated, to the last digits."""
+        """f'(t) for t that does not overflow once exponentiated, to the last digits of the type of t."""
         odds = np.exp(t)
         wrong = odds / (1.0 + odds)
         return np.asarray(wrong**self.gamma * (wrong + self.gamma * np.log1p(odds) / (1.0 + odds)))
