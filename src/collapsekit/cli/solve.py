@@ -51,7 +51,7 @@ class Head:
         if not penalties.given:
             raise CollapseError("--lambda-w: missing; give penalties, as predict does")
         plain = penalties.problem(sizes)
-        return replace_problem(plain, loss=self._loss(plain), bias=self._bias, relu=not self.no_relu, dim=self.dim)
+        return replace(plain, loss=self._loss(plain), bias=self._bias, relu=not self.no_relu, dim=self.dim)
 
     @property
     def _bias(self) -> Any:
@@ -75,11 +75,6 @@ class Head:
         if self.cdt is not None:
             loss = replace(loss, scales=tuple((shares / shares.max()) ** self.cdt))
         return loss
-
-
-def replace_problem(plain: UFM, **changes: Any) -> UFM:
-    """Return the problem with other arguments."""
-    return replace(plain, **changes)
 
 
 def solve(
