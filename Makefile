@@ -6,7 +6,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
 CLAIMS := collapse_line first_light mini_batches networks batchnorm_law effective_penalties weights paper_settings \
-	controls optimiser everyday generalisation
+	controls optimiser revival everyday generalisation
 
 .PHONY: demo test test-all lint figures evidence evidence-smoke bench clean
 

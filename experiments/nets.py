@@ -1,6 +1,7 @@
 """Networks of the experiments that the package does not bring; used as ``network="experiments.nets:NAME"``."""
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from collapsekit.training.models import Classifier, cnn, mlp
@@ -67,6 +68,27 @@ def everyday_cnn(input_shape, num_classes):
 def plain_cnn(input_shape, num_classes):
     """The same without augmentation and without the bias."""
     return cnn(input_shape, 16, 128, num_classes, batchnorm=True)
+
+
+def lost_mlp(input_shape, num_classes):
+    """A network that has lost classes, as experiments/revival.py trained it, of the seed that torch was given."""
+    model = mlp(int(torch.Size(input_shape).numel()), (128, 128), 512, num_classes)
+    model.load_state_dict(load_file(f"experiments/data/lost/{torch.initial_seed()}.safetensors"))
+    return model
+
+
+def lost_mlp_new_head(input_shape, num_classes):
+    """The same with its head drawn anew."""
+    model = lost_mlp(input_shape, num_classes)
+    model.head.reset_parameters()
+    return model
+
+
+def lost_mlp_new_last_layer(input_shape, num_classes):
+    """The same with the layer that makes the features drawn anew as well."""
+    model = lost_mlp_new_head(input_shape, num_classes)
+    model.body[-2].reset_parameters()
+    return model
 
 
 class Words(nn.Module):

@@ -1,13 +1,13 @@
 """How often does the optimiser lose a class that the theory keeps alive, and what prevents it?
 
-Run: python experiments/optimiser.py [--workers 2] [--out FOLDER]       (about 3 core-minutes)
+Run: python experiments/optimiser.py [--workers 2] [--out FOLDER]       (about 10 core-minutes)
 Writes experiments/results/optimiser.json.
 
 Explicit penalties at half of the smallest class's threshold, so that no class dies at the optimum. From a base (Adam,
 d = 512 = 51 K, λ_W/λ_H = 900) one thing is changed at a time, each with a warm-up of the penalties over 30 % of the
 steps and without: d from K to 50 K; λ_W/λ_H from 1 to 1e4; SGD and AdamW (whose own decay is off: the penalties are in
 the loss). MLP 128-128-d, digits, long tail 60 … 6, full batch, 1,000 steps. Reduced to fit the budget: hidden layers
-of 128, 60 samples of the largest class, 1,000 steps, two seeds.
+of 128, 60 samples of the largest class, 1,000 steps; five seeds. What revives a class: experiments/revival.py.
 
 Verdicts, written before the runs: "holds" where no class dies against the theory, "holds with correction" where the
 warm-up is what keeps them alive, "fails" where classes die in spite of it. With the base and its warm-up none may die;
@@ -21,12 +21,12 @@ from harness import CORRECTED, FAILS, HOLDS, line, setting
 BASE = {"largest": 60, "hidden": (128, 128), "epochs": 1000, "penalty_scale": 0.5}
 CHANGES = {
     "base": [{}],
-    "d": [{"feature_dim": dim} for dim in (10, 100)],
-    "λ_W/λ_H": [{"penalty_ratio": ratio} for ratio in (1.0, 1e4)],
+    "d": [{"feature_dim": dim} for dim in (10, 20, 50, 100)],
+    "λ_W/λ_H": [{"penalty_ratio": ratio} for ratio in (1.0, 30.0, 1e4)],
     "optimiser": [{"optimizer": "sgd", "learning_rate": 0.05}, {"optimizer": "adamw"}],
     "d = K and λ_W = λ_H": [{"feature_dim": 10, "penalty_ratio": 1.0}],
 }
-SEEDS = 2
+SEEDS = 5
 CONFIGS = [
     TrainConfig(seed=seed, warmup=warmup, **BASE, **values)
     for changes in CHANGES.values()

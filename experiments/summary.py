@@ -26,7 +26,7 @@ OTHERS = ROOT / "docs" / "evidence.png"
 BEGIN, END = "<!-- evidence: made by experiments/summary.py -->", "<!-- end of evidence -->"
 ORDER = (
     *("collapse_line", "first_light", "mini_batches", "networks", "batchnorm_law", "effective_penalties", "weights"),
-    *("paper_settings", "controls", "optimiser", "everyday", "generalisation"),
+    *("paper_settings", "controls", "optimiser", "revival", "everyday", "generalisation"),
 )
 FIGURES = dict.fromkeys(("collapse_line", "networks"), "collapse_line.png") | dict.fromkeys(
     panels.PANELS, "evidence.png"
@@ -43,7 +43,8 @@ def contents():
 def cells(name, entry, below=""):
     """A row of the table; links are relative to the folder `below` the root."""
     up = "../" if below else ""
-    links = [f"[{name}.py]({up}experiments/{name}.py)", f"[results]({up}experiments/results/{name}.json)"]
+    file, stored = f"{up}experiments/{name}.py", f"{up}experiments/results/{name}.json"
+    links = [f"[`python experiments/{name}.py`]({file})", f"[results]({stored})"]
     if name in FIGURES:
         links.append(f"[figure]({up}docs/{FIGURES[name]})")
     verdict = entry["verdict"] if entry["verdict"] == HOLDS else f"**{entry['verdict']}**"

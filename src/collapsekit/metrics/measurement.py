@@ -27,6 +27,7 @@ from collapsekit.theory.closed_form import GeneralOrthogonalFrame
 from collapsekit.validation import Array, class_names, whole_number
 
 PLAIN = CrossEntropy()
+LARGEST_KEPT_BYTES = 128 * 1024**2
 
 
 class Sample(NamedTuple):
@@ -245,8 +246,9 @@ def measure(
 ) -> Measurement:
     """Measure any network whose last layer is linear, by hooking that layer.
 
-    The model is run in eval mode without gradients, and put back as it was. Two passes are made (moments, then
-    nearest centres); a loader that can be iterated only once gets one, and the measurement no `centre_agreement`.
+    The model is run in eval mode without gradients, and put back as it was. Nearest centres need every feature again
+    once the moments are known: up to 128 MB of them are kept, beyond that a second pass is made. A loader that can be
+    iterated only once gets one pass, and the measurement no `centre_agreement`.
 
     Parameters
     ----------
@@ -302,7 +304,31 @@ def measure(
                 yield Sample(features, labels, logits, f"batch {i}: ")
 
         shape = tuple(found.weight.shape)
-        return _measure(samples, found.weight, found.bias, names, (shape[0], shape[1]), loss, once)
+        every = samples if once else _kept_while_small(samples)
+        return _measure(every, found.weight, found.bias, names, (shape[0], shape[1]), loss, once)
+
+
+def _kept_while_small(samples: Callable[[], Iterator[Sample]]) -> Callable[[], Iterator[Sample]]:
+    """The same samples; a second pass over them comes from memory if the first one was small."""
+    kept: list[Sample] = []
+    complete = False
+
+    def remembering() -> Iterator[Sample]:
+        nonlocal complete
+        if complete:
+            yield from kept
+            return
+        size = 0
+        for sample in samples():
+            size += sample.features.nbytes
+            if size <= LARGEST_KEPT_BYTES:  # copies: a loader may fill the same buffers again
+                kept.append(Sample(sample.features.clone(), sample.labels.clone()))
+            yield sample
+        complete = size <= LARGEST_KEPT_BYTES
+        if not complete:
+            kept.clear()
+
+    return remembering
 
 
 def _measure(
