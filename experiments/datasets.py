@@ -17,8 +17,8 @@ FOLDER = Path("experiments/data")
 FORTUNES = Path("/usr/share/games/fortunes")
 TEXTS = str(FOLDER / "fortunes.txt")
 TEXTS_APART = str(FOLDER / "fortunes-apart.txt")
-TOKENS = str(FOLDER / "fortunes.npz")
-"""The same texts as numbers of their first 32 words, 1 to 2,000 by frequency, 0 for none."""
+TOKENS = str(FOLDER / "fortunes-apart.npz")
+"""The texts apart as numbers of their first 32 words, 1 to 2,000 by frequency, 0 for none; again none shared."""
 OLIVE, STORMS = str(FOLDER / "olive.csv"), str(FOLDER / "storms.csv")
 LEAST_TEXTS, MOST_TEXTS, EVERY = 50, 340, 3
 
@@ -30,8 +30,8 @@ def prepare() -> None:
         _fortunes(Path(TEXTS))
     if Path(TEXTS).exists() and not Path(TEXTS_APART).exists():
         _apart(Path(TEXTS_APART), Path(TEXTS).read_text(encoding="utf-8").splitlines())
-    if Path(TEXTS).exists() and not Path(TOKENS).exists():
-        _tokens(Path(TEXTS).read_text(encoding="utf-8").splitlines())
+    if Path(TEXTS_APART).exists() and not Path(TOKENS).exists():
+        _tokens(Path(TEXTS_APART).read_text(encoding="utf-8").splitlines())
     if not Path(OLIVE).exists() or not Path(STORMS).exists():
         _tables()
 
@@ -81,8 +81,10 @@ def _tokens(lines: list[str], words: int = 2000, length: int = 32) -> None:
     for row, text in zip(rows, split, strict=True):
         known = [number[word] for word in text if word in number][:length]
         row[: len(known)] = known
+    classes = np.array(labels)
     kept = rows[:, 0] > 0  # a text without a known word has nothing to be read
-    np.savez(TOKENS, X=rows[kept], y=np.array(labels)[kept])
+    kept &= ~coinciding(rows, np.unique(classes, return_inverse=True)[1])
+    np.savez(TOKENS, X=rows[kept], y=classes[kept])
 
 
 def _tables() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from collapsekit import solve
 from collapsekit.diagnosis import compare_run
 from collapsekit.training import TrainConfig, load_run, sweep
 from collapsekit.training.pool import cluster
@@ -95,6 +96,13 @@ def row_of(run, extra=None) -> Row:
             "predicted_collapsed": int(frame.collapsed.sum()),
             "spuriously_collapsed": sum(c.status == "collapsed, not predicted" for c in comparison.classes),
             "times_threshold": 1 / float(frame.headroom.min()),
+        }
+    elif run.minimised is not None:  # no closed form, but an optimum that can be certified
+        solution = solve(run.minimised)
+        row |= {
+            "solved_confidences": solution.confidences,
+            "solved_margins": solution.margins,
+            "solved_gap": solution.gap,
         }
     return {key: plain(value) for key, value in (row | (extra(run) if extra else {})).items()}
 

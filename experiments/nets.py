@@ -65,6 +65,11 @@ def everyday_cnn(input_shape, num_classes):
     return Augmented(model)
 
 
+def biased_cnn(input_shape, num_classes):
+    """The same without augmentation."""
+    return everyday_cnn(input_shape, num_classes).model
+
+
 def plain_cnn(input_shape, num_classes):
     """The same without augmentation and without the bias."""
     return cnn(input_shape, 16, 128, num_classes, batchnorm=True)

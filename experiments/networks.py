@@ -1,14 +1,18 @@
 """Do other networks land on the closed form too: CNN, VGG11, ResNet18, text transformer?
 
-Run: python experiments/networks.py [--workers 2] [--out FOLDER]       (about 4 core-minutes)
+Run: python experiments/networks.py [--workers 2] [--out FOLDER]       (about 35 core-minutes)
 Needs Debian's fortunes, fortunes-min and dataset-fashion-mnist. Writes experiments/results/networks.json.
 
-Explicit penalties on head and features, warm-up, Adam, bias-free head; levels of λ_W λ_H below and above the smallest
-class's threshold. Much reduced to fit: one seed; CNN of width 8 on 245 digits (three levels) and 245 images of
-Fashion-MNIST (one level); VGG11 and ResNet18 of width 16 on 163 digits of 8×8 (two levels); a transformer layer of
-width 64 on 240 texts (two levels).
+Explicit penalties on head and features, warm-up, Adam at 3e-3, bias-free head; levels of λ_W λ_H below and above the
+smallest class's threshold. CNN of width 8 on all 613 digits and on 1,503 images of Fashion-MNIST (mini-batches of 128,
+500 epochs): three levels, three seeds. VGG11 and ResNet18 of width 16 with BatchNorm on 409 digits of 8×8, a
+transformer layer of width 64 on up to 60 texts a class: two levels, one seed, full batch. Reduced to fit the budget:
+widths, and 1,200, 1,000 and 600 steps.
 
-The band below was committed before the runs. Where the network does not fit all samples it is applied all the same.
+The band below was committed before the runs. An earlier version ran at 1e-3, with fewer images and VGG11 without
+BatchNorm, and stayed 0.01 to 0.57 off; the learning rate was raised, and BatchNorm added, on seed 100, which is not
+among the runs (VGG11 without BatchNorm stayed 0.34 off there). Texts whose words are those of a text of another class
+are left out (experiments/collapse_line.py shows what they do).
 """
 
 import numpy as np
@@ -18,21 +22,27 @@ import harness
 from collapsekit.training import TrainConfig
 from harness import line, setting, spread
 
+FAST = {"learning_rate": 3e-3}
 NETWORKS = {  # name: (settings, levels, seeds)
-    "CNN × digits": ({"network": "cnn", "width": 8, "largest": 60, "epochs": 1500}, (0.3, 0.8, 1.5), 1),
-    "VGG11, width 16 × digits": ({"network": "vgg11", "largest": 40, "epochs": 1000}, (0.3, 1.5), 1),
-    "ResNet18, width 16 × digits": (
-        {"network": "resnet18", "batchnorm": True, "largest": 40, "epochs": 400},
+    "CNN × digits": (FAST | {"network": "cnn", "width": 8, "epochs": 1200}, (0.3, 0.8, 1.5), 3),
+    "CNN × Fashion-MNIST": (
+        FAST
+        | {"network": "cnn", "width": 8, "data": "fashion-mnist", "largest": 367, "batch_size": 128, "epochs": 500},
+        (0.3, 0.8, 1.5),
+        3,
+    ),
+    "VGG11, width 16 × digits": (
+        FAST | {"network": "vgg11", "batchnorm": True, "largest": 100, "epochs": 1000},
         (0.3, 1.5),
         1,
     ),
-    "CNN × Fashion-MNIST": (
-        {"network": "cnn", "width": 8, "data": "fashion-mnist", "largest": 60, "epochs": 1500},
-        (1.5,),
+    "ResNet18, width 16 × digits": (
+        FAST | {"network": "resnet18", "batchnorm": True, "largest": 100, "epochs": 1000},
+        (0.3, 1.5),
         1,
     ),
     "text transformer × fortunes": (
-        {"network": "experiments.nets:text_transformer", "data": datasets.TOKENS, "largest": 30, "epochs": 600},
+        FAST | {"network": "experiments.nets:text_transformer", "data": datasets.TOKENS, "largest": 60, "epochs": 600},
         (0.3, 1.5),
         1,
     ),
@@ -44,7 +54,7 @@ CONFIGS = [
     for seed in range(seeds)
 ]
 BANDS = {"largest_deviation": 0.01}
-SMOKE = [TrainConfig(network="cnn", width=8, largest=60, ratio=5.0, epochs=1200)]
+SMOKE = [TrainConfig(network="cnn", width=8, largest=60, ratio=5.0, epochs=600, **FAST)]
 SMOKE_BANDS = {"largest_deviation": 0.05}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
@@ -87,6 +88,22 @@ class Solution:
         """Classes whose features vanish, (K,): below 1e-8 of the largest squared norm."""
         sqnorms = (self.features**2).sum(axis=1)
         return np.asarray(sqnorms <= 1e-8 * max(float(sqnorms.max()), 1e-300))
+
+    @property
+    def confidences(self) -> Array:
+        """Softmax probability that the head gives each class at its features, (K,)."""
+        return np.asarray(np.diagonal(softmax(self._logits, axis=1)))
+
+    @property
+    def margins(self) -> Array:
+        """Target logit minus the mean of the others at each class's features, bias included, (K,)."""
+        target = np.diagonal(self._logits)
+        return np.asarray((len(target) * target - self._logits.sum(axis=1)) / (len(target) - 1))
+
+    @property
+    def _logits(self) -> Array:
+        bias = 0.0 if self.bias is None else self.bias
+        return np.asarray(self.features @ self.weights.T + bias)
 
     def geometry(self) -> Geometry:
         """Return the Gram matrices, (K, K) each."""

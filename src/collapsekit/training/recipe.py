@@ -304,11 +304,15 @@ class TrainConfig:
         return lambda_w, lambda_h / float(np.asarray(unit.lambda_h))
 
     def outside(self, last: LastLayer) -> str | None:
-        """Return why no theory predicts this run, or None if it does."""
+        """Return why no theory predicts this run, or None if it does; what :meth:`minimised` returns may be solved."""
         if last.biased:
             return "the head has a bias, which changes the geometry and has no closed form (drop_bias removes it)"
         if self.logit_adjustment is not None:
             return "logit adjustment has no closed form"
+        return self.aimless(last)
+
+    def aimless(self, last: LastLayer) -> str | None:
+        """Return why this run minimises no objective over last-layer features and head, or None if it does."""
         if self.recipe == "penalty":
             return None
         if self.optimizer_used == "adamw":
@@ -336,6 +340,29 @@ class TrainConfig:
             raise CollapseError(f"recipe={self.recipe!r}: {reason}")
         return self._problem(counts, last, *self.penalties(counts, last), names=names)
 
+    def minimised(self, counts: Array, last: LastLayer, names: Sequence[str] | None = None) -> UFM:
+        """Return the problem that this run minimises, also where only ``collapsekit.solve`` finds its optimum.
+
+        That is :meth:`problem`, and the same with logit adjustment or with a bias in the head, which is free under the
+        recipe penalty and decays as the head does under weight decay.
+
+        Raises
+        ------
+        CollapseError
+            If the run minimises no such problem; :meth:`aimless` says why.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> config = TrainConfig(weight_decay=0.01, feature_decay=1e-4)
+        >>> config.minimised(np.array([60.0, 30.0]), LastLayer(8, biased=True)).bias
+        'free'
+        """
+        reason = self.aimless(last)
+        if reason is not None:
+            raise CollapseError(f"recipe={self.recipe!r}: {reason}")
+        return self._problem(counts, last, *self.penalties(counts, last), names=names)
+
     def _problem(
         self,
         counts: Array,
@@ -353,6 +380,7 @@ class TrainConfig:
             batchnorm_decay=self.batchnorm_decay,
             class_weights=self.torch_class_weights(counts),
             loss=self.loss(counts),
+            bias=(weight_decay if self.recipe == "batchnorm" else "free") if last.biased else None,
             dim=last.dim,
             names=names,
         )
@@ -390,6 +418,7 @@ def _resampled(problem: UFM) -> UFM:
         problem.lambda_w,
         problem.lambda_h * times,
         loss=problem.loss,
+        bias=problem.bias,
         class_weights=times,
         dim=problem.dim,
         names=problem.names,

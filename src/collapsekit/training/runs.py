@@ -84,6 +84,13 @@ class Run:
         return self.config.problem(self.measured.counts, self.last_layer, self.measured.names)
 
     @property
+    def minimised(self) -> UFM | None:
+        """What the run minimised, also where only ``collapsekit.solve`` finds the optimum; None if there is nothing."""
+        if self.config.aimless(self.last_layer) is not None:
+            return None
+        return self.config.minimised(self.measured.counts, self.last_layer, self.measured.names)
+
+    @property
     def frame(self) -> GeneralOrthogonalFrame | None:
         """The predicted optimum; None where no theory predicts the run."""
         return None if self.problem is None else predict(self.problem)
