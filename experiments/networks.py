@@ -6,8 +6,8 @@ Needs Debian's fortunes, fortunes-min and dataset-fashion-mnist. Writes experime
 Explicit penalties on head and features, warm-up, Adam at 3e-3, bias-free head; levels of λ_W λ_H below and above the
 smallest class's threshold. CNN of width 8 on all 613 digits and on 1,503 images of Fashion-MNIST (mini-batches of 128,
 500 epochs): three levels, three seeds. VGG11 and ResNet18 of width 16 with BatchNorm on 409 digits of 8×8, a
-transformer layer of width 64 on up to 60 texts a class: two levels, one seed, full batch. Reduced to fit the budget:
-widths, and 1,200, 1,000 and 600 steps.
+transformer layer of width 64 on texts with a long tail (100 … 10): two levels, one seed, full batch. Reduced to fit the
+budget: widths, and 1,200, 1,000 and 600 steps.
 
 The band below was committed before the runs. An earlier version ran at 1e-3, with fewer images and VGG11 without
 BatchNorm, and stayed 0.01 to 0.57 off; the learning rate was raised, and BatchNorm added, on seed 100, which is not
@@ -42,7 +42,9 @@ NETWORKS = {  # name: (settings, levels, seeds)
         1,
     ),
     "text transformer × fortunes": (
-        FAST | {"network": "experiments.nets:text_transformer", "data": datasets.TOKENS, "largest": 60, "epochs": 600},
+        FAST
+        | {"network": "experiments.nets:text_transformer", "data": datasets.TOKENS, "epochs": 600}
+        | {"profile": "long-tail", "largest": 100},
         (0.3, 1.5),
         1,
     ),

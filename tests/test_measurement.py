@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import metric_oracles as oracle
 from collapsekit import UFM, CollapseError, predict
 from collapsekit.metrics import functional as F
-from collapsekit.metrics import measure, measure_features
+from collapsekit.metrics import measure, measure_features, measurement
 from samples import draw_samples, samples
 from strategies import examples
 from tolerances import EXACT, FLOAT32, METRICS
@@ -88,6 +88,33 @@ def test_a_loader_that_runs_once_gets_one_pass(case):
     measured = measure(model, iter(loader), "fc")
     assert measured.centre_agreement is None
     assert_array_equal(measured.moments.state, measure(model, loader, "fc").moments.state)
+
+
+class RefilledLoader:
+    """Every batch comes in the same two buffers, as loaders that reuse memory give them; counts its passes."""
+
+    def __init__(self, loader):
+        self.loader, self.passes = loader, 0
+        self.inputs, self.labels = (torch.empty_like(tensor) for tensor in loader[0])
+
+    def __iter__(self):
+        self.passes += 1
+        for inputs, labels in self.loader:
+            rows = len(labels)
+            yield self.inputs[:rows].copy_(inputs), self.labels[:rows].copy_(labels)
+
+
+@pytest.mark.parametrize(("limit", "passes"), [(10**6, 2), (100, 3)])  # one of them to find the head
+def test_features_are_kept_for_the_nearest_centres_while_they_are_small(case, limit, passes, monkeypatch):
+    _, loader, _, _ = case
+    head = nn.Linear(5, K).double()  # its features are the buffers themselves
+    wanted = measure(head, list(loader))
+    monkeypatch.setattr(measurement, "LARGEST_KEPT_BYTES", limit)
+    refilled = RefilledLoader(list(loader))
+    found = measure(head, refilled)
+    assert refilled.passes == passes
+    assert_array_equal(found.centre_agreement, wanted.centre_agreement)
+    assert_array_equal(found.moments.state, wanted.moments.state)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)

@@ -11,7 +11,7 @@ from markupsafe import escape
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
-from collapsekit import UFM, CollapseError, CrossEntropy, predict
+from collapsekit import UFM, CollapseError, CrossEntropy, predict, solve
 from collapsekit.diagnosis import compare_run, run_scope
 from collapsekit.report import report
 from collapsekit.training import LastLayer, TrainConfig, checkpoint, load_run, load_split, loop, runs, train
@@ -28,6 +28,17 @@ from tolerances import EXACT, FLOAT32, METRICS
 
 COUNTS = np.array([40.0, 25.0, 12.0, 5.0])
 CPU = torch.device("cpu")
+
+SMALL_DIGITS = {"largest": 40, "ratio": 5.0, "hidden": (64,)}
+BIASED_NETWORK = """
+from torch import nn
+from collapsekit.training.models import mlp
+
+def build(shape, num_classes):
+    model = mlp(64, (64,), 128, num_classes)
+    model.head = nn.Linear(128, num_classes)
+    return model
+"""
 
 # what decays
 
@@ -210,6 +221,40 @@ def test_logit_adjustment_adds_the_log_prior():
     assert_allclose(mean_loss(logits, labels, config.loss(COUNTS)), expected, rtol=EXACT)
     assert config.outside(LastLayer(6)) == "logit adjustment has no closed form"
     assert config.penalties(COUNTS, LastLayer(6)) == TrainConfig().penalties(COUNTS, LastLayer(6))
+
+
+def test_what_only_the_solver_can_solve_is_minimised_all_the_same():
+    adjusted = TrainConfig(logit_adjustment=1.5, weight_decay=0.01, feature_decay=1e-4)
+    problem = adjusted.minimised(COUNTS, LastLayer(6))
+    plain = replace(adjusted, logit_adjustment=None)
+    assert problem.loss == adjusted.loss(COUNTS)
+    assert (problem.lambda_w, problem.lambda_h, problem.bias) == (0.01, 1e-4, None)
+    assert plain.minimised(COUNTS, LastLayer(6)).to_dict() == plain.problem(COUNTS, LastLayer(6)).to_dict()
+    assert plain.minimised(COUNTS, LastLayer(6, biased=True)).bias == "free"  # the penalties are on W and h alone
+    lawful = TrainConfig(recipe="batchnorm", weight_decay=0.01)
+    assert lawful.minimised(COUNTS, LastLayer(6, biased=True, branches=1)).bias == 0.01  # it decays with the head
+    with pytest.raises(CollapseError, match="no L2 penalty"):
+        replace(lawful, optimizer="adamw").minimised(COUNTS, LastLayer(6, branches=1))
+
+
+@pytest.mark.parametrize("values", [{"logit_adjustment": 1.0}, {"network": "recipe_biased:build"}], ids=str)
+def test_a_network_lands_on_the_optimum_that_the_solver_certifies(values, tmp_path, monkeypatch):
+    """Where there is no closed form; the optimum without the bias or the adjustment costs 1 % more, or far more."""
+    (tmp_path / "recipe_biased.py").write_text(BIASED_NETWORK, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    decays = {"weight_decay": 0.1, "feature_decay": 1e-4}
+    config = TrainConfig(**SMALL_DIGITS | values | decays, epochs=800, learning_rate=3e-3, feature_dim=128)
+    run = train(config, out=tmp_path)
+    assert run.problem is None
+    solution = solve(run.minimised)
+    assert solution.optimal
+    objective = run.measured.objective(run.minimised)
+    assert solution.lower_bound <= objective * (1 + FLOAT32)
+    assert_allclose(objective, solution.objective, rtol=0.005)
+    assert_allclose(run.measured.confidences, solution.confidences, atol=0.02)
+    without = replace(config, network="mlp", logit_adjustment=None).problem(run.measured.counts, LastLayer(128))
+    other = run.minimised.objective(*predict(without).weights_and_features())
+    assert other > 1.01 * solution.objective
 
 
 def test_resampled_batches_have_statistics_of_their_own():

@@ -1,5 +1,6 @@
 """solve: certified optima against closed forms, brute force and convex programming; statuses; limits; misuse."""
 
+import math
 import time
 
 import numpy as np
@@ -321,6 +322,21 @@ def test_a_solution_says_what_it_is():
     assert content["status"].startswith("globally optimal: gap ")
     assert content["certificate"]["objective"] == solution.objective
     assert solve(UFM([50, 20, 10], 1e-2, 1e-3)).bias is None
+
+
+@pytest.mark.parametrize("bias", [None, 0.1, "free"])
+def test_confidences_and_margins_are_those_of_the_head_on_the_features(bias):
+    solution = solve(UFM([50, 20, 10], 1e-2, 1e-3, bias=bias))
+    for k, h in enumerate(solution.features):
+        logits = [float(w @ h) for w in solution.weights]
+        if bias is not None:
+            logits = [z + float(b) for z, b in zip(logits, solution.bias, strict=True)]
+        odds = sum(math.exp(z - logits[k]) for z in logits)
+        assert_allclose(solution.confidences[k], 1 / odds, rtol=EXACT)
+        others = [z for j, z in enumerate(logits) if j != k]
+        assert_allclose(solution.margins[k], logits[k] - sum(others) / len(others), rtol=EXACT, atol=EXACT)
+    if bias is None:
+        assert_allclose(solution.margins, solution.geometry().margins, rtol=EXACT)
 
 
 def test_permuted_classes_give_the_permuted_solution():
