@@ -243,7 +243,7 @@ def test_a_network_lands_on_the_optimum_that_the_solver_certifies(values, tmp_pa
     (tmp_path / "recipe_biased.py").write_text(BIASED_NETWORK, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     decays = {"weight_decay": 0.1, "feature_decay": 1e-4}
-    config = TrainConfig(**SMALL_DIGITS | values | decays, epochs=800, learning_rate=3e-3, feature_dim=128)
+    config = TrainConfig(**SMALL_DIGITS | values | decays, epochs=1500, learning_rate=3e-3, feature_dim=128)
     run = train(config, out=tmp_path)
     assert run.problem is None
     solution = solve(run.minimised)
