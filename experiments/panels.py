@@ -4,9 +4,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 import batchnorm_law
+import everyday
 import generalisation
 import harness
 import optimiser
+import paper_settings
 import weights
 from collapsekit.report.figures import BLUE, GREEN, GREY, ORANGE, plain_ticks
 from harness import setting
@@ -46,14 +48,20 @@ def draw_batchnorm(ax: Axes, rows) -> None:
 
 def draw_paper(ax: Axes, rows) -> None:
     """Margins against class size: measured, by the converted formula, by the published one."""
-    for i, row in enumerate(rows):
+    labelled = set()
+    for row in rows:
         order = np.argsort(row["counts"], kind="stable")
         counts = np.array(row["counts"])[order]
-        for key, style in (("predicted_margins", "-"), ("published_margins", "--")):
-            label = {"-": "units converted", "--": "published script"}[style] if i == 0 else None
-            ax.plot(counts, np.array(row[key])[order], style, color=(BLUE, GREY)[style == "--"], lw=1, label=label)
-        name = setting(row, "data")
-        ax.plot(counts, np.array(row["margins"])[order], "os"[i], mfc="none", ms=4, color=ORANGE, label=name)
+        name = paper_settings.name_of(row)
+        marks = {"margins": ("os"[list(paper_settings.DATA).index(name)], ORANGE, name)}
+        lines = {
+            "predicted_margins": ("-", BLUE, "units converted"),
+            "published_margins": ("--", GREY, "published script"),
+        }
+        for key, (form, colour, label) in (lines | marks).items():
+            shown = None if label in labelled else label
+            labelled.add(label)
+            ax.plot(counts, np.array(row[key])[order], form, color=colour, mfc="none", ms=4, lw=1, label=shown)
     ax.set(xlabel="training samples", ylabel="margin", title="the paper's settings")
     _legend(ax)
 
@@ -89,15 +97,18 @@ def draw_generalisation(ax: Axes, rows) -> None:
 
 
 def draw_everyday(ax: Axes, rows) -> None:
-    """Training confidence against class size beside the law's."""
-    for i, row in enumerate(rows):
-        name = ("SGD", "AdamW")[setting(row, "optimizer") == "adamw"]
-        name += ", bias, augmentation" if "everyday" in setting(row, "network") else ", no bias, no augmentation"
-        ax.plot(row["counts"], row["confidences"], MARKERS[i], color=COLOURS[i], mfc="none", ms=4, label=name)
-        ax.plot(row["counts"], row["law_confidences"], "-", color=COLOURS[i], lw=0.8)
+    """Training confidence against class size beside the law's, or the certified optimum's where there is a bias."""
+    for i, name in enumerate(everyday.SETTINGS):
+        own = [row for row in rows if everyday.name_of(row) == name]
+        for j, row in enumerate(own):
+            style = {"color": COLOURS[i], "mfc": "none", "ms": 4}
+            ax.plot(row["counts"], row["confidences"], MARKERS[i], label=None if j else name, **style)
+            if j == 0:
+                wanted = row.get("solved_confidences", row["law_confidences"])
+                ax.plot(row["counts"], wanted, "-", color=COLOURS[i], lw=0.8)
     ax.set(xscale="log", xlabel="training samples", ylabel="training confidence", ylim=(0, 1.05))
     plain_ticks(ax)
-    ax.set_title("everyday settings: lines are the law")
+    ax.set_title("everyday settings: lines are predicted")
     _legend(ax, loc="lower right")
 
 

@@ -120,6 +120,7 @@ MARKS = {
     "MNIST-5k": ("s", BLUE),
     "Fashion-MNIST": ("D", GREEN),
     "olive oils (table)": ("^", "#CC79A7"),
+    "fortunes, none shared (text)": ("P", "#56B4E9"),
     "fortunes (text)": ("x", "#56B4E9"),
     "storms (table)": ("+", "#E69F00"),
     "other networks": ("v", "black"),
