@@ -6,7 +6,7 @@ Writes experiments/results/collapse_line.json and the tested range that predicti
 
 Eight levels of λ_W λ_H, 0.05 to 3 times the smallest class's threshold; ReLU MLPs 128-128-512, bias-free head,
 penalties on head and features with warm-up, Adam, five seeds. Full batch and 1,500 steps at 1e-3 on digits, MNIST-5k
-and olive oils; the paper's counts (100 … 500) on Fashion-MNIST in mini-batches of 256, 200 epochs at 3e-3, hidden layers
+and olive oils; on Fashion-MNIST the paper's counts (100 … 500), mini-batches of 256, 200 epochs at 3e-3, hidden layers
 of 256. Texts: the fortunes whose words are not those of a text of another class, 800 steps at 3e-3; and, two seeds and
 four levels, with those that are. Storms: four levels, 3,000 steps at 3e-3. Reduced to fit the budget: hidden layers of
 128 (256 by default), 1,500 steps (2,000), at most 100 texts and 150 storms a class.
