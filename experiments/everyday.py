@@ -46,10 +46,10 @@ SETTINGS = {
 CONFIGS = [TrainConfig(seed=seed, **COMMON | values) for values, seeds in SETTINGS.values() for seed in range(seeds)]
 BANDS = {"collapsed": 0, "law_deviation": 0.01, "effective_factor": 1.5}
 SMOKE = [
-    TrainConfig(**COMMON | {"data": "digits", "largest": 100, "ratio": 20, "epochs": 20} | SETTINGS[name][0])
-    for name in SETTINGS
+    TrainConfig(**COMMON | {"data": "digits", "largest": 100, "ratio": 20} | SETTINGS[name][0])
+    for name in ("SGD, bias, no augmentation", "SGD, no bias, no augmentation")
 ]
-SMOKE_BANDS = BANDS | {"collapsed": 10, "law_deviation": 1.0, "effective_factor": 1e3}
+SMOKE_BANDS = BANDS | {"law_deviation": 0.03}
 
 
 def said(run):
@@ -88,15 +88,16 @@ def judge(rows, bands):
 
 
 def tested(name, rows):
-    return f"BatchNorm CNN, {name} × Fashion-MNIST 100:1 × {len(rows)} seed{'s' * (len(rows) > 1)}"
+    return f"BatchNorm CNN, {name} × {harness.long_tailed(rows[0])} × {len(rows)} seed{'s' * (len(rows) > 1)}"
 
 
 def judge_loss(name, rows, bands):
     lost = sum(row["collapsed"] for row in rows)
+    headroom = f"{min(row['law_headroom'] for row in rows):.0f}" + " if decay were L2" * ("AdamW" in name)
     return line(
         "everyday settings: no class is lost to regularisation",
         tested(name, rows),
-        f"smallest headroom {min(row['law_headroom'] for row in rows):.0f}: no class collapses",
+        f"smallest headroom {headroom}: no class collapses",
         f"{lost} collapsed; training fit {spread((100 * row['train_accuracy'] for row in rows), 3)} %, test recall "
         f"of the rarest class {spread(100 * row['recalls'][-1] for row in rows)} %, balanced "
         f"{spread((100 * row['balanced_accuracy'] for row in rows), 3)} %",
@@ -133,7 +134,7 @@ def judge_effective(name, rows, bands):
         tested(name, rows),
         f"within a factor of {bands['effective_factor']}, or refused",
         found,
-        not factors or max(factors) <= bands["effective_factor"],
+        max(factors) <= bands["effective_factor"] if factors else harness.NO_CLAIM,
     )
 
 

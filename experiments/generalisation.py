@@ -46,7 +46,7 @@ SMOKE = [
     TrainConfig(**COMMON | {"data": "digits", "largest": 100, "ratio": 20, "epochs": 60}, **METHODS[name])
     for name in ("plain", "logit adjustment 1", "balanced resampling")
 ]
-SMOKE_BANDS = {"gain_over_its_sd": -np.inf, "correlation": -1.0}
+SMOKE_BANDS = {"gain_over_its_sd": 0.0, "correlation": 0.0}
 
 
 def method_of(row):
@@ -73,7 +73,7 @@ def judge_recall(rows, bands):
     )
     return line(
         "plain: test recall of a class follows its training margin (no promise of the theory)",
-        f"MLP × Fashion-MNIST 100:1 × {len(rows)} seeds",
+        tested(rows),
         f"rank correlation above {bands['correlation']}",
         f"rank correlation {spread(correlations)}, with headroom {spread(with_headroom)}; recall of the rarest class "
         f"{spread(100 * row['recalls'][-1] for row in rows)} %, of the largest "
@@ -89,12 +89,14 @@ def judge_method(name, rows, plain, bands):
     margins = np.mean([row["margins"] for row in rows], axis=0)
     geometry = f"training margins {margins[0]:.1f} … {margins[-1]:.1f}"
     wanted = rows[0].get("predicted_margins") or rows[0]["solved_margins"]
-    how = "predicted" if "predicted_margins" in rows[0] else f"certified to {rows[0]['solved_gap']:.0e}"
+    how = (
+        "predicted" if "predicted_margins" in rows[0] else f"certified to {max(row['solved_gap'] for row in rows):.0e}"
+    )
     geometry += f" ({how}: {wanted[0]:.1f} … {wanted[-1]:.1f})"
     measured = f"balanced accuracy {own.mean():.1f} ± {own.std(ddof=1) if len(own) > 1 else 0:.1f} %"
     if name == "plain":
         return line(
-            "plain cross-entropy, the reference", tested(rows), "none", f"{measured}; {geometry}", harness.HOLDS
+            "plain cross-entropy, the reference", tested(rows), "none", f"{measured}; {geometry}", harness.NO_CLAIM
         )
     spread_of_gain = gain.std(ddof=1) if len(gain) > 1 else 0.0
     return line(
@@ -108,7 +110,7 @@ def judge_method(name, rows, plain, bands):
 
 
 def tested(rows):
-    return f"MLP × Fashion-MNIST 100:1 × {len(rows)} seeds"
+    return f"MLP × {harness.long_tailed(rows[0])} × {len(rows)} seeds"
 
 
 EXPERIMENT = harness.Experiment("generalisation", __doc__, CONFIGS, BANDS, judge, SMOKE, SMOKE_BANDS)

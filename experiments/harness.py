@@ -26,6 +26,8 @@ RESULTS = Path(__file__).parent / "results"
 SCOPE = Path(__file__).parents[1] / "src" / "collapsekit" / "theory" / "scope.json"
 DEFAULTS = TrainConfig().to_dict()
 HOLDS, CORRECTED, FAILS = "holds", "holds with correction", "fails"
+NO_CLAIM = "no claim"
+"""Of lines that are there to be compared with, and of answers that were refused."""
 SMALL: dict[str, Any] = {"largest": 60, "ratio": 5.0, "hidden": (128,), "epochs": 1000}
 """Digits and an MLP for runs of seconds: 60 … 12 samples a class."""
 COLUMNS = ("claim", "tested_on", "predicted", "measured", "verdict")
@@ -98,13 +100,20 @@ def row_of(run, extra=None) -> Row:
             "times_threshold": 1 / float(frame.headroom.min()),
         }
     elif run.minimised is not None:  # no closed form, but an optimum that can be certified
-        solution = solve(run.minimised)
-        row |= {
-            "solved_confidences": solution.confidences,
-            "solved_margins": solution.margins,
-            "solved_gap": solution.gap,
-        }
+        row |= solved(run.minimised)
     return {key: plain(value) for key, value in (row | (extra(run) if extra else {})).items()}
+
+
+def solved(problem) -> Row:
+    """The certified optimum of a problem, nothing if the certificate does not close."""
+    solution = solve(problem)
+    if not solution.optimal:
+        return {}
+    return {
+        "solved_confidences": solution.confidences,
+        "solved_margins": solution.margins,
+        "solved_gap": solution.gap,
+    }
 
 
 COMPARED = (
@@ -134,6 +143,12 @@ def setting(row: Row, key: str) -> Any:
     return row["config"].get(key, DEFAULTS[key])
 
 
+def long_tailed(row: Row) -> str:
+    """Data and imbalance of a row as the table says them."""
+    data = {"fashion-mnist": "Fashion-MNIST"}.get(setting(row, "data"), setting(row, "data"))
+    return f"{data} {setting(row, 'ratio'):g}:1"
+
+
 def deviations(row: Row) -> np.ndarray:
     """|measured − predicted| confidence of each class of a run, (K,)."""
     return np.abs(np.array(row["confidences"]) - row["predicted_confidences"])
@@ -145,9 +160,10 @@ def critical(row: Row, within: float = 0.02) -> bool:
 
 
 def spread(values, digits: int = 2) -> str:
-    """Mean ± standard deviation (over runs or seeds) as the table shows them."""
+    """Mean ± standard deviation (over runs or seeds) as the table shows them; of a single value, the value."""
     values = np.asarray(list(values), dtype=float)
-    return f"{short(values.mean(), digits)} ± {short(values.std(ddof=1) if values.size > 1 else 0.0, 1)}"
+    mean = short(values.mean(), digits)
+    return f"{mean} ± {short(values.std(ddof=1), 1)}" if values.size > 1 else mean
 
 
 def short(value: float, digits: int) -> str:
@@ -295,10 +311,21 @@ def write(experiment: Experiment, rows, lines, failures, environment) -> None:
         "bands": experiment.bands,
         "table": lines,
         "failures": failures,
+        "superseded": superseded(experiment),
     }
     body = json.dumps(content, indent=1, ensure_ascii=False)[:-2]
     runs = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    (RESULTS / f"{experiment.name}.json").write_text(f'{body},\n "runs": [\n  {runs}\n ]\n}}\n', encoding="utf-8")
+    unfinished = RESULTS / f"{experiment.name}.unfinished"
+    unfinished.write_text(f'{body},\n "runs": [\n  {runs}\n ]\n}}\n', encoding="utf-8")
+    unfinished.replace(RESULTS / f"{experiment.name}.json")
+
+
+def superseded(experiment: Experiment) -> list[Row]:
+    """Return, in short, the stored runs that are planned no more: what earlier settings gave is not forgotten."""
+    before = results(experiment.name)
+    gone = [row for row in before.get("runs", []) if TrainConfig.from_dict(row["config"]) not in experiment.configs]
+    kept = ("config", "largest_deviation", "same_classes_collapsed")
+    return before.get("superseded", []) + [{key: row.get(key) for key in kept} for row in gone]
 
 
 def stored(name: str) -> list[Row]:

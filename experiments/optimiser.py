@@ -59,7 +59,8 @@ def change_of(row):
 
 def judge_change(change, rows, bands):
     warm, cold = ([row for row in rows if (setting(row, "warmup") > 0) == wanted] for wanted in (True, False))
-    verdict = FAILS if dead(warm) else (CORRECTED if dead(cold) else HOLDS)
+    most = bands["spurious deaths with warm-up"]
+    verdict = FAILS if dead(warm) > most else (CORRECTED if dead(cold) > most else HOLDS)
     expected = "no class dies against the theory"
     if change == "Adam, d = 10, λ_W/λ_H = 1":
         least = bands["d = K and λ_W = λ_H, no warm-up: least spurious deaths a run"]

@@ -1,14 +1,18 @@
-"""Six panels, one for each experiment that has more to show than a deviation; used by summary.py."""
+"""A panel for each experiment beside the collapse line; used by summary.py."""
+
+from itertools import zip_longest
 
 import numpy as np
 from matplotlib.axes import Axes
 
 import batchnorm_law
+import effective_penalties
 import everyday
 import generalisation
 import harness
 import optimiser
 import paper_settings
+import revival
 import weights
 from collapsekit.report.figures import BLUE, GREEN, GREY, ORANGE, plain_ticks
 from harness import setting
@@ -26,7 +30,9 @@ def draw_weights(ax: Axes, rows) -> None:
             if j == 0:
                 ax.plot(row["counts"], row["predicted_margins"], "-", color=COLOURS[i], lw=1, label=name)
             ax.plot(row["counts"], row["margins"], MARKERS[i], **style)
+    low, high = ax.get_ylim()
     ax.set(xscale="log", xlabel="training samples", ylabel="margin", title="weights: margins by loss")
+    ax.set_ylim(low - 0.4 * (high - low), high)  # room for the legend
     plain_ticks(ax)
     _legend(ax)
 
@@ -41,7 +47,7 @@ def draw_batchnorm(ax: Axes, rows) -> None:
             style = {"color": COLOURS[i % 7], "ms": 3, "mfc": "none", "alpha": 0.8}
             ax.plot(x, y, MARKERS[(i + i // 7) % 7], label=name, **style)
     ax.plot([0.03, 1], [0.03, 1], color=GREY, lw=0.8, zorder=0)
-    ax.set(xscale="log", yscale="log", ylim=(0.002, 1.3), xlabel="1 − p of the law", ylabel="1 − p measured")
+    ax.set(xscale="log", yscale="log", ylim=(2e-4, 1.3), xlabel="1 − p of the law", ylabel="1 − p measured")
     ax.set_title("BatchNorm law: nothing fitted")
     _legend(ax, loc="lower right")  # below the data
 
@@ -78,8 +84,9 @@ def draw_optimiser(ax: Axes, rows) -> None:
         ax.barh(np.arange(len(names)) + shift, shares, 0.36, color=(ORANGE, BLUE)[warm], label=label)
     ax.set_yticks(range(len(names)), [name.replace("λ_W/λ_H", "ratio") for name in names], fontsize=6)
     ax.invert_yaxis()
-    ax.set(xlabel="classes dead against the theory, %", title="what the optimiser loses")
-    _legend(ax)
+    ax.set(xlim=(0, 1.5 * ax.get_xlim()[1]), xlabel="classes dead against the theory, %")  # room for the legend
+    ax.set_title("what the optimiser loses")
+    _legend(ax, loc="lower right")
 
 
 def draw_generalisation(ax: Axes, rows) -> None:
@@ -112,16 +119,71 @@ def draw_everyday(ax: Axes, rows) -> None:
     _legend(ax, loc="lower right")
 
 
+def draw_deviations(title, band):
+    """Return what draws each run's largest deviation against its penalties, with the band."""
+
+    def panel(ax: Axes, rows) -> None:
+        found = [(row["times_threshold"], row["largest_deviation"]) for row in rows]
+        ax.plot(*zip(*found, strict=True), "o", color=ORANGE, mfc="none", ms=4)
+        ax.axhline(band, color=GREY, lw=0.8, ls="--", label="band")
+        ax.set(
+            xscale="log", yscale="log", xlabel="times the smallest threshold", ylabel="largest deviation, confidence"
+        )
+        ax.set_title(title)
+        _legend(ax)
+
+    return panel
+
+
+def draw_effective(ax: Axes, rows) -> None:
+    """Relative error of either penalty found from the trained network alone, with the band."""
+    names = list(effective_penalties.GROUPS)
+    for shift, key, colour in ((-0.1, "w", ORANGE), (0.1, "h", BLUE)):
+        found = [(names.index(effective_penalties.group_of(row)) + shift, row) for row in rows]
+        errors = [(x, 100 * row[f"effective_lambda_{key}_error"]) for x, row in found]
+        ax.plot(*zip(*errors, strict=True), "o", color=colour, mfc="none", ms=4, label=f"λ_{key.upper()}")
+    ax.axhline(5, color=GREY, lw=0.8, ls="--", label="band")
+    ax.set_xticks(range(len(names)), [name.replace("decay on ", "") for name in names], fontsize=6)
+    ax.set(yscale="log", ylabel="error, %", title="penalties found from the network")
+    _legend(ax)
+
+
+def draw_controls(ax: Axes, rows) -> None:
+    """Mean |cosine| between class means: none where a feature penalty makes them orthogonal, large without one."""
+    for i, (name, wanted) in enumerate((("balanced, feature penalty", False), ("long tail, none", True))):
+        own = [row for row in rows if (setting(row, "recipe") == "plain") == wanted]
+        ax.plot([i] * len(own), [row["mean_cosine"] for row in own], "o", color=COLOURS[i], mfc="none", label=name)
+    ax.set_xticks([])
+    ax.set(xlim=(-0.5, 1.5), yscale="log", ylabel="mean |cosine| of class means", title="controls")
+    _legend(ax, loc="center left")
+
+
+def draw_revival(ax: Axes, rows) -> None:
+    """Share of the lost classes that come back after each change."""
+    names = list(revival.CHANGES)
+    for i, name in enumerate(names):
+        before, back, _ = revival.came_back([row for row in rows if revival.change_of(row) == name])
+        ax.barh(i, 100 * back / max(1, before), 0.6, color=ORANGE)
+    ax.set_yticks(range(len(names)), [name.replace(", penalties", ",\npenalties") for name in names], fontsize=6)
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 105), xlabel="lost classes that come back, %", title="what revives a lost class")
+
+
 def _legend(ax: Axes, **where) -> None:
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False, fontsize=6, **where)
 
 
 PANELS = {
+    "first_light": draw_deviations("first light: digits, 28 runs", 0.002),
+    "mini_batches": draw_deviations("mini-batches: Fashion-MNIST", 0.003),
+    "effective_penalties": draw_effective,
     "batchnorm_law": draw_batchnorm,
     "weights": draw_weights,
     "paper_settings": draw_paper,
+    "controls": draw_controls,
     "optimiser": draw_optimiser,
+    "revival": draw_revival,
     "everyday": draw_everyday,
     "generalisation": draw_generalisation,
 }
@@ -129,9 +191,9 @@ PANELS = {
 
 def draw(axes) -> None:
     """Draw every panel that has results."""
-    for ax, (name, panel) in zip(axes, PANELS.items(), strict=True):
-        rows = harness.stored(name)
+    for ax, name in zip_longest(axes, PANELS):
+        rows = harness.stored(name) if name else []
         if rows:
-            panel(ax, rows)
+            PANELS[name](ax, rows)
         else:
             ax.set_axis_off()

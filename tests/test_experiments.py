@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from safetensors.torch import save_file
 
 from collapsekit.training import TrainConfig
 
@@ -44,7 +45,7 @@ def test_deviations_and_critical_classes():
 
 def test_spread_is_mean_and_sample_deviation():
     assert harness.spread([1.0, 3.0]) == "2 ± 1"
-    assert harness.spread([0.25]) == "0.25 ± 0"
+    assert harness.spread([0.25]) == "0.25"
     assert harness.spread([100.0, 140.0]) == "120 ± 28"
 
 
@@ -106,7 +107,7 @@ def test_an_experiment_runs_is_judged_again_and_keeps_stored_runs(tmp_path):
     assert json.loads((tmp_path / "results" / "tiny.json").read_text()) == second
 
 
-@pytest.mark.parametrize("name", ["tiny_eps_mlp", "pooled_cnn", "everyday_cnn", "plain_cnn"])
+@pytest.mark.parametrize("name", ["tiny_eps_mlp", "pooled_cnn", "everyday_cnn", "biased_cnn", "plain_cnn"])
 def test_networks_of_the_experiments(name):
     model = getattr(nets, name)((1, 8, 8), 10)
     assert model(torch.rand(4, 1, 8, 8)).shape == (4, 10)
@@ -147,3 +148,48 @@ def test_texts_are_read_from_fortune_files(tmp_path, monkeypatch):
     assert stored["X"].shape == (8, 4)
     assert_array_equal(stored["y"][:5], "big")
     assert (stored["X"][:, 0] > 0).all()
+
+
+def test_samples_that_coincide_across_classes_are_found_and_left_out(tmp_path):
+    inputs = np.array([[1.0, 2], [1, 2], [3, 4], [3, 4], [5, 6]])
+    assert_array_equal(datasets.coinciding(inputs, np.array([0, 1, 0, 0, 1])), [True, True, False, False, False])
+    lines = ["a\tone two", "b\ttwo one", "a\tone one three", "b\tfour five", "b\tfour five"]
+    datasets._apart(tmp_path / "apart.txt", lines)
+    assert (tmp_path / "apart.txt").read_text().splitlines() == lines[2:]
+    assert [path.name for path in tmp_path.iterdir()] == ["apart.txt"]
+
+
+def test_runs_that_are_planned_no_more_are_kept_in_short(tmp_path, monkeypatch):
+    planned, gone = TINY, TrainConfig(epochs=2, hidden=(8,), feature_dim=8)
+    rows = [{"config": harness.changed(config), "largest_deviation": 0.2, "seconds": 3.0} for config in (planned, gone)]
+    earlier = {"config": {"schema": 2, "seed": 7}, "largest_deviation": 0.4, "same_classes_collapsed": False}
+    (tmp_path / "tiny.json").write_text(json.dumps({"runs": rows, "superseded": [earlier]}))
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    experiment = harness.Experiment("tiny", "", [planned], {}, list, [], {})
+    shortened = {"config": json.loads(json.dumps(harness.changed(gone))), "largest_deviation": 0.2}
+    assert harness.superseded(experiment) == [earlier, shortened | {"same_classes_collapsed": None}]
+    summary = importlib.import_module("summary")
+    _, lines = summary.superseded({"superseded": [earlier, earlier | {"largest_deviation": 0.1}]})
+    assert lines == "- the defaults: 2 runs, largest deviation 0.4, dead classes exact in 0"
+    assert summary.superseded({}) == []
+
+
+def test_revived_classes_are_counted_one_by_one():
+    revival = importlib.import_module("revival")
+    rows = [{"lost_before": [7, 9], "lost_after": [8, 9]}, {"lost_before": [9], "lost_after": []}]
+    assert revival.came_back(rows) == (3, 2, 1)
+
+
+def test_the_lost_networks_start_from_what_was_stored(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "experiments" / "data" / "lost"
+    folder.mkdir(parents=True)
+    stored = nets.mlp(64, (128, 128), 512, 10)
+    save_file(stored.state_dict(), folder / "5.safetensors")
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        models = [getattr(nets, f"lost_mlp{suffix}")((64,), 10) for suffix in ("", "_new_head", "_new_last_layer")]
+    kept = [
+        [torch.equal(own, new) for own, new in zip(stored.parameters(), m.parameters(), strict=True)] for m in models
+    ]
+    assert kept == [[True] * 7, [True] * 6 + [False], [True] * 4 + [False] * 3]

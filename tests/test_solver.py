@@ -339,6 +339,11 @@ def test_confidences_and_margins_are_those_of_the_head_on_the_features(bias):
         assert_allclose(solution.margins, solution.geometry().margins, rtol=EXACT)
 
 
+def test_confidences_are_those_of_the_closed_form_at_any_temperature():
+    problem = UFM([50, 20, 10], 1e-2, 1e-3, loss=CrossEntropy(temperature=2.0, smoothing=0.1))
+    assert_allclose(solve(problem).confidences, predict(problem).confidences, rtol=1e-6)
+
+
 def test_permuted_classes_give_the_permuted_solution():
     order = np.random.default_rng(0).permutation(10)
     problem = trial(0.5, bias="free")

@@ -323,10 +323,10 @@ def _kept_while_small(samples: Callable[[], Iterator[Sample]]) -> Callable[[], I
             size += sample.features.nbytes
             if size <= LARGEST_KEPT_BYTES:  # copies: a loader may fill the same buffers again
                 kept.append(Sample(sample.features.clone(), sample.labels.clone()))
+            else:
+                kept.clear()
             yield sample
         complete = size <= LARGEST_KEPT_BYTES
-        if not complete:
-            kept.clear()
 
     return remembering
 

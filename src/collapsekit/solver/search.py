@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
-from collapsekit.losses import Focal, Hinge
+from collapsekit.losses import CrossEntropy, Focal, Hinge
 from collapsekit.problem import UFM
 from collapsekit.solver.certificate import NO_CERTIFICATE, Bound, Certificate, bound_at, certificate, feasible
 from collapsekit.solver.coordinates import added, largest, responding, room, rounded, svd_factors, tidied, widened
@@ -91,8 +91,10 @@ class Solution:
 
     @property
     def confidences(self) -> Array:
-        """Softmax probability that the head gives each class at its features, (K,)."""
-        return np.asarray(np.diagonal(softmax(self._logits, axis=1)))
+        """Softmax probability (of z/T) that the head gives each class at its features, (K,)."""
+        loss = self.problem.loss
+        temperature = loss.temperature if isinstance(loss, CrossEntropy) else 1.0
+        return np.asarray(np.diagonal(softmax(self._logits / temperature, axis=1)))
 
     @property
     def margins(self) -> Array:

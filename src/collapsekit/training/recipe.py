@@ -338,13 +338,14 @@ class TrainConfig:
         reason = self.outside(last)
         if reason is not None:
             raise CollapseError(f"recipe={self.recipe!r}: {reason}")
-        return self._problem(counts, last, *self.penalties(counts, last), names=names)
+        return self.minimised(counts, last, names)
 
     def minimised(self, counts: Array, last: LastLayer, names: Sequence[str] | None = None) -> UFM:
         """Return the problem that this run minimises, also where only ``collapsekit.solve`` finds its optimum.
 
         That is :meth:`problem`, and the same with logit adjustment or with a bias in the head, which is free under the
-        recipe penalty and decays as the head does under weight decay.
+        recipe penalty and decays as the head does under weight decay. Where features are pooled it is a bound, and
+        where earlier layers decay too an approximation.
 
         Raises
         ------
