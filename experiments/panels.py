@@ -47,9 +47,9 @@ def draw_batchnorm(ax: Axes, rows) -> None:
             style = {"color": COLOURS[i % 7], "ms": 3, "mfc": "none", "alpha": 0.8}
             ax.plot(x, y, MARKERS[(i + i // 7) % 7], label=name, **style)
     ax.plot([0.03, 1], [0.03, 1], color=GREY, lw=0.8, zorder=0)
-    ax.set(xscale="log", yscale="log", ylim=(2e-4, 1.3), xlabel="1 − p of the law", ylabel="1 − p measured")
+    ax.set(xscale="log", yscale="log", xlim=(0.02, 60), xlabel="1 − p of the law", ylabel="1 − p measured")
     ax.set_title("BatchNorm law: nothing fitted")
-    _legend(ax, loc="lower right")  # below the data
+    _legend(ax, loc="center right")  # beside the data
 
 
 def draw_paper(ax: Axes, rows) -> None:
@@ -86,7 +86,7 @@ def draw_optimiser(ax: Axes, rows) -> None:
     ax.invert_yaxis()
     ax.set(xlim=(0, 1.5 * ax.get_xlim()[1]), xlabel="classes dead against the theory, %")  # room for the legend
     ax.set_title("what the optimiser loses")
-    _legend(ax, loc="lower right")
+    _legend(ax, loc="center right")
 
 
 def draw_generalisation(ax: Axes, rows) -> None:
