@@ -6,14 +6,17 @@ Writes experiments/results/collapse_line.json and the tested range that predicti
 
 Eight levels of λ_W λ_H, 0.05 to 3 times the smallest class's threshold; ReLU MLPs 128-128-512, bias-free head,
 penalties on head and features with warm-up, Adam, five seeds. Full batch and 1,500 steps at 1e-3 on digits, MNIST-5k
-and olive oils; on Fashion-MNIST the paper's counts (100 … 500), mini-batches of 256, 200 epochs at 3e-3, hidden layers
-of 256. Texts: the fortunes whose words are not those of a text of another class, 800 steps at 3e-3; and, two seeds and
-four levels, with those that are. Storms: four levels, 3,000 steps at 3e-3. Reduced to fit the budget: hidden layers of
-128 (256 by default), 1,500 steps (2,000), at most 100 texts and 150 storms a class.
+and olive oils; on Fashion-MNIST the paper's counts (100 … 500), mini-batches of 256, 600 epochs at 3e-3. Texts: the
+fortunes whose words are not those of a text of another class, 800 steps at 3e-3; and, two seeds and four levels, with
+those that are. Storms: four levels, 3,000 steps at 3e-3. Reduced to fit the budget: hidden layers of 128 (256 by
+default), 1,500 steps (2,000), at most 100 texts and 150 storms a class.
 
 The band is for data that can be separated: where the network fits every training sample at the lowest level of the
 same data and seed. The dead classes must be exactly the predicted ones where no class is within 2 % of its threshold.
-The bands below were committed before the run; sizes were chosen on seed 100, which is not among the runs.
+The bands below were committed before the run; sizes were chosen on seed 100, which is not among the runs. What was
+changed after looking: storms ran for 1,500 steps at 1e-3 (0.023 off in the class nearest to its threshold), and
+Fashion-MNIST for 200 epochs with hidden layers of 256 (up to 0.012 off: classes exactly at their threshold, which two
+of the levels have, were still dying, and one or two hard samples were not fitted).
 """
 
 import numpy as np
@@ -32,9 +35,7 @@ DATA = {  # name: (what decides the data and how long it takes, seeds, levels)
     "MNIST-5k": ({"data": "mnist-5k", "largest": 150}, 5, LEVELS),
     "olive oils (table)": ({"data": datasets.OLIVE}, 5, LEVELS),
     "Fashion-MNIST": (
-        FAST
-        | {"data": "fashion-mnist", "profile": "paper", "largest": 500, "hidden": (256, 256)}
-        | {"batch_size": 256, "epochs": 200},
+        FAST | {"data": "fashion-mnist", "profile": "paper", "largest": 500, "batch_size": 256, "epochs": 600},
         5,
         LEVELS,
     ),
