@@ -26,7 +26,7 @@ from collapsekit.metrics import ClassMoments, Measurement
 from collapsekit.problem import UFM
 from collapsekit.theory.closed_form import GeneralOrthogonalFrame, predict
 from collapsekit.training.recipe import LastLayer, TrainConfig
-from collapsekit.validation import Array
+from collapsekit.validation import Array, class_names, whole_number
 
 CONFIG, HISTORY, ARRAYS, CHECKPOINT, ENVIRONMENT, FAILURE, LOCK = (
     "config.json",
@@ -292,14 +292,16 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     try:
         config = TrainConfig.from_dict(read_json(path / CONFIG))
         num_classes, dim = arrays["shape"].tolist()
-        names, last_layer = environment.pop("names"), LastLayer(**environment.pop("last_layer"))
+        names = class_names(environment.pop("names"), num_classes)
+        last_layer = LastLayer(**environment.pop("last_layer"))
+        whole_number(f"run={str(folder)!r}: dim", last_layer.dim, 1, "train again without resuming")
         moments = ClassMoments.from_state(arrays["moments"], num_classes, dim)
         measured = Measurement(
             moments,
             arrays.get("weight"),
             arrays.get("bias"),
             **cast(dict[str, Any], {name: arrays[name].numpy() for name in PER_CLASS if name in arrays}),
-            names=None if names is None else tuple(names),
+            names=names,
             loss=config.loss(moments.counts.numpy()),
         )
         test_recalls = arrays["test_recalls"].numpy()
