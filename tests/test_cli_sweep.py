@@ -1,6 +1,7 @@
 """The commands sweep and collect: their flags, their tables, their errors (one line, exit 2)."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -139,6 +140,19 @@ def test_some_failed_is_exit_1_with_the_table(finished, capsys):
     assert out.count("failed: data='nowhere'") == 2
     assert "2 of 4 runs finished, 2 failed" in out
     assert err.count("\n") == 4
+
+
+def test_a_narrow_terminal_keeps_run_and_status(finished, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    save_failure("runs", TrainConfig(seed=1, learning_rate=0.02, data="a/rather/long/path.csv", **TINY), "because")
+    assert main(["collect", "runs"]) == 0
+    lines = re.sub("\x1b[^m]*m", "", capsys.readouterr().out).splitlines()
+    rows = [line for line in lines if re.match("[0-9a-f]{12} ", line)][:3]
+    assert sorted(line.split()[-1] for line in rows) == ["failed", "finished", "finished"]
+    assert all(len(line) <= 80 for line in rows)
+    assert any(line.startswith("No room for") and "balanced accuracy" in line for line in lines)
 
 
 def test_a_part_without_runs_is_nothing_to_do(finished, capsys):
