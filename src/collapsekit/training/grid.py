@@ -113,7 +113,8 @@ def sweep(
         Folder of runs, each in a folder named by the hash of its configuration; the workers must see it too.
     executor : concurrent.futures.Executor, optional
         Where to train, e.g. ``Client(address).get_executor()`` of Dask; left out: spawned processes of this machine,
-        replaced when they die and killed when the sweep is stopped (another executor ends the jobs that it has begun).
+        replaced when they die and killed when the sweep is stopped (another executor ends the jobs that it has begun,
+        and the sweep ends with it if it takes no more, as a ProcessPoolExecutor of which one worker has died).
         A script then needs ``if __name__ == "__main__":``.
     workers : int
         How many spawned processes; without an executor only.
@@ -132,7 +133,7 @@ def sweep(
     Raises
     ------
     CollapseError
-        If a value of the grid is out of range, or the folder cannot be written.
+        If a value of the grid is out of range, the folder cannot be written, or the executor is lost.
 
     Examples
     --------
