@@ -1,6 +1,7 @@
 """The commands sweep and collect: their flags, their tables, their errors (one line, exit 2)."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_flags_make_a_grid(flags, grid):
         (["broken.json"], "cannot be read"),
         (["number.json"], "holds 3"),
         (["strange.json"], "colour"),
-        (["listed.json"], "colour"),
+        (["listed.json"], "entry 1: TrainConfig has no ['colour']"),
         (["--colour", "1"], "--colour"),
         (["--seeds", "x"], "--seed='x'"),
         (["--seeds", "0:1:2:3"], "0:1:2:3"),
@@ -67,7 +68,15 @@ def test_flags_make_a_grid(flags, grid):
         (["--penalty-scale", "0"], "penalty_scale=0"),
         (["--recipe", "magic"], "recipe='magic'"),
         (["--class-names", "a,b"], "--class-names"),
-        (["--seeds", "0:2", "--part", "3/2"], "part"),
+        (["--seeds", "0:2", "--part", "3/2"], "--part='3/2': give I/N with 1 ≤ I ≤ N"),
+        (["--seeds", "0:2", "--out", ""], "out=''"),
+        (["--seed", "0", "--seeds", "1"], "--seed, --seeds"),
+        (["deep.json"], "cannot be read"),
+        (["dict head.json"], "'dict head.json', entry 2: head="),
+        (["list head.json"], "entry 2: head="),
+        (["odd names.json"], "entry 2: class_names=5"),
+        (["text.json"], "'text.json', entry 2: batchnorm='false'"),
+        (["widths.json"], "'widths.json': hidden=[8, 8]: a list holds one value a run; give [[8, 8]]"),
         (["--seeds", "0:2", "--part", "1"], "--part='1'"),
         (["--seeds", "0:2", "--workers", "0"], "workers"),
         (["--seeds", "0:2", "--out", "number.json"], "out='number.json'"),
@@ -82,6 +91,12 @@ def test_misuse_is_one_line(tmp_path, monkeypatch, capsys, arguments, fragment):
     Path("grid.json").write_text('{"seed": [0]}')
     Path("strange.json").write_text('{"colour": [0]}')
     Path("listed.json").write_text('[{"colour": 0}]')
+    Path("deep.json").write_text("[" * 100_000)
+    Path("dict head.json").write_text('[{}, {"head": {"a": 1}}]')
+    Path("list head.json").write_text('[{}, {"head": ["a"]}]')
+    Path("odd names.json").write_text('[{}, {"class_names": 5}]')
+    Path("text.json").write_text('[{}, {"batchnorm": "false"}]')
+    Path("widths.json").write_text('{"hidden": [8, 8]}')
     assert main(["sweep", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -116,6 +131,48 @@ def test_json_and_configurations_from_a_file(finished, capsys):
         assert json.loads(capsys.readouterr().out)["runs"] == expected[::-1]
     assert main(["sweep", "list.json", "--part", "2/2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["runs"] == expected[:1]
+
+
+def test_some_failed_is_exit_1_with_the_table(finished, capsys):
+    assert main(["sweep", *FLAGS, "--data", "digits,nowhere", "--workers", "1"]) == 1
+    out, err = capsys.readouterr()
+    assert out.count(" finished") >= 2
+    assert out.count("failed: data='nowhere'") == 2
+    assert "2 of 4 runs finished, 2 failed" in out
+    assert err.count("\n") == 4
+
+
+def test_a_narrow_terminal_keeps_run_and_status(finished, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    save_failure("runs", TrainConfig(seed=1, learning_rate=0.02, data="a/rather/long/path.csv", **TINY), "because")
+    assert main(["collect", "runs"]) == 0
+    lines = re.sub("\x1b[^m]*m", "", capsys.readouterr().out).splitlines()
+    rows = [line for line in lines if re.match("[0-9a-f]{12} ", line)][:3]
+    assert sorted(line.split()[-1] for line in rows) == ["failed", "finished", "finished"]
+    assert all(len(line) <= 80 for line in rows)
+    assert any(line.startswith("No room for") and "balanced accuracy" in line for line in lines)
+
+
+def test_a_part_without_runs_is_nothing_to_do(finished, capsys):
+    assert main(["sweep", *FLAGS, "--part", "5/8"]) == 0
+    assert capsys.readouterr().out == "Nothing to do in this part.\n"
+    assert main(["sweep", *FLAGS, "--part", "5/8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == []
+
+
+def test_json_holds_every_run_and_nothing_that_a_network_prints(finished, capfd):
+    configs = [TINY, {**TINY, "network": "deadly:talks"}, {**TINY, "seed": 7}]
+    Path("list.json").write_text(json.dumps(configs))
+    (Path("runs") / TrainConfig(seed=7, **TINY).fingerprint).touch()  # no folder, so that nothing can be noted there
+    assert main(["sweep", "list.json", "--workers", "1", "--json"]) == 1
+    out, err = capfd.readouterr()
+    rows = json.loads(out)["runs"]
+    assert [row["status"] for row in rows] == ["finished", "finished", "failed"]
+    assert rows[2]["run"] in rows[2]["reason"]
+    assert rows[2].keys() == rows[0].keys()
+    assert "a word" in err
 
 
 def test_collect_shows_and_writes(finished, capsys):

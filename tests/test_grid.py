@@ -4,6 +4,8 @@ import fcntl
 import json
 import multiprocessing
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,9 +14,11 @@ import time
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
+import torch
 from numpy.testing import assert_array_equal
 
 from collapsekit import CollapseError
@@ -89,6 +93,11 @@ def test_a_grid_is_all_combinations_and_a_list_is_itself():
         ({"seed": []}, "none"),
         ([], "none"),
         ([3], "3 is no TrainConfig"),
+        ([[3]], "is no TrainConfig"),
+        (3, "configs=3: give a list of TrainConfig, or a grid"),
+        (TrainConfig(), "give a list of TrainConfig, or a grid"),
+        ({"hidden": [8, 8]}, r"hidden=\[8, 8\]: a list holds one value a run; give \[\[8, 8\]\]"),
+        ({"class_names": ["a", "b"]}, "class_names=.*give "),
         ({"epochs": [0]}, "epochs=0"),
         ({"seed": range(10**9), "epochs": range(10**9)}, "combinations"),
     ],
@@ -103,8 +112,9 @@ def test_parts_are_disjoint_and_make_up_the_whole():
     parts = [part_of(configs, (i, 3)) for i in (1, 2, 3)]
     assert sorted((config for part in parts for config in part), key=configs.index) == configs
     assert max(map(len, parts)) - min(map(len, parts)) == 1
-    for part in ((0, 3), (4, 3), (1, 0), (1.5, 2)):
-        with pytest.raises(CollapseError, match="part"):
+    assert part_of(configs, (8, 9)) == []
+    for part in ((0, 3), (4, 3), (1, 0), (1.5, 2), (1,), (1, 2, 3), "1/2", 3, (None, 2)):
+        with pytest.raises(CollapseError, match=re.escape(f"part={part!r}: give (i, n) with 1 ≤ i ≤ n")):
             part_of(configs, part)
 
 
@@ -153,9 +163,57 @@ def test_what_failed_is_tried_again(tmp_path, monkeypatch):
     assert not (outcome.folder / "failure.json").exists()
 
 
-def test_a_broken_executor_is_given_up(tmp_path):
-    outcomes = sweep(TINY, out=tmp_path, executor=Broken())
-    assert outcomes[0].reason == "gone (3 times in a row)"
+def test_a_broken_executor_ends_the_sweep_in_one_line_and_leaves_its_runs_as_they_are(tmp_path):
+    with pytest.raises(CollapseError, match="executor: gone; repeat the sweep with a new one"):
+        sweep(TINY, out=tmp_path, executor=Broken())
+    shut = ThreadPoolExecutor(1)
+    shut.shutdown()
+    with pytest.raises(CollapseError, match="executor: cannot schedule new futures after shutdown"):
+        sweep(TINY, out=tmp_path, executor=shut)
+    assert not list(tmp_path.iterdir())
+
+
+class KilledWorker(Exception):
+    """As Dask calls it."""
+
+
+class LostOnDask(Here):
+    """Has a client, as the executor of Dask has; its workers die, once a checkpoint each, before one survives."""
+
+    def __init__(self, deaths):
+        self.deaths, self._client = deaths, SimpleNamespace(status="running", scheduler=None)
+
+    def submit(self, function, config, out, device, *, pure):
+        assert not pure  # or Dask would give the failed task back
+        if not self.deaths:
+            return super().submit(function, config, out, device)
+        self.deaths -= 1
+        history, future = Path(out, config.fingerprint, "history.jsonl"), Future()
+        history.parent.mkdir(exist_ok=True)
+        with history.open("a") as handle:
+            handle.write(json.dumps({"step": 9 - self.deaths}) + "\n")
+        future.set_exception(KilledWorker("train_one"))
+        return future
+
+
+def test_a_run_that_gets_on_is_not_given_up_when_dask_gives_up_its_task(tmp_path):
+    assert sweep(TINY, out=tmp_path, executor=LostOnDask(4))[0].finished
+
+
+class LosesItsScheduler(Executor):
+    """As the executor of Dask: jobs that never end, on a client that is closed."""
+
+    def __init__(self):
+        self._client = SimpleNamespace(status="running", scheduler=SimpleNamespace(address="tcp://there:1"))
+
+    def submit(self, function, /, *args, **kwargs):
+        self._client.status = "closed"
+        return Future()
+
+
+def test_a_lost_scheduler_ends_the_sweep_in_one_line(tmp_path):
+    with pytest.raises(CollapseError, match="scheduler='tcp://there:1': connection lost; start it again"):
+        sweep(TINY, out=tmp_path, executor=LosesItsScheduler())
 
 
 class Preempted(Executor):
@@ -196,9 +254,97 @@ def test_workers_that_do_not_see_the_folder_are_found_out(tmp_path):
     assert "give a folder that the workers see too" in outcomes[0].reason
 
 
+@pytest.mark.parametrize("what", ["a folder as lock", "a file as folder"])
+def test_a_folder_of_no_use_fails_alone(tmp_path, what):
+    odd, good = TrainConfig(**TINY), TrainConfig(**TINY, seed=1)
+    if what == "a file as folder":
+        (tmp_path / odd.fingerprint).touch()
+    else:
+        (tmp_path / odd.fingerprint / "lock").mkdir(parents=True)
+    outcomes = sweep([odd, good], out=tmp_path, executor=Here())
+    assert [outcome.finished for outcome in outcomes] == [False, True]
+    assert str(tmp_path / odd.fingerprint) in outcomes[0].reason
+
+
+class Raises(Executor):
+    def submit(self, function, /, *args, **kwargs):
+        future = Future()
+        future.set_exception(KeyError("lost on the way"))
+        return future
+
+
+def test_a_folder_of_no_use_does_not_hide_why_a_worker_failed(tmp_path):
+    (tmp_path / TrainConfig(**TINY).fingerprint).touch()
+    assert sweep(TINY, out=tmp_path, executor=Raises())[0].reason == "KeyError: 'lost on the way'"
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def add_layer(path):
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file(tensors | {"model.other": torch.ones(2)}, path)
+
+
+DAMAGES = {
+    "half the arrays": lambda folder: halve(folder / "arrays.safetensors"),
+    "no arrays": lambda folder: (folder / "arrays.safetensors").unlink(),
+    "garbage as configuration": lambda folder: (folder / "config.json").write_text("garbage"),
+    "nested garbage as configuration": lambda folder: (folder / "config.json").write_text("[" * 100_000),
+    "the configuration of another run": lambda folder: (folder / "config.json").write_text(
+        json.dumps(TrainConfig(seed=5).to_dict())
+    ),
+    "half the environment": lambda folder: halve(folder / "env.json"),
+    "half the checkpoint": lambda folder: halve(folder / "checkpoint.safetensors"),
+    "half the checkpoint of an unfinished run": lambda folder: (
+        halve(folder / "checkpoint.safetensors"),
+        (folder / "env.json").unlink(),
+    ),
+    "the checkpoint of another network": lambda folder: (
+        add_layer(folder / "checkpoint.safetensors"),
+        (folder / "env.json").unlink(),
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_is_trained_anew(tmp_path, alone, damage):
+    config = configurations(GRID)[0]
+    folder = Path(shutil.copytree(alone[config], tmp_path / config.fingerprint))
+    DAMAGES[damage](folder)
+    assert_same_runs(sweep([config], out=tmp_path, executor=Here()), alone)
+    assert TrainConfig.from_dict(json.loads((folder / "config.json").read_text())) == config
+
+
+def test_a_finished_run_is_not_read_for_other_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = ["x,y,label", *(f"{i % 7},{i % 5},{'ab'[i % 2]}" for i in range(40))]
+    Path("own.csv").write_text("\n".join(lines) + "\n")
+    configs = [TrainConfig(**TINY, seed=s, data="own.csv", weight_decay=0.1, feature_decay=0.1) for s in range(2)]
+    assert all(outcome.finished for outcome in sweep(configs, executor=Here()))
+    Path("own.csv").write_text("\n".join(lines[:-4]) + "\n")
+    for outcome in sweep(configs, executor=Refuses()):
+        with pytest.raises(CollapseError) as error:
+            train(outcome.config, resume=True)
+        assert outcome.reason.replace(f"{tmp_path}/", "") == str(error.value)
+        assert "data='own.csv'" in outcome.reason
+    Path("own.csv").unlink()  # perhaps only the workers see it
+    assert all(outcome.finished for outcome in sweep(configs, executor=Refuses()))
+
+
+def test_all_files_of_a_run_have_the_mode_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        folder = train(TrainConfig(**TINY), out=tmp_path).folder
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == dict.fromkeys(FILES, 0o640)
+
+
 def test_folders_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "file").touch()
-    for out in (tmp_path / "file", "a\0b"):
+    for out in (tmp_path / "file", "a\0b", "", None, 3):
         with pytest.raises(CollapseError, match="out="):
             sweep(TINY, out=out, executor=Refuses())
 

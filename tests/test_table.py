@@ -84,6 +84,10 @@ def test_runs_under_way_stopped_and_failed(folder):
     assert [row_of(folder, TINY)[key] for key in ("status", "reason")] == ["failed", "because"]
 
 
+def changed(**values):
+    return lambda content: json.dumps(json.loads(content) | values).encode()
+
+
 DAMAGES = {
     "half a configuration": ("config.json", lambda content: content[: len(content) // 2]),
     "no configuration": ("config.json", None),
@@ -96,6 +100,18 @@ DAMAGES = {
     "half an environment": ("env.json", lambda content: content[: len(content) // 2]),
     "an environment that is a list": ("env.json", lambda content: b"[]"),
     "an environment of nothing": ("env.json", lambda content: b"{}"),
+    "nested garbage as a configuration": ("config.json", lambda content: b"[" * 100_000),
+    "nested garbage as an environment": ("env.json", lambda content: b"[" * 100_000),
+    "a configuration with odd names": ("config.json", changed(class_names=5)),
+    "the configuration of another run": ("config.json", changed(seed=77)),
+    "an environment with one name": ("env.json", changed(names=["a"])),
+    "an environment with odd names": ("env.json", changed(names=5)),
+    "seconds that are a text": ("env.json", changed(seconds="x")),
+    "seconds that are a list": ("env.json", changed(seconds=[1, 2])),
+    "a last layer of no width": (
+        "env.json",
+        changed(last_layer={"dim": "x", "biased": False, "branches": 0, "pooled": False}),
+    ),
 }
 
 
@@ -111,7 +127,10 @@ def test_damaged_folders_are_named_and_the_others_read(folder, name):
     assert row["status"] == "damaged"
     assert row["reason"]
     assert "\n" not in row["reason"]
-    assert sorted(r["status"] for r in collect(folder)) == ["damaged", "finished"]
+    rows = collect(folder)
+    assert sorted(r["status"] for r in rows) == ["damaged", "finished"]
+    for suffix in (".json", ".csv", ".parquet"):
+        write_table(rows, folder / f"table{suffix}")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\n", b"[1]\n", b'{"stop": 1}\n', b""])
@@ -141,6 +160,16 @@ def test_the_table_is_the_same_in_every_format(folder):
         read = list(csv.DictReader(handle))
     assert [{key: text(value) for key, value in row.items()} for row in rows] == read
     assert {path.name for path in folder.iterdir() if path.is_file()} == {"table.json", "table.csv", "table.parquet"}
+
+
+def test_a_data_file_whose_name_is_not_utf8_is_written_all_the_same(folder):
+    save_failure(folder, TrainConfig(data="caf\udce9.csv"), "data='caf\udce9.csv': there is no such file")
+    rows = collect(folder)
+    for suffix in (".json", ".csv", ".parquet"):
+        write_table(rows, folder / f"table{suffix}")
+    written = parquet.read_table(folder / "table.parquet").to_pylist()
+    assert "caf\\udce9.csv" in [row["data"] for row in written]
+    assert "caf\\udce9.csv" in (folder / "table.csv").read_text(encoding="utf-8")
 
 
 def text(value):

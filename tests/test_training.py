@@ -49,6 +49,15 @@ SMOKE = TrainConfig(epochs=40, hidden=(8,), feature_dim=12)
         ({"batch_size": 0}, "batch_size=0"),
         ({"hidden": (0,)}, "hidden=0"),
         ({"class_names": ("a", "a")}, "'a' stands for two classes"),
+        ({"class_names": 5}, "class_names=5: give a sequence of names"),
+        ({"class_names": "ab"}, "class_names='ab': give a sequence of names"),
+        ({"head": {"a": 1}}, "head=.*: give a name, or leave it out"),
+        ({"head": ["a"]}, "head=.*: give a name, or leave it out"),
+        ({"label_column": 5}, "label_column=5: give a name, or leave it out"),
+        ({"batchnorm": "false"}, "batchnorm='false': give True or False, or leave it out"),
+        ({"batchnorm": 0}, "batchnorm=0: give True or False, or leave it out"),
+        ({"drop_bias": "no"}, "drop_bias='no': give True or False, or leave it out"),
+        ({"drop_bias": None}, "drop_bias=None: give True or False, or leave it out"),
     ],
 )
 def test_misuse_of_the_configuration(values, fragment):

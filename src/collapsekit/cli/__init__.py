@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from io import TextIOWrapper
 
-USER_ERROR, INTERRUPTED = 2, 130
+SOME_FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
 
 # Commands are named, not imported, so that `predict` never waits for torch.
 COMMANDS = {
@@ -22,7 +22,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 2 for what the user can mend, 130 after Ctrl-C."""
+    """Run one command and return its exit code: 0, what it returns, 2 for what the user can mend, 130 after Ctrl-C."""
     try:
         from cyclopts import App, CycloptsError, Parameter
 
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, summary in COMMANDS.items():
         app.command(f"collapsekit.cli.{name}:{name}", name=name, help=summary if listing else None)
     try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         print_error(f"{error} Try --help.")
         return USER_ERROR
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print_error("stopped.")
         return INTERRUPTED
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _version() -> str:

@@ -53,12 +53,33 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, muted:
 
     Redirected output is as wide as it needs to be, so that nothing is cut.
     """
+    table = _table(headers, rows, muted)
+    console = Console(highlight=False)
+    needed = console.measure(table).maximum if console.is_terminal else _width(table)
+    Console(highlight=False, width=max(console.width, needed)).print(table)
+
+
+def fitting(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return which columns of a table a terminal has room for: first and last always, of the others the first ones."""
+    kept = list(range(len(headers)))
+    console = Console()
+    while console.is_terminal and len(kept) > 2:
+        shown = _table([headers[i] for i in kept], [[row[i] for i in kept] for row in rows])
+        if _width(shown) <= console.width:
+            break
+        del kept[-2]
+    return kept
+
+
+def _width(table: Table) -> int:
+    return Console(width=10_000).measure(table).maximum
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], muted: Sequence[bool] = ()) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     last = len(headers) - 1
     for i, header in enumerate(headers):
         table.add_column(Text(header), justify="left" if i in (0, last) else "right", no_wrap=i != last)
     for i, row in enumerate(rows):
         table.add_row(*map(Text, row), style="dim" if i < len(muted) and muted[i] else None)
-    console = Console(highlight=False)
-    needed = console.measure(table).maximum if console.is_terminal else Console(width=10_000).measure(table).maximum
-    Console(highlight=False, width=max(console.width, needed)).print(table)
+    return table

@@ -15,9 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from collapsekit.cli import SOME_FAILED
 from collapsekit.cli.collect import print_rows
 from collapsekit.cli.console import print_json, print_note, stderr
-from collapsekit.diagnosis import collect
+from collapsekit.diagnosis.table import collect, failed_row
 from collapsekit.errors import CollapseError
 from collapsekit.training import Outcome, Standing, TrainConfig
 from collapsekit.training import sweep as run_sweep
@@ -34,18 +35,20 @@ def sweep(
     configs: Path | None = None,
     /,
     *,
-    out: Path = Path("runs"),
+    out: str = "runs",
     workers: int = 2,
     scheduler: str | None = None,
     part: str | None = None,
     device: str = "cpu",
     json: bool = False,
     **grid: Annotated[str, Parameter(help="Any flag of train, with its values separated by commas.")],
-) -> None:
+) -> int:
     """Train every combination of values; finished runs are read, unfinished ones go on from their last checkpoint.
 
     Any flag of train takes several values, separated by commas; a range of whole numbers is 0:5 (without its end),
     the widths of hidden layers are joined by x. --seeds is --seed. Repeat the command to go on after a stop.
+
+    Exit code: 0 if every run is finished, 1 if some failed, 2 if all did or the command cannot be carried out.
 
     Example: collapsekit sweep --data digits --penalty-scale 0.1,0.3,1.5 --seeds 0:5 --hidden 256x256
 
@@ -69,6 +72,8 @@ def sweep(
         Print one JSON object on stdout; progress stays on stderr.
     """
     planned = part_of(configurations(_read(configs, grid)), _part(part))
+    if not planned:
+        return _print_nothing(out, json)
     varied = varied_fields(planned)
     try:
         with cluster(scheduler) as executor, _shown(planned, varied) as show:
@@ -80,21 +85,31 @@ def sweep(
             markup=False,
         )
         raise
-    _print(outcomes, out, varied, json)
+    return _print(outcomes, out, varied, json)
 
 
-def _print(outcomes: list[Outcome], out: Path, varied: Sequence[str], json: bool) -> None:
+def _print_nothing(out: str, json: bool) -> int:
+    if json:
+        print_json({"schema": 1, "out": out, "runs": []})
+    else:
+        print_note("Nothing to do in this part.")
+    return 0
+
+
+def _print(outcomes: list[Outcome], out: str, varied: Sequence[str], json: bool) -> int:
     failed = [outcome for outcome in outcomes if not outcome.finished]
     if len(failed) == len(outcomes):
         raise CollapseError(f"all {len(failed)} runs failed, the first one so: {failed[0].reason}")
-    places = {outcome.folder.name: number for number, outcome in enumerate(outcomes)}
-    rows = sorted((row for row in collect(out) if row["run"] in places), key=lambda row: places[row["run"]])
+    stored = {row["run"]: row for row in collect(out)}
+    rows = [stored[o.folder.name] if o.finished else failed_row(o, stored.get(o.folder.name)) for o in outcomes]
+    code = SOME_FAILED if failed else 0
     if json:
-        print_json({"schema": 1, "out": str(out), "runs": rows})
-        return
+        print_json({"schema": 1, "out": out, "runs": rows})
+        return code
     print_rows(rows, varied)
     note = f"{len(outcomes) - len(failed)} of {len(outcomes)} runs finished"
     print_note(f"{note}, {len(failed)} failed; all of {out}: collapsekit collect {out}" if failed else f"{note}.")
+    return code
 
 
 def varied_fields(configs: Sequence[TrainConfig]) -> list[str]:
@@ -143,8 +158,8 @@ def _part(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     first, slash, count = text.partition("/")
-    if not (slash and first.isdecimal() and count.isdecimal()):
-        raise CollapseError(f"--part={text!r}: give I/N, e.g. 1/4 for the first of four jobs")
+    if not (slash and first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+        raise CollapseError(f"--part={text!r}: give I/N with 1 ≤ I ≤ N, e.g. 1/4 for the first of four jobs")
     return int(first), int(count)
 
 
@@ -156,25 +171,45 @@ def _read(path: Path | None, flags: Mapping[str, str]) -> Any:
         return grid_of(flags)
     try:
         content = json_format.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CollapseError(f"configs={str(path)!r}: cannot be read ({reason}); give a JSON file") from None
     if isinstance(content, list) and all(isinstance(values, dict) for values in content):
-        return [TrainConfig.from_dict({"schema": TrainConfig().to_dict()["schema"]} | values) for values in content]
+        return [_entry(path, number, values) for number, values in enumerate(content, start=1)]
     if isinstance(content, dict):
-        return content
+        with _of(f"configs={str(path)!r}"):
+            return configurations(content)
     raise CollapseError(f"configs={str(path)!r}: holds {shorten(content)}; give a list of configurations, or a grid")
+
+
+def _entry(path: Path, number: int, values: dict[str, Any]) -> TrainConfig:
+    unknown = set(values) - set(TYPES) - {"schema"}
+    with _of(f"configs={str(path)!r}, entry {number}"):
+        if unknown:
+            raise CollapseError(f"TrainConfig has no {sorted(unknown)}; give names of its fields")
+        return TrainConfig.from_dict({"schema": TrainConfig().to_dict()["schema"]} | values)
+
+
+@contextmanager
+def _of(place: str) -> Iterator[None]:
+    """Say where the values of an error are."""
+    try:
+        yield
+    except CollapseError as error:
+        raise CollapseError(f"{place}: {str(error).removeprefix('configs: ')}") from None
 
 
 def grid_of(flags: Mapping[str, str]) -> dict[str, list[Any]]:
     """Return the grid that flags describe: ``{"seeds": "0:2", "ldam": "none,0.5"}`` and the like."""
-    grid = {}
+    grid: dict[str, list[Any]] = {}
     for flag, text in flags.items():
         name = "seed" if flag == "seeds" else flag.replace("-", "_")
         if name not in TYPES:
             raise CollapseError(f"--{flag.replace('_', '-')}: is no flag of train; see collapsekit train --help")
         if name == "class_names":
             raise CollapseError("--class-names: not with sweep; give a JSON file of configurations")
+        if name in grid:
+            raise CollapseError("--seed, --seeds: are the same; give one of them")
         grid[name] = [value for word in text.split(",") for value in _values(name, word.strip())]
     return grid
 

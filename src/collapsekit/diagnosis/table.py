@@ -14,8 +14,10 @@ from typing import Any
 from collapsekit.diagnosis.findings import Comparison, compare
 from collapsekit.errors import CollapseError
 from collapsekit.training import runs
+from collapsekit.training.grid import Outcome
 from collapsekit.training.recipe import TrainConfig
 from collapsekit.training.runs import Run
+from collapsekit.validation import numeric
 
 Row = dict[str, Any]
 """One run: ``run``, ``status``, ``reason``, ``step``, the fields of its configuration, and what was found."""
@@ -35,6 +37,8 @@ COMPARED = (
     "outside",
 )
 FOUND = ("predicted_collapsed", "measured_collapsed", *COMPARED, "balanced_accuracy", "times_threshold", "seconds")
+SHOWN: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
+"""A path may hold bytes outside UTF-8."""
 SUFFIXES = (".json", ".csv", ".parquet")
 
 
@@ -100,7 +104,7 @@ def write_table(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
     if target.suffix == ".parquet":
         content = _parquet(rows)
     else:
-        content = (_csv(rows) if target.suffix == ".csv" else json.dumps(rows, indent=1) + "\n").encode()
+        content = (_csv(rows) if target.suffix == ".csv" else json.dumps(rows, indent=1) + "\n").encode(**SHOWN)
     runs.replace_bytes(target, content)
 
 
@@ -117,12 +121,23 @@ def _row(folder: Path) -> Row:
     row["run"] = folder.name
     try:
         config = TrainConfig.from_dict(runs.read_json(folder / runs.CONFIG))
+        if config.fingerprint != folder.name:
+            raise CollapseError(f"run: {folder / runs.CONFIG} is of another run; train again without resuming")
         row |= {name: getattr(config, name) for name in TrainConfig.__dataclass_fields__}
         row["step"] = runs.last_step(folder)
         row |= _state(folder)
-    except (CollapseError, OSError) as error:
-        row |= {"status": "running" if runs.in_use(folder) else "damaged", "reason": str(error)}
+    except Exception as error:  # whatever a file holds, the other rows are shown
+        reason = str(error) if isinstance(error, CollapseError) else f"{folder}: {type(error).__name__}: {error}"
+        row |= {"status": "running" if runs.in_use(folder) else "damaged", "reason": " ".join(reason.split())}
     return {key: _plain(value) for key, value in row.items()}
+
+
+def failed_row(outcome: Outcome, row: Row | None = None) -> Row:
+    """Return the row of a run that a sweep could not finish: what is stored of it, nothing found, the reason."""
+    row = row or dict.fromkeys(("run", "status", "reason", "step"))
+    config = {name: _plain(getattr(outcome.config, name)) for name in TrainConfig.__dataclass_fields__}
+    state = {"run": outcome.folder.name, "status": "failed", "reason": outcome.reason}
+    return row | config | dict.fromkeys(FOUND) | state
 
 
 def _state(folder: Path) -> Row:
@@ -143,11 +158,16 @@ def _found(run: Run) -> Row:
     comparison = compare(frame, run.measured, test_recalls=run.test_recalls, outside=outside or "")
     found = {name: getattr(comparison, name) for name in COMPARED}
     found["measured_collapsed"] = _measured_collapsed(comparison)
-    found["balanced_accuracy"], found["seconds"] = run.balanced_accuracy, run.environment.get("seconds")
+    found["balanced_accuracy"], found["seconds"] = run.balanced_accuracy, _seconds(run)
     if frame is not None:
         found["predicted_collapsed"] = int(frame.collapsed.sum())
         found["times_threshold"] = 1 / float(frame.headroom.min())
     return found
+
+
+def _seconds(run: Run) -> float | None:
+    seconds = run.environment.get("seconds")
+    return seconds if seconds is None else float(numeric(f"run: {run.folder}: seconds", seconds))
 
 
 def _measured_collapsed(comparison: Comparison) -> int:
@@ -158,6 +178,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _shown(value: Any) -> Any:
+    return value.encode(**SHOWN).decode() if isinstance(value, str) else value
 
 
 def _csv(rows: Iterable[Row]) -> str:
@@ -178,5 +202,6 @@ def _parquet(rows: Iterable[Row]) -> bytes:
             f"out: {missing.name} is not installed, which Parquet needs; run: pip install 'collapsekit[parquet]'"
         ) from None
     buffer = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), buffer)
+    shown = [{key: _shown(value) for key, value in row.items()} for row in rows]
+    parquet.write_table(pyarrow.Table.from_pylist(shown), buffer)
     return buffer.getvalue()

@@ -38,7 +38,8 @@ def require_same_data(folder: Path, data: int, name: str) -> None:
     stored = runs.read_tensors(path, keys=(DATA,)).get(DATA)
     if stored is None or stored.numel() != 1 or int(stored) != data:
         raise CollapseError(
-            f"data={shorten(name)}: is not what the run in {folder} was trained on; train again without resuming"
+            f"data={shorten(name)}: is not what the run in {folder} was trained on; train again without resuming, or "
+            "give another folder"
         )
 
 
@@ -67,7 +68,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise CollapseError(f"run: {path} is of another run ({reason}); train again without resuming") from None
+        raise runs.Damaged(f"run: {path} is of another run ({reason}); train again without resuming") from None
     history = runs.read_history(folder, up_to_step=step)
     runs.replace_text(folder / runs.HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
     return step

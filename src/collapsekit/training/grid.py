@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import tempfile
 import threading
@@ -19,9 +20,10 @@ from typing import Any, Literal
 import torch
 
 from collapsekit.errors import CollapseError
-from collapsekit.training import runs
+from collapsekit.training import checkpoint, runs
+from collapsekit.training.data import load_split
 from collapsekit.training.loop import train
-from collapsekit.training.pool import LocalPool
+from collapsekit.training.pool import LocalPool, require_connection, submitted, worker_died
 from collapsekit.training.recipe import TrainConfig
 from collapsekit.validation import shorten, whole_number
 
@@ -31,6 +33,8 @@ MOST_DEATHS = 3
 """A run whose workers died so often, and that got no further between, is given up."""
 MOST_RUNS = 100_000
 """A grid of more is taken for a slip of the pen."""
+DATA_FIELDS = ("data", "label_column", "profile", "ratio", "largest", "class_names", "seed")
+"""What decides the training set."""
 ONE_AT_A_TIME = threading.Lock()
 """Training sets torch's random state, which the threads of a process share."""
 
@@ -109,7 +113,8 @@ def sweep(
         Folder of runs, each in a folder named by the hash of its configuration; the workers must see it too.
     executor : concurrent.futures.Executor, optional
         Where to train, e.g. ``Client(address).get_executor()`` of Dask; left out: spawned processes of this machine,
-        replaced when they die and killed when the sweep is stopped (another executor ends the jobs that it has begun).
+        replaced when they die and killed when the sweep is stopped (another executor ends the jobs that it has begun,
+        and the sweep ends with it if it takes no more, as a ProcessPoolExecutor of which one worker has died).
         A script then needs ``if __name__ == "__main__":``.
     workers : int
         How many spawned processes; without an executor only.
@@ -128,7 +133,7 @@ def sweep(
     Raises
     ------
     CollapseError
-        If a value of the grid is out of range, or the folder cannot be written.
+        If a value of the grid is out of range, the folder cannot be written, or the executor is lost.
 
     Examples
     --------
@@ -152,14 +157,23 @@ def configurations(configs: Iterable[TrainConfig] | Grid) -> list[TrainConfig]:
         unknown = set(configs) - {field.name for field in fields(TrainConfig)}
         if unknown:
             raise CollapseError(f"configs: TrainConfig has no {sorted(map(str, unknown))}; give names of its fields")
+        for name in set(configs) & {"hidden", "class_names"}:
+            values = configs[name]
+            if isinstance(values, list) and values and all(isinstance(value, int | str) for value in values):
+                raise CollapseError(
+                    f"{name}={shorten(values)}: a list holds one value a run; give {shorten([values])} for one run"
+                )
         choices = [value if isinstance(value, list | range) else [value] for value in configs.values()]
         if math.prod(map(len, choices)) > MOST_RUNS:
             raise CollapseError(f"configs: more than {MOST_RUNS} combinations; give fewer values, or several grids")
         configs = [TrainConfig(**dict(zip(configs, values, strict=True))) for values in product(*choices)]
-    found = list(dict.fromkeys(configs))
-    for config in found:
+    if not isinstance(configs, Iterable):
+        raise CollapseError(f"configs={shorten(configs)}: give a list of TrainConfig, or a grid")
+    configs = list(configs)
+    for config in configs:
         if not isinstance(config, TrainConfig):
             raise CollapseError(f"configs: {shorten(config)} is no TrainConfig; give a list of them, or a grid")
+    found = list(dict.fromkeys(configs))
     if not found:
         raise CollapseError("configs: none; give at least one, and at least one value for each field of a grid")
     return found
@@ -167,10 +181,12 @@ def configurations(configs: Iterable[TrainConfig] | Grid) -> list[TrainConfig]:
 
 def part_of(configs: Sequence[TrainConfig], part: tuple[int, int] | None) -> list[TrainConfig]:
     """Return every n-th configuration from the i-th on, for ``part = (i, n)``."""
-    first, step = (1, 1) if part is None else part
-    remedy = "give part=(i, n) with 1 ≤ i ≤ n"
-    whole_number("part", first, 1, remedy)
-    whole_number("part", step, first, remedy)
+    try:
+        first, step = map(operator.index, (1, 1) if part is None else part)
+    except (TypeError, ValueError):
+        first, step = 0, 0
+    if not 1 <= first <= step:
+        raise CollapseError(f"part={shorten(part)}: give (i, n) with 1 ≤ i ≤ n")
     return list(configs[first - 1 :: step])
 
 
@@ -191,6 +207,7 @@ class _Sweep:
         self.pending: dict[Future[str | None], TrainConfig] = {}
         self.over: dict[TrainConfig, Outcome] = {}
         self.deaths, self.reached = dict.fromkeys(planned, 0), dict.fromkeys(planned, 0)
+        self.checksums: dict[tuple[Any, ...], int | None] = {}  # of the training sets
 
     def outcomes(self) -> list[Outcome]:
         """Train until every configuration is over."""
@@ -209,37 +226,66 @@ class _Sweep:
     def _submit(self) -> None:
         for _ in range(len(self.waiting)):
             config = self.waiting.popleft()
-            folder = self._folder(config)
-            if (folder / runs.ENVIRONMENT).exists():
-                self._end(config, _reason(runs.load_run, folder))
-            elif runs.in_use(folder):
+            if runs.in_use(self._folder(config)):
                 self.waiting.append(config)
-            else:
-                try:
-                    self.pending[self.executor.submit(train_one, config, str(self.out), self.device)] = config
-                except BrokenExecutor as error:
-                    self._try_again(config, f"{error}")
+            elif not self._read(config):
+                self.pending[submitted(self.executor, train_one, config, str(self.out), self.device)] = config
+
+    def _read(self, config: TrainConfig) -> bool:
+        """Whether the run is stored as finished, and so over; one that is damaged is not, and is to be trained anew."""
+        if not self._stored(config):
+            return False
+        try:
+            self._require_sound(config)
+        except runs.Damaged:
+            return False
+        except CollapseError as error:
+            self._end(config, str(error))
+        else:
+            self._end(config, None)
+        return True
+
+    def _require_sound(self, config: TrainConfig) -> None:
+        folder, data = self._folder(config), self._checksum(config)
+        if data is not None:
+            checkpoint.require_same_data(folder, data, config.data)
+        runs.finished_run(folder, config)
+
+    def _checksum(self, config: TrainConfig) -> int | None:
+        """Of the training set; None if it cannot be read here, but perhaps where the workers are."""
+        key = tuple(getattr(config, name) for name in DATA_FIELDS)
+        if key not in self.checksums:
+            try:
+                self.checksums[key] = load_split(config).checksum
+            except CollapseError:
+                self.checksums[key] = None
+        return self.checksums[key]
 
     def _settle(self) -> None:
         if not self.pending:
             time.sleep(POLL if self.waiting else 0)
         done, _ = wait(self.pending, timeout=POLL, return_when=FIRST_COMPLETED)
+        require_connection(self.executor)
         for future in done:
             config = self.pending.pop(future)
             error = BrokenExecutor("the executor dropped it") if future.cancelled() else future.exception()
-            if isinstance(error, BrokenExecutor):
-                self._try_again(config, f"{error}")
-            elif error is not None:
-                self._give_up(config, f"{type(error).__name__}: {error}")
-            elif future.result() == BUSY or (self._folder(config) / runs.ENVIRONMENT).exists():
-                self.waiting.append(config)  # to be waited for, or read
+            if error is not None:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                if worker_died(error):
+                    self._try_again(config, str(error) if isinstance(error, BrokenExecutor) else reason)
+                else:
+                    self._give_up(config, reason)
+            elif future.result() == BUSY:
+                self.waiting.append(config)
             elif future.result() is not None:
                 self._end(config, future.result())
+            elif self._stored(config):
+                self._end(config, _reason(self._require_sound, config))
             else:
                 self._try_again(config, f"finished, but not in {self.out}; give a folder that the workers see too")
 
     def _try_again(self, config: TrainConfig, reason: str) -> None:
-        step = runs.last_step(self._folder(config))
+        step = _last_step(self._folder(config))
         if step > self.reached[config]:  # a run that gets on is no danger to workers, however often one is lost
             self.deaths[config], self.reached[config] = 0, step
         self.deaths[config] += 1
@@ -250,7 +296,7 @@ class _Sweep:
 
     def _give_up(self, config: TrainConfig, reason: str) -> None:
         try:
-            runs.save_failure(self.out, config, reason)
+            _reason(runs.save_failure, self.out, config, reason)  # in a folder of no use the outcome alone has it
         except runs.InUse:  # somebody else is at it
             self.waiting.append(config)
         else:
@@ -259,6 +305,9 @@ class _Sweep:
     def _end(self, config: TrainConfig, reason: str | None) -> None:
         self.over[config] = Outcome(config, self._folder(config), reason)
 
+    def _stored(self, config: TrainConfig) -> bool:
+        return os.path.exists(self._folder(config) / runs.ENVIRONMENT)
+
     def _folder(self, config: TrainConfig) -> Path:
         return self.out / config.fingerprint
 
@@ -266,7 +315,7 @@ class _Sweep:
         if self.progress is None:
             return
         folders = {config: self._folder(config) for config in self.planned if config not in self.over}
-        running = {config: runs.last_step(folder) for config, folder in folders.items() if runs.in_use(folder)}
+        running = {config: _last_step(folder) for config, folder in folders.items() if runs.in_use(folder)}
         self.progress(Standing(tuple(self.over.values()), running, len(self.planned) - len(self.over)))
 
 
@@ -282,15 +331,31 @@ def train_one(config: TrainConfig, out: str, device: str) -> str | None:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            runs.discard(folder / runs.FAILURE)
-            reason = _reason(train, config, out=out, resume=True, device=device)
+            reason = _reason(_train, config, out, device)
             if reason is not None:
-                runs.save_failure(out, config, reason)
+                _reason(runs.save_failure, out, config, reason)  # in a folder of no use the outcome alone has it
         except runs.InUse:
             return BUSY
         finally:
             torch.set_num_threads(threads)
     return reason
+
+
+def _train(config: TrainConfig, out: str, device: str) -> None:
+    """Go on with a run; train it anew if its files are damaged."""
+    runs.discard(Path(out) / config.fingerprint / runs.FAILURE)
+    try:
+        train(config, out=out, resume=True, device=device)
+    except runs.Damaged:
+        train(config, out=out, resume=False, device=device)
+
+
+def _last_step(folder: Path) -> int:
+    """The last step in the history; 0 if that cannot be read."""
+    try:
+        return runs.last_step(folder)
+    except CollapseError:
+        return 0
 
 
 def _reason(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str | None:
@@ -309,10 +374,12 @@ def _reason(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str | No
 def _writable(out: str | os.PathLike[str]) -> Path:
     """The absolute path of the folder, made and tried."""
     try:
+        if not os.fspath(out):
+            raise ValueError("names no folder")
         place = Path(out).absolute()
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=place):
             return place
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CollapseError(f"out={str(out)!r}: {reason}; give a folder that can be written") from None

@@ -91,7 +91,7 @@ def train(
             if resume:
                 checkpoint.require_same_data(folder, session.checksum, config.data)
                 if (folder / runs.ENVIRONMENT).exists():
-                    return runs.load_run(folder)
+                    return runs.finished_run(folder, config)
             runs.tidy(folder, keep=resume)
             runs.replace_text(folder / runs.CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
             started = time.monotonic()

@@ -106,6 +106,47 @@ def cluster(address: str | None) -> Iterator[Executor | None]:
         yield client.get_executor()
 
 
+def submitted(executor: Executor, function: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Return the future of a call.
+
+    Raises
+    ------
+    CollapseError
+        If the executor takes no more: it is shut down, broken for good, or has lost its scheduler.
+    """
+    require_connection(executor)
+    # For Dask an equal call is the same task, so that what failed once would fail for ever.
+    options = {} if _client(executor) is None else {"pure": False}
+    try:
+        return executor.submit(function, *args, **options)
+    except Exception as error:
+        require_connection(executor)
+        if not isinstance(error, RuntimeError):
+            raise
+        raise CollapseError(f"executor: {' '.join(str(error).split())}; repeat the sweep with a new one") from None
+
+
+def require_connection(executor: Executor) -> None:
+    """Raise CollapseError if a Dask client behind this executor has lost its scheduler: jobs would never end."""
+    client = _client(executor)
+    if client is None:
+        return
+    reports = getattr(client, "_handle_report_task", None)  # ends, too, when the scheduler says that it closes
+    if client.status in ("closing", "closed") or (reports is not None and reports.done()):
+        address = getattr(client.scheduler, "address", None) or getattr(client, "_start_arg", None)
+        raise CollapseError(f"scheduler={address!r}: connection lost; start it again and repeat the command")
+
+
+def worker_died(error: BaseException) -> bool:
+    """Return whether a job ended so because its worker died, which Dask says with an error of its own."""
+    return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
+
+
+def _client(executor: Executor) -> Any:
+    """The Dask client behind an executor, which has no public name; None for any other executor."""
+    return getattr(executor, "_client", None)
+
+
 class _Worker:
     """A process and the connection to it."""
 
@@ -122,6 +163,7 @@ class _Worker:
 
 def _serve(connection: Connection) -> None:
     """Do one job after the other, until the connection or the parent ends."""
+    os.dup2(2, 1)  # what a network prints is no result
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     while True:

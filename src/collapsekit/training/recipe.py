@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -190,6 +190,12 @@ class TrainConfig:
         for name in ("data", "network"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise CollapseError(f"{name}={shorten(getattr(self, name))}: give a name or a path")
+        for name in ("label_column", "head"):
+            if not isinstance(getattr(self, name), str | None):
+                raise CollapseError(f"{name}={shorten(getattr(self, name))}: give a name, or leave it out")
+        for name, kinds in (("batchnorm", bool | None), ("drop_bias", bool)):
+            if not isinstance(getattr(self, name), kinds):
+                raise CollapseError(f"{name}={shorten(getattr(self, name))}: give True or False, or leave it out")
         for name in ("ratio", "penalty_scale", "penalty_ratio", *OPTIONAL_NUMBERS):
             if getattr(self, name) is not None or name not in OPTIONAL_NUMBERS:
                 object.__setattr__(self, name, _moderate(name, getattr(self, name)))
@@ -204,7 +210,7 @@ class TrainConfig:
             if value not in kind and not (value is None and name in ("profile", "optimizer")):
                 raise CollapseError(f"{name}={shorten(value)}: give one of {', '.join(kind)}")
         if self.class_names is not None:
-            names = class_names(self.class_names, len(tuple(self.class_names)))
+            names = _listed_names(self.class_names)
             object.__setattr__(self, "class_names", names)
         self._check_ranges()
         self._check_together()
@@ -444,6 +450,13 @@ def _widths(hidden: Any) -> tuple[int, ...]:
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
         raise CollapseError(f"hidden={shorten(hidden)}: give the widths of the hidden layers, e.g. (256, 256)")
     return tuple(whole_number("hidden", width, 1, "give widths") for width in hidden)
+
+
+def _listed_names(names: Any) -> tuple[str, ...] | None:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise CollapseError(f"class_names={shorten(names)}: give a sequence of names, one a class")
+    listed = tuple(names)
+    return class_names(listed, len(listed))
 
 
 def _choices(name: str) -> tuple[str, ...]:

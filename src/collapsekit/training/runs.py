@@ -26,7 +26,7 @@ from collapsekit.metrics import ClassMoments, Measurement
 from collapsekit.problem import UFM
 from collapsekit.theory.closed_form import GeneralOrthogonalFrame, predict
 from collapsekit.training.recipe import LastLayer, TrainConfig
-from collapsekit.validation import Array
+from collapsekit.validation import Array, class_names, whole_number
 
 CONFIG, HISTORY, ARRAYS, CHECKPOINT, ENVIRONMENT, FAILURE, LOCK = (
     "config.json",
@@ -111,12 +111,17 @@ def run_folder(out: str | os.PathLike[str], config: TrainConfig) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CollapseError(f"out={str(out)!r}: {error.strerror or error}; give a folder that can be written") from None
+        reason = f"{folder}: {error.strerror}" if error.strerror else error
+        raise CollapseError(f"out={str(out)!r}: {reason}; give a folder that can be written") from None
     return folder
 
 
 class InUse(CollapseError):
     """Another process trains this run."""
+
+
+class Damaged(CollapseError):
+    """A file of this run cannot be used; training anew replaces it."""
 
 
 PATIENCE = 0.2
@@ -198,7 +203,7 @@ def read_tensors(path: Path, keys: Container[str] | None = None) -> dict[str, Te
         with safe_open(path, framework="pt") as stored:
             return {key: stored.get_tensor(key) for key in stored.keys() if keys is None or key in keys}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise CollapseError(f"run: {path} cannot be read ({error}); train again without resuming") from None
+        raise Damaged(f"run: {path} cannot be read ({error}); train again without resuming") from None
 
 
 def append_history(folder: Path, entry: dict[str, Any]) -> None:
@@ -216,7 +221,7 @@ def read_history(folder: Path, up_to_step: float = np.inf) -> list[dict[str, Any
     except FileNotFoundError:  # not begun, or begun again this moment
         return []
     except OSError as error:
-        raise CollapseError(f"run: {path} cannot be read ({error.strerror}); train again without resuming") from None
+        raise Damaged(f"run: {path} cannot be read ({error.strerror}); train again without resuming") from None
     return [entry for entry in takewhile(bool, map(_entry, lines)) if entry["step"] <= up_to_step]
 
 
@@ -230,7 +235,7 @@ def _entry(line: bytes) -> dict[str, Any]:
     """One line of the history; empty if it is torn or anything else."""
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else {}
 
@@ -287,22 +292,32 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     try:
         config = TrainConfig.from_dict(read_json(path / CONFIG))
         num_classes, dim = arrays["shape"].tolist()
-        names, last_layer = environment.pop("names"), LastLayer(**environment.pop("last_layer"))
+        names = class_names(environment.pop("names"), num_classes)
+        last_layer = LastLayer(**environment.pop("last_layer"))
+        whole_number(f"run={str(folder)!r}: dim", last_layer.dim, 1, "train again without resuming")
         moments = ClassMoments.from_state(arrays["moments"], num_classes, dim)
         measured = Measurement(
             moments,
             arrays.get("weight"),
             arrays.get("bias"),
             **cast(dict[str, Any], {name: arrays[name].numpy() for name in PER_CLASS if name in arrays}),
-            names=None if names is None else tuple(names),
+            names=names,
             loss=config.loss(moments.counts.numpy()),
         )
         test_recalls = arrays["test_recalls"].numpy()
         return Run(path, config, last_layer, measured, test_recalls, read_history(path), environment)
+    except CollapseError as error:
+        raise Damaged(str(error)) from None
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, CollapseError):
-            raise
-        raise CollapseError(f"run={str(folder)!r}: damaged ({error}); train again without resuming") from None
+        raise Damaged(f"run={str(folder)!r}: damaged ({error}); train again without resuming") from None
+
+
+def finished_run(folder: Path, config: TrainConfig) -> Run:
+    """Return the finished run of this configuration."""
+    run = load_run(folder)
+    if run.config != config:
+        raise Damaged(f"run: {folder / CONFIG} is of another run; train again without resuming")
+    return run
 
 
 def _what_is_there(path: Path) -> str:
@@ -318,10 +333,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object stored in a JSON file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CollapseError(f"run: {path} cannot be read ({error}); train again without resuming") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise Damaged(f"run: {path} cannot be read ({error}); train again without resuming") from None
     if not isinstance(content, dict):
-        raise CollapseError(f"run: {path} holds no object; train again without resuming")
+        raise Damaged(f"run: {path} holds no object; train again without resuming")
     return content
 
 
@@ -342,7 +357,10 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with _writing(path):
         try:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # by the umask, which safetensors passes over
             write(temporary)
+            temporary.chmod(mode)
             with temporary.open("rb") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, path)
