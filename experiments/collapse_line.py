@@ -110,8 +110,10 @@ def judge_data(name, rows, bands):
         and exact == len(clear)
     )
     seeds = {setting(row, "seed") for row in rows}
+    inside = sum(deviations(row).max() <= bands["largest_deviation"] for row in rows)
     measured = (
-        f"median {np.median(all_deviations):.1g}, largest {spread(largest)} (worst {max(largest):.2g}); "
+        f"median {np.median(all_deviations):.1g}, largest {spread(largest)} (worst {max(largest):.2g}), inside in "
+        f"{inside} of {len(rows)} runs; "
         f"dead classes exact in {exact} of {len(clear)}"
     )
     errors = misfit(rows)
