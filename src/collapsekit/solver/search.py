@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
@@ -92,6 +91,8 @@ class Solution:
     @property
     def confidences(self) -> Array:
         """Softmax probability (of z/T) that the head gives each class at its features, (K,)."""
+        from scipy.special import softmax  # a heavy import, which predictions do without
+
         loss = self.problem.loss
         temperature = loss.temperature if isinstance(loss, CrossEntropy) else 1.0
         return np.asarray(np.diagonal(softmax(self._logits / temperature, axis=1)))
