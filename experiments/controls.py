@@ -1,6 +1,6 @@
 """Controls: balanced classes give the symmetric geometry; a plain MLP with ordinary decay gives no collapse at all.
 
-Run: python experiments/controls.py [--workers 2] [--out FOLDER]       (about 4 core-minutes)
+Run: python experiments/controls.py [--workers 2] [--out FOLDER]       (about 6 core-minutes)
 Writes experiments/results/controls.json.
 
 Balanced: 40 digits a class, explicit penalties at 0.2 times the threshold: class means must be orthogonal and equally

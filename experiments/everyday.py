@@ -1,6 +1,6 @@
 """What does the toolkit say of everyday training, is it right, and is it of use?
 
-Run: python experiments/everyday.py [--workers 2] [--out FOLDER]       (about 12 core-minutes)
+Run: python experiments/everyday.py [--workers 2] [--out FOLDER]       (about 24 core-minutes)
 Needs Debian's dataset-fashion-mnist. Writes experiments/results/everyday.json.
 
 BatchNorm CNN of width 16, Fashion-MNIST with a 100:1 long tail (500 … 5), weight decay 5e-4 on everything, SGD 0.1 with

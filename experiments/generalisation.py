@@ -1,6 +1,6 @@
 """Does a geometry of training that is kinder to rare classes win test accuracy, and does a margin tell test recall?
 
-Run: python experiments/generalisation.py [--workers 2] [--out FOLDER]       (about 10 core-minutes)
+Run: python experiments/generalisation.py [--workers 2] [--out FOLDER]       (about 15 core-minutes)
 Needs Debian's dataset-fashion-mnist. Writes experiments/results/generalisation.json.
 
 The theory is about training samples and promises nothing here. Six methods with the same decays on the same network,

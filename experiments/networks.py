@@ -1,6 +1,6 @@
 """Do other networks land on the closed form too: CNN, VGG11, ResNet18, text transformer?
 
-Run: python experiments/networks.py [--workers 2] [--out FOLDER]       (about 35 core-minutes)
+Run: python experiments/networks.py [--workers 2] [--out FOLDER]       (about 40 core-minutes)
 Needs Debian's fortunes, fortunes-min and dataset-fashion-mnist. Writes experiments/results/networks.json.
 
 Explicit penalties on head and features, warm-up, Adam at 3e-3, bias-free head; levels of λ_W λ_H below and above the

@@ -1,6 +1,6 @@
 """How often does the optimiser lose a class that the theory keeps alive, and what prevents it?
 
-Run: python experiments/optimiser.py [--workers 2] [--out FOLDER]       (about 10 core-minutes)
+Run: python experiments/optimiser.py [--workers 2] [--out FOLDER]       (about 14 core-minutes)
 Writes experiments/results/optimiser.json.
 
 Explicit penalties at half of the smallest class's threshold, so that no class dies at the optimum. From a base (Adam at

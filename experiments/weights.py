@@ -1,6 +1,6 @@
 """Do class weights, LDAM margins and label smoothing move the margins of one network exactly as predicted?
 
-Run: python experiments/weights.py [--workers 2] [--out FOLDER]       (about 8 core-minutes)
+Run: python experiments/weights.py [--workers 2] [--out FOLDER]       (about 10 core-minutes)
 Writes experiments/results/weights.json.
 
 Five losses with the same decays on the same network, data and seeds: ω_k ∝ 1 (larger classes have larger margins),
