@@ -8,8 +8,10 @@ from matplotlib.axes import Axes
 import batchnorm_law
 import effective_penalties
 import everyday
+import first_light
 import generalisation
 import harness
+import mini_batches
 import optimiser
 import paper_settings
 import revival
@@ -119,13 +121,13 @@ def draw_everyday(ax: Axes, rows) -> None:
     _legend(ax, loc="lower right")
 
 
-def draw_deviations(title, band):
+def draw_deviations(title, bands):
     """Return what draws each run's largest deviation against its penalties, with the band."""
 
     def panel(ax: Axes, rows) -> None:
         found = [(row["times_threshold"], row["largest_deviation"]) for row in rows]
         ax.plot(*zip(*found, strict=True), "o", color=ORANGE, mfc="none", ms=4)
-        ax.axhline(band, color=GREY, lw=0.8, ls="--", label="band")
+        ax.axhline(bands["largest_deviation"], color=GREY, lw=0.8, ls="--", label="band")
         ax.set(
             xscale="log", yscale="log", xlabel="times the smallest threshold", ylabel="largest deviation, confidence"
         )
@@ -142,7 +144,7 @@ def draw_effective(ax: Axes, rows) -> None:
         found = [(names.index(effective_penalties.group_of(row)) + shift, row) for row in rows]
         errors = [(x, 100 * row[f"effective_lambda_{key}_error"]) for x, row in found]
         ax.plot(*zip(*errors, strict=True), "o", color=colour, mfc="none", ms=4, label=f"λ_{key.upper()}")
-    ax.axhline(5, color=GREY, lw=0.8, ls="--", label="band")
+    ax.axhline(100 * max(effective_penalties.BANDS.values()), color=GREY, lw=0.8, ls="--", label="band")
     ax.set_xticks(range(len(names)), [name.replace("decay on ", "") for name in names], fontsize=6)
     ax.set(yscale="log", ylabel="error, %", title="penalties found from the network")
     _legend(ax)
@@ -175,8 +177,8 @@ def _legend(ax: Axes, **where) -> None:
 
 
 PANELS = {
-    "first_light": draw_deviations("first light: digits, 28 runs", 0.002),
-    "mini_batches": draw_deviations("mini-batches: Fashion-MNIST", 0.003),
+    "first_light": draw_deviations("first light: digits", first_light.BANDS),
+    "mini_batches": draw_deviations("mini-batches: Fashion-MNIST", mini_batches.BANDS),
     "effective_penalties": draw_effective,
     "batchnorm_law": draw_batchnorm,
     "weights": draw_weights,

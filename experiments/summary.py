@@ -183,8 +183,9 @@ def draw():
         left.text(low * 1.1, 0.96, "collapsed", va="top", color=GREY)
         left.set(ylim=(-0.03, 1.0), ylabel="training confidence above chance")
         left.legend(frameon=False, fontsize=7, loc="lower right")
-        right.axhline(0.005, color=GREY, lw=0.8, ls="--")
-        right.text(high, 0.0056, "band", ha="right", va="bottom", color=GREY)
+        band = collapse_line.BANDS["largest_deviation"]
+        right.axhline(band, color=GREY, lw=0.8, ls="--")
+        right.text(high, 1.12 * band, "band", ha="right", va="bottom", color=GREY)
         right.set(yscale="log", ylim=(8e-7, 1), ylabel="|measured − predicted| confidence")
         picture.savefig(FIGURE, dpi=130)
 
