@@ -15,10 +15,10 @@ import pytest
 from scipy.optimize import Bounds, minimize
 
 from collapsekit import UFM, CrossEntropy, long_tail, solve, thresholds
-from collapsekit.solver.landscapes import _lowest, _value
+from collapsekit.solver._landscape import _lowest, _value
+from collapsekit.solver._solve import random_start
 from collapsekit.solver.model import Balanced
 from collapsekit.solver.newton import pack
-from collapsekit.solver.search import random_start
 
 GAP = 1e-10
 BASELINE_SECONDS = float(os.environ.get("COLLAPSEKIT_BENCH_SECONDS", 100))

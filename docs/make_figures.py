@@ -7,11 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from collapsekit import UFM, long_tail
-from collapsekit.diagnosis import compare_run
+from collapsekit.prediction import phase_diagram
 from collapsekit.report import figures, theory_figures
 from collapsekit.report.theory_page import FAMILIES
-from collapsekit.theory import phase_diagram
-from collapsekit.training import TrainConfig, load_run
+from collapsekit.training import TrainConfig, compare_run, load_run
 
 
 def main():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from collapsekit.training.readers import read
+from collapsekit.data import read
 
 FOLDER = Path("experiments/data")
 FORTUNES = Path("/usr/share/games/fortunes")

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 
 from collapsekit import solve
-from collapsekit.diagnosis import compare_run
-from collapsekit.training import TrainConfig, load_run, sweep
+from collapsekit.training import TrainConfig, compare_run, load_run, sweep
 from collapsekit.training.pool import cluster
 from collapsekit.training.runs import run_folder
 
 RESULTS = Path(__file__).parent / "results"
-SCOPE = Path(__file__).parents[1] / "src" / "collapsekit" / "theory" / "scope.json"
+SCOPE = Path(__file__).parents[1] / "src" / "collapsekit" / "scope.json"
 DEFAULTS = TrainConfig().to_dict()
 HOLDS, CORRECTED, FAILS = "holds", "holds with correction", "fails"
 NO_CLAIM = "no claim"

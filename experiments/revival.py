@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import harness
 import optimiser
-from collapsekit.diagnosis import compare_run
-from collapsekit.training import TrainConfig, load_run, sweep
+from collapsekit.training import TrainConfig, compare_run, load_run, sweep
 from collapsekit.training.runs import CHECKPOINT, run_folder
 from harness import FAILS, HOLDS, NO_CLAIM, line, setting
 

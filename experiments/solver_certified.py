@@ -20,7 +20,7 @@ import scipy
 
 import collapsekit
 from collapsekit import UFM, CrossEntropy, long_tail, thresholds
-from collapsekit.solver.landscapes import landscape
+from collapsekit.solver._landscape import landscape
 from collapsekit.solver.model import Balanced
 
 STARTS = 40

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from collapsekit import UFM, long_tail, thresholds
-from collapsekit.solver.landscapes import ADAM_STEPS, GRADIENT_STEPS, LBFGS_STEPS, landscape
+from collapsekit.solver._landscape import ADAM_STEPS, GRADIENT_STEPS, LBFGS_STEPS, landscape
 
 STARTS = 20
 BAND = {"certified_share": 1.0}

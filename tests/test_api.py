@@ -17,8 +17,11 @@ def listed(module):
 
 
 def public(module):
-    """Redundant aliases (`import x as x`) in the module's one file of names."""
-    source = Path(inspect.getfile(importlib.import_module(module))).read_text(encoding="utf-8")
+    """Redundant aliases (`import x as x`) in the module's one file of names; of a single file what it defines."""
+    path = Path(inspect.getfile(importlib.import_module(module)))
+    source = path.read_text(encoding="utf-8")
+    if path.name != "__init__.py":
+        return re.findall(r"^(?:def|class) ([A-Za-z]\w+)", source, re.MULTILINE)
     return re.findall(r"^from collapsekit\S* import (\w+) as \1$", source, re.MULTILINE)
 
 

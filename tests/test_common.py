@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
+from _support.samples import draw_samples, rotation, samples
+from _support.strategies import examples, problems
+from _support.tolerances import EXACT, METRICS
 from collapsekit import UFM, predict, thresholds
 from collapsekit.metrics import ClassMoments, NeuralCollapse, measure, measure_features
-from samples import draw_samples, rotation, samples
-from strategies import examples, problems
-from tolerances import EXACT, METRICS
 
 # Each view turns a list of batches (Samples with one head) into {key: number or (K,) vector}.
 

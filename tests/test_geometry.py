@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
+from _support.strategies import examples
+from _support.tolerances import EXACT
 from collapsekit import UFM, CollapseError, Geometry, predict
-from strategies import examples
-from tolerances import EXACT
 
 NAN = float("nan")
 PARTS = ("features", "classifier", "cross")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
 
-import oracles
+from _support import oracles
+from _support.strategies import examples, problems
+from _support.tolerances import EXACT, FROZEN_SHIFT, STATIONARY
 from collapsekit import UFM, CollapseError, CrossEntropy, predict
-from strategies import examples, problems
-from tolerances import EXACT, FROZEN_SHIFT, STATIONARY
 
 NAN, INF = float("nan"), float("inf")
 

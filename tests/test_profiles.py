@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
+from _support.strategies import examples
+from _support.tolerances import EXACT
 from collapsekit import UFM, CollapseError, long_tail, step
 from collapsekit.profiles import paper
-from strategies import examples
-from tolerances import EXACT
 
 
 def sizes(draw_ratio=10**4):

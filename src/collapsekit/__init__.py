@@ -11,10 +11,10 @@ from collapsekit.losses import Hinge as Hinge
 from collapsekit.problem import UFM as UFM
 from collapsekit.profiles import long_tail as long_tail
 from collapsekit.profiles import step as step
-from collapsekit.solver.certificate import certify as certify
-from collapsekit.solver.search import solve as solve
-from collapsekit.theory.closed_form import predict as predict
-from collapsekit.theory.limits import thresholds as thresholds
+from collapsekit.solver._certify import certify as certify
+from collapsekit.solver._solve import solve as solve
+from collapsekit.theory._closed_form import predict as predict
+from collapsekit.theory._thresholds import thresholds as thresholds
 
 
 def __getattr__(name: str) -> Any:

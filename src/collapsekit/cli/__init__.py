@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from cyclopts import App, CycloptsError, Parameter
 
-        from collapsekit.cli.console import print_error
+        from collapsekit.cli._console import print_error
     except ModuleNotFoundError as missing:
         print(f"collapsekit: {missing.name} is not installed; run: pip install 'collapsekit[cli]'", file=sys.stderr)  # noqa: T201
         return USER_ERROR

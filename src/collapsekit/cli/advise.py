@@ -11,12 +11,12 @@ import numpy as np
 from cyclopts import Parameter
 
 from collapsekit import UFM, CollapseError, predict, thresholds
-from collapsekit.cli.console import print_json, print_note, print_table, shown_rows
-from collapsekit.cli.options import Penalties
+from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
+from collapsekit.cli._inputs import Penalties
 from collapsekit.cli.predict import NO_ACCURACY, class_sizes, pages
+from collapsekit.evidence import scope
 from collapsekit.theory import LargestPenalty, WeightAdvice, counts_for, largest_penalty, margins_for, weights_for
-from collapsekit.theory.limits import Hold
-from collapsekit.theory.scope import scope
+from collapsekit.theory._thresholds import Hold
 from collapsekit.validation import Array, shorten
 
 Result = TypeVar("Result")

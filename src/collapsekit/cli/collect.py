@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from collapsekit.cli.console import fitting, print_json, print_note, print_table
-from collapsekit.diagnosis import collect as collect_rows
-from collapsekit.diagnosis import write_table
-from collapsekit.training import TrainConfig
+from collapsekit.cli._console import fitting, print_json, print_note, print_table
+from collapsekit.training import TrainConfig, write_table
+from collapsekit.training import collect as collect_rows
 
 COLUMNS = (
     ("step", "step", "d"),

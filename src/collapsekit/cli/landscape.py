@@ -8,8 +8,8 @@ from typing import Annotated
 import numpy as np
 from cyclopts import Parameter
 
-from collapsekit.cli.console import print_json, print_note, print_table
-from collapsekit.cli.options import Penalties
+from collapsekit.cli._console import print_json, print_note, print_table
+from collapsekit.cli._inputs import Penalties
 from collapsekit.cli.predict import class_sizes
 from collapsekit.cli.solve import Head, draw
 from collapsekit.solver import Landscape

@@ -9,14 +9,14 @@ import numpy as np
 from cyclopts import Parameter
 
 from collapsekit import UFM, CollapseError, predict
-from collapsekit.cli.console import print_json, print_note, print_table, shown_rows
-from collapsekit.cli.options import Penalties
+from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
+from collapsekit.cli._inputs import Penalties
 from collapsekit.cli.train import print_comparison
+from collapsekit.data import read, read_head
 from collapsekit.diagnosis import Comparison, compare, effective_penalties
+from collapsekit.evidence import scope
 from collapsekit.metrics import Measurement, measure_features
 from collapsekit.theory import Nearness, nearest_reference
-from collapsekit.theory.scope import scope
-from collapsekit.training.readers import read, read_head
 from collapsekit.validation import class_names as checked_names
 
 MOST_CLASSES = 2000

@@ -12,10 +12,10 @@ from cyclopts import Parameter
 
 import collapsekit
 from collapsekit import UFM, CollapseError
-from collapsekit.cli.console import print_json, print_note, print_table, shown_rows
-from collapsekit.cli.options import Penalties
+from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
+from collapsekit.cli._inputs import Penalties
+from collapsekit.evidence import scope
 from collapsekit.profiles import long_tail as long_tail_counts
-from collapsekit.theory.scope import scope
 from collapsekit.validation import shorten
 
 NO_ACCURACY = "The prediction describes the training geometry; what it means for test accuracy has to be measured."

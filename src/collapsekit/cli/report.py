@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from collapsekit.cli.console import print_json, print_note
+from collapsekit.cli._console import print_json, print_note
 from collapsekit.cli.train import as_dict
-from collapsekit.diagnosis import compare_run
 from collapsekit.report import report as write_report
-from collapsekit.training import load_run
+from collapsekit.training import compare_run, load_run
 
 
 def report(run: Path, /, *, out: Path | None = None, json: bool = False) -> None:

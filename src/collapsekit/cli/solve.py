@@ -11,8 +11,8 @@ from cyclopts import Parameter
 
 import collapsekit
 from collapsekit import UFM, CollapseError, CrossEntropy, Focal, Hinge
-from collapsekit.cli.console import print_json, print_note, print_table, shown_rows
-from collapsekit.cli.options import Penalties
+from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
+from collapsekit.cli._inputs import Penalties
 from collapsekit.cli.predict import class_sizes
 from collapsekit.losses import MSE, Loss
 from collapsekit.solver import Solution

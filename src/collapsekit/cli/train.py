@@ -11,9 +11,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from collapsekit.cli.console import print_json, print_note, print_table, shown_rows, stderr
-from collapsekit.diagnosis import ClassFinding, Comparison, compare_run
-from collapsekit.training import Run, TrainConfig
+from collapsekit.cli._console import print_json, print_note, print_table, shown_rows, stderr
+from collapsekit.diagnosis import ClassFinding, Comparison
+from collapsekit.training import Run, TrainConfig, compare_run
 from collapsekit.training import train as run_training
 
 Column = tuple[str, Callable[[ClassFinding], str], bool]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.moments import ClassMoments
-from collapsekit.theory.closed_form import GeneralOrthogonalFrame
+from collapsekit.theory._closed_form import GeneralOrthogonalFrame
 
 BLOCK_ENTRIES = 2**22
 COLLAPSED_SHARE = 0.01

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from collapsekit.metrics import functional as F
 from collapsekit.metrics.moments import ClassMoments
-from collapsekit.theory.closed_form import GeneralOrthogonalFrame
+from collapsekit.theory._closed_form import GeneralOrthogonalFrame
 
 MEANINGS = {
     "nc1": "within-class over between-class variability; 0 where features of every class coincide",

@@ -10,4 +10,4 @@ except ModuleNotFoundError as missing:
         f"collapsekit.report: {missing.name} is not installed; run: pip install 'collapsekit[report]'"
     ) from None
 
-from collapsekit.report.page import report as report
+from collapsekit.report._report import report as report

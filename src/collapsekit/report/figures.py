@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from collapsekit.diagnosis import Comparison
-from collapsekit.theory.closed_form import GeneralOrthogonalFrame
+from collapsekit.theory._closed_form import GeneralOrthogonalFrame
 from collapsekit.validation import Array
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"

@@ -1,8 +1,8 @@
 """Numerical optima with certificates, for what has no closed form; knows nothing of collapsekit.theory."""
 
-from collapsekit.solver.certificate import Certificate as Certificate
-from collapsekit.solver.certificate import certify as certify
-from collapsekit.solver.landscapes import Landscape as Landscape
-from collapsekit.solver.landscapes import landscape as landscape
-from collapsekit.solver.search import Solution as Solution
-from collapsekit.solver.search import solve as solve
+from collapsekit.solver._certify import Certificate as Certificate
+from collapsekit.solver._certify import certify as certify
+from collapsekit.solver._landscape import Landscape as Landscape
+from collapsekit.solver._landscape import landscape as landscape
+from collapsekit.solver._solve import Solution as Solution
+from collapsekit.solver._solve import solve as solve

@@ -1,19 +1,17 @@
 """Closed forms: what a last layer converges to, and where classes die."""
 
-from collapsekit.theory.closed_form import GeneralOrthogonalFrame as GeneralOrthogonalFrame
-from collapsekit.theory.closed_form import predict as predict
-from collapsekit.theory.inverse import CountRange as CountRange
-from collapsekit.theory.inverse import LargestPenalty as LargestPenalty
-from collapsekit.theory.inverse import WeightAdvice as WeightAdvice
-from collapsekit.theory.inverse import count_range as count_range
-from collapsekit.theory.inverse import counts_for as counts_for
-from collapsekit.theory.inverse import largest_penalty as largest_penalty
-from collapsekit.theory.inverse import margins_for as margins_for
-from collapsekit.theory.inverse import weights_for as weights_for
-from collapsekit.theory.limits import Thresholds as Thresholds
-from collapsekit.theory.limits import thresholds as thresholds
-from collapsekit.theory.phase import PhaseDiagram as PhaseDiagram
-from collapsekit.theory.phase import phase_diagram as phase_diagram
+from collapsekit.theory._closed_form import GeneralOrthogonalFrame as GeneralOrthogonalFrame
+from collapsekit.theory._closed_form import predict as predict
+from collapsekit.theory._inverse import CountRange as CountRange
+from collapsekit.theory._inverse import LargestPenalty as LargestPenalty
+from collapsekit.theory._inverse import WeightAdvice as WeightAdvice
+from collapsekit.theory._inverse import count_range as count_range
+from collapsekit.theory._inverse import counts_for as counts_for
+from collapsekit.theory._inverse import largest_penalty as largest_penalty
+from collapsekit.theory._inverse import margins_for as margins_for
+from collapsekit.theory._inverse import weights_for as weights_for
+from collapsekit.theory._thresholds import Thresholds as Thresholds
+from collapsekit.theory._thresholds import thresholds as thresholds
 from collapsekit.theory.references import Nearness as Nearness
 from collapsekit.theory.references import balanced_without_relu as balanced_without_relu
 from collapsekit.theory.references import deep_linear_mse as deep_linear_mse
@@ -24,5 +22,3 @@ from collapsekit.theory.references import nearest_reference as nearest_reference
 from collapsekit.theory.references import orthogonal_frame as orthogonal_frame
 from collapsekit.theory.references import seli as seli
 from collapsekit.theory.references import simplex_etf as simplex_etf
-from collapsekit.theory.scope import Scope as Scope
-from collapsekit.theory.scope import scope as scope

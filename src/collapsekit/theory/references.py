@@ -341,7 +341,7 @@ def nearest_reference(geometry: Geometry, problem: UFM | None = None) -> list[Ne
     >>> [near.name for near in nearest_reference(predict(problem).geometry(), problem)]
     ['prediction', 'orthogonal frame', 'simplex ETF', 'SELI', 'general orthogonal frame, λ → 0']
     """
-    from collapsekit.theory.closed_form import predict
+    from collapsekit.theory._closed_form import predict
 
     counts = class_counts(geometry.counts)
     size = counts.size

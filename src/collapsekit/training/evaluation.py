@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from collapsekit.losses import CrossEntropy
 from collapsekit.metrics import Measurement, measure
-from collapsekit.metrics.heads import evaluating
+from collapsekit.metrics.last_layer import evaluating
 from collapsekit.problem import UFM
-from collapsekit.theory.closed_form import predict
-from collapsekit.training.data import Split
+from collapsekit.theory._closed_form import predict
+from collapsekit.training._split import Split
 from collapsekit.training.objective import BatchNorm
 
 MEASURED_TOGETHER = 256

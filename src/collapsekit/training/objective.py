@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy
 from collapsekit.metrics.losses import sample_losses, shifted_logits
-from collapsekit.training.recipe import TrainConfig
+from collapsekit.training._config import TrainConfig
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 

@@ -24,8 +24,8 @@ from torch import Tensor
 from collapsekit.errors import CollapseError
 from collapsekit.metrics import ClassMoments, Measurement
 from collapsekit.problem import UFM
-from collapsekit.theory.closed_form import GeneralOrthogonalFrame, predict
-from collapsekit.training.recipe import LastLayer, TrainConfig
+from collapsekit.theory._closed_form import GeneralOrthogonalFrame, predict
+from collapsekit.training._config import LastLayer, TrainConfig
 from collapsekit.validation import Array, class_names, whole_number
 
 CONFIG, HISTORY, ARRAYS, CHECKPOINT, ENVIRONMENT, FAILURE, LOCK = (

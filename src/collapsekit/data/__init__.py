@@ -1,0 +1,5 @@
+"""Labelled data from a user's files: one reader a format, no download code, no pickle."""
+
+from collapsekit.data.labelled import LabelledData as LabelledData
+from collapsekit.data.source import read as read
+from collapsekit.data.source import read_head as read_head

@@ -1,0 +1,94 @@
+"""Where predictions have been tested on real networks, and whether a problem lies inside that range."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any, Literal
+
+from collapsekit.losses import CrossEntropy
+from collapsekit.problem import UFM
+from collapsekit.theory._thresholds import thresholds
+
+Recipe = Literal["penalty", "batchnorm"]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a prediction's claim rests on.
+
+    Attributes
+    ----------
+    tested_on : str
+        The networks, data and range of the tests.
+    largest_deviation : float
+        Largest |measured − predicted| class confidence among them.
+    inside : bool
+        Whether the problem lies in the tested range.
+    reasons : tuple of str
+        In what it lies outside.
+    """
+
+    tested_on: str
+    largest_deviation: float
+    inside: bool
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        where = "inside that range" if self.inside else f"OUTSIDE that range ({'; '.join(self.reasons)})"
+        return (
+            f"Scope: tested on {self.tested_on}; largest deviation of a class confidence there "
+            f"{self.largest_deviation:.4f}. This problem lies {where}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scope as plain values, with its schema version."""
+        return {"schema": 1} | asdict(self) | {"reasons": list(self.reasons)}
+
+
+def scope(problem: UFM, recipe: Recipe = "penalty", extras: Sequence[str] = ()) -> Scope:
+    """Return what a prediction for `problem` rests on.
+
+    Parameters
+    ----------
+    problem : UFM
+        What is predicted.
+    recipe : {"penalty", "batchnorm"}
+        Whether the features are penalised themselves, or by the decay of the BatchNorm that they come from.
+    extras : sequence of str
+        What else lies outside the tested range, known to the caller.
+
+    Returns
+    -------
+    Scope
+
+    References
+    ----------
+    The tested ranges are written by ``experiments/summary.py`` from the results of the experiments that it names.
+    """
+    tested = _tested()[recipe]
+    size, imbalance = problem.num_classes, float(problem.counts.max() / problem.counts.min())
+    scale = 1 / float(thresholds(problem).headroom.min())
+    least, most = tested["penalty_scale"]
+    reasons = []
+    if size not in tested["num_classes"]:
+        reasons.append(f"{size} classes, tested {', '.join(map(str, tested['num_classes']))}")
+    if imbalance > tested["imbalance"]:
+        reasons.append(f"imbalance {imbalance:.3g}, tested up to {tested['imbalance']:.3g}")
+    if not least * (1 - 1e-9) <= scale <= most * (1 + 1e-9):
+        reasons.append(f"λ_W λ_H {scale:.3g} times the smallest threshold, tested {least:g} to {most:g}")
+    if problem.class_weights is not None:
+        reasons.append("class weights")
+    if problem.loss != CrossEntropy():
+        reasons.append("a loss other than plain cross-entropy")
+    reasons += extras
+    return Scope(tested["tested_on"], tested["largest_deviation"], not reasons, tuple(reasons))
+
+
+@cache
+def _tested() -> dict[str, Any]:
+    from importlib.resources import files  # here, because predictions without a scope should not pay for it
+
+    return dict(json.loads(files("collapsekit").joinpath("scope.json").read_text(encoding="utf-8")))

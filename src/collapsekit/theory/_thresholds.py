@@ -1,0 +1,142 @@
+"""thresholds: where classes die."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from collapsekit.errors import CollapseError
+from collapsekit.problem import UFM
+from collapsekit.theory._closed_form import centring_share, headroom_of, require_closed_form
+from collapsekit.validation import Array, frozen, shorten
+
+Hold = Literal["penalties", "recipe"]
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds:
+    """Where classes die, all else fixed.
+
+    Attributes
+    ----------
+    critical_product : ndarray, shape (K,)
+        λ_W λ_H from which the class is dead (it survives below).
+    critical_count : ndarray, shape (K,)
+        ``n_k`` up to which the class is dead at the problem's own N and penalties; real-valued.
+    headroom : ndarray, shape (K,)
+        Critical λ_W λ_H divided by λ_W λ_H, which equals ``n_k`` divided by its critical count.
+    lower_count, upper_count : ndarray, shape (K,)
+        The open interval of counts with which the class survives when N moves with its count and the other counts
+        stay; NaN where it is empty. Beyond the upper one the class kills itself by enlarging N.
+    """
+
+    critical_product: Array
+    critical_count: Array
+    headroom: Array
+    lower_count: Array
+    upper_count: Array
+
+    @property
+    def decay_factor(self) -> Array:
+        """By how much the recipe's decays, all of them, may be multiplied before each class dies, (K,)."""
+        return np.sqrt(self.headroom)
+
+    @property
+    def minority_collapse(self) -> float:
+        """λ_W λ_H at which the first class dies."""
+        return float(self.critical_product.min())
+
+    @property
+    def complete_collapse(self) -> float:
+        """λ_W λ_H at which the last class dies and the network predicts nothing."""
+        return float(self.critical_product.max())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the thresholds as plain lists (JSON-ready), with the schema version."""
+        return {
+            "schema": 1,
+            "critical_product": self.critical_product.tolist(),
+            "critical_count": self.critical_count.tolist(),
+            "headroom": self.headroom.tolist(),
+            "decay_factor": self.decay_factor.tolist(),
+            "lower_count": self.lower_count.tolist(),
+            "upper_count": self.upper_count.tolist(),
+            "minority_collapse": self.minority_collapse,
+            "complete_collapse": self.complete_collapse,
+        }
+
+
+def thresholds(problem: UFM, *, hold: Hold = "penalties") -> Thresholds:
+    r"""Return where each class of a bias-free UFM+ dies.
+
+    .. math::
+
+        (\lambda_W\lambda_H)^{\rm crit}_k = \frac{\omega_k^2 (K-1) n_k}{K N^2}
+
+    for cross-entropy; the price of margin grows with the square root of the product for every loss. In the units of
+    a recipe: class k dies when all its decays are multiplied by ``decay_factor[k]``, or one of two by ``headroom[k]``.
+
+    Parameters
+    ----------
+    problem : UFM
+        As for :func:`predict`.
+    hold : {"penalties", "recipe"}
+        What stays while N moves with the count of a class: λ_H, or N λ_H. With a mean loss over batches and a fixed
+        recipe (BatchNorm's decay, a penalty on the batch) it is N λ_H: :meth:`UFM.from_training` divides by N.
+
+    Returns
+    -------
+    Thresholds
+
+    Raises
+    ------
+    CollapseError
+        If the problem has no closed form.
+
+    References
+    ----------
+    Dang et al., ICML 2024, Theorem 4.1; class weights, other losses, both counts: derived here (docs/theory.md).
+
+    Examples
+    --------
+    >>> limits = thresholds(UFM([900, 100], lambda_w=1e-3, lambda_h=1e-3))
+    >>> limits.headroom
+    array([450.,  50.])
+    >>> limits.critical_count
+    array([2., 2.])
+    """
+    require_closed_form(problem)
+    size, headroom = problem.num_classes, headroom_of(problem)
+    per_root_product = np.sqrt(problem.counts * centring_share(problem))  # c_k over the root of λ_W λ_H
+    critical_root = problem.loss.critical_price(size) * problem.loss_weights / per_root_product
+    lower, upper = count_roots(problem, hold)
+    return Thresholds(
+        critical_product=frozen(critical_root**2),
+        critical_count=frozen(problem.counts / headroom),
+        headroom=frozen(headroom),
+        lower_count=frozen(lower),
+        upper_count=frozen(upper),
+    )
+
+
+def room_of(problem: UFM) -> Array:
+    """A_k, (K,): class k lives where N² < A_k n_k."""
+    with np.errstate(over="ignore"):
+        return np.asarray(headroom_of(problem) * problem.num_samples * (problem.num_samples / problem.counts))
+
+
+def count_roots(problem: UFM, hold: Hold) -> tuple[Array, Array]:
+    """Return between which counts each class lives, all others fixed: ``(R + n)² < A n``, or ``(R + n) N < A n``."""
+    rest, room = problem.num_samples - problem.counts, room_of(problem)
+    if hold not in ("penalties", "recipe"):
+        raise CollapseError(f"hold={shorten(hold)}: give 'penalties' or 'recipe'")
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        if hold == "recipe":
+            spare = room / problem.num_samples - 1.0
+            lower = np.where(spare > 0, rest / spare, np.nan)
+            return lower, np.where(spare > 0, np.inf, np.nan)
+        upper = 0.5 * (room - 2 * rest + np.sqrt(room) * np.sqrt(room - 4 * rest))
+        upper = np.where(room > 4 * rest, upper, np.nan)
+        return rest * (rest / upper), upper

@@ -1,0 +1,471 @@
+"""TrainConfig: everything that decides a training run, and the problem (UFM) that it minimises."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+import numpy as np
+
+from collapsekit.errors import CollapseError
+from collapsekit.losses import CrossEntropy
+from collapsekit.problem import UFM, BatchNormDecay
+from collapsekit.theory._thresholds import thresholds
+from collapsekit.validation import Array, class_names, numeric, positive_number, shorten, whole_number
+
+Profile = Literal["long-tail", "step", "paper", "as-is"]
+Recipe = Literal["penalty", "batchnorm", "plain"]
+Optimizer = Literal["adam", "sgd", "adamw"]
+DecayOn = Literal["last-layer", "everything"]
+ClassWeights = Literal["none", "inverse", "inverse-root"]
+Resampling = Literal["none", "balanced"]
+PLAIN_DECAY = 5e-4
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """What a network's last layer has to do with the theory.
+
+    Attributes
+    ----------
+    dim : int
+        d, the width of the features.
+    biased : bool
+        Whether the head has a bias.
+    branches : int
+        m, BatchNorm outputs summed before the ReLU that feeds the head; 0 if there is none.
+    pooled : bool
+        Whether features are averaged over positions after that ReLU.
+    """
+
+    dim: int
+    biased: bool = False
+    branches: int = 0
+    pooled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    r"""One training run: data and its imbalance, network, recipe, optimiser, seed.
+
+    The step at progress t ∈ [0, 1] of the run minimises the mean loss over the batch plus ``f(t)`` times
+
+    ============= ===================================================================================================
+    `recipe`      penalties, with ``f(t) = min(1, t / warmup)``
+    ============= ===================================================================================================
+    penalty       ``(wd/2)‖W‖² + (fd/2) Σ_batch ‖h‖²``, explicit, on head and features only
+    batchnorm     ``(wd/2)(‖W‖² + ‖γ‖² + ‖β‖²)``, the optimiser's weight decay; γ and β are those of the BatchNorms that
+                  feed the features, and with ``decay_on="everything"`` all other parameters decay too
+    plain         ``(wd/2)‖θ‖²``, the optimiser's weight decay on all parameters θ
+    ============= ===================================================================================================
+
+    with a learning rate that falls to 0 along a cosine. Wide features, λ_W far above λ_H and the warm-up are what
+    lets the optimiser reach the global optimum; without them minority classes die spuriously.
+
+    Attributes
+    ----------
+    data : str
+        ``digits``, ``mnist-5k`` or ``fashion-mnist`` where installed, or a path: a folder of idx files, of CIFAR
+        binaries or of images (class = sub-folder); .npz, .npy, .safetensors, .csv, .parquet; .txt (label TAB text).
+    label_column : str, optional
+        Column of a table that holds the labels; left out: label, class, target, y or species.
+    profile : {"long-tail", "step", "paper", "as-is"}, optional
+        Count profile of the training set; left out: as-is for a path, long-tail for the named data sets.
+    ratio : float
+        Largest over smallest count, for ``"long-tail"`` and ``"step"``.
+    largest : int, optional
+        Samples of the largest class; left out: as many as the data set allows.
+    network : str
+        ``mlp``, ``residual-mlp``, ``cnn``, ``vgg11``, ``resnet18``, or ``module:function``, called with the shape of
+        an input and the number of classes, that returns a torch.nn.Module.
+    hidden : tuple of int
+        Widths of the hidden layers of the two MLPs.
+    feature_dim : int
+        Width d of the last ReLU layer of the MLPs and the small CNN.
+    width : int
+        Channels of the first convolution.
+    batchnorm : bool, optional
+        BatchNorm before every ReLU; left out: with the recipe batchnorm only.
+    branches : int, optional
+        m, the BatchNorm outputs summed before the ReLU that feeds the head. The MLP is built so; for a network of
+        your own it says what is there; left out: as the network is (1 where a BatchNorm is asked for).
+    head : str, optional
+        Name of the head of a network of your own; left out: the linear layer that makes the logits.
+    drop_bias : bool
+        Remove the head's bias, which has no closed form.
+    recipe : {"penalty", "batchnorm", "plain"}
+        See above.
+    penalty_scale : float
+        λ_W λ_H as a multiple of the smallest class's threshold (without resampling and logit adjustment); ignored if
+        decays are given.
+    penalty_ratio : float
+        λ_W / λ_H of the recipe penalty; ignored if decays are given.
+    weight_decay : float, optional
+        wd itself; with the recipe penalty give `feature_decay` too.
+    feature_decay : float, optional
+        fd itself; for the recipe penalty only.
+    decay_on : {"last-layer", "everything"}
+        What decays with the recipe batchnorm; "last-layer" is the head and the BatchNorms that feed it.
+    batchnorm_decay : {"gain_and_shift", "gain_frozen_shift", "gain", "none"}
+        Which of γ and β decay, and whether β is frozen at 0.
+    warmup : float, optional
+        Share of the run over which the penalties grow to their full size, in [0, 1); left out: 0.3 for the recipe
+        penalty with the full batch, 0.5 otherwise: with the noise of mini-batches single samples lose all features of
+        their class, and with them the gradient, if the penalties come sooner than the fit.
+    optimizer : {"adam", "sgd", "adamw"}, optional
+        Left out: adam for the recipe penalty, sgd (momentum 0.9) for the others. The decay of AdamW is no L2 penalty.
+    learning_rate : float, optional
+        At the start; left out: 0.1 for sgd, 0.001 for the others.
+    epochs : int
+        Passes over the training set; one step each with the full batch.
+    batch_size : int, optional
+        Samples a step; left out: the full batch.
+    class_weights : {"none", "inverse", "inverse-root"}
+        Weights of classes in the loss as in torch's ``CrossEntropyLoss(weight=...)``: 1, ``1/n_k``, ``n_k^(−1/2)``.
+    smoothing : float
+        Label smoothing ε, as in torch.
+    ldam : float, optional
+        Target margins ``Δ_k ∝ n_k^(−1/4)`` (LDAM), this large for the rarest class.
+    logit_adjustment : float, optional
+        τ of logit adjustment: ``τ log π_j`` is added to every logit j in training, with ``π_j = n_j/N``; 1 is the
+        loss whose optimum has the best balanced accuracy. No closed form.
+    resampling : {"none", "balanced"}
+        ``balanced`` draws the N samples of an epoch with replacement, every class equally often. The objective is then
+        that of weights ``ω_k = N/(K n_k)`` on the loss AND on the feature penalty: ``λ_H,k = λ_H N/(K n_k)``.
+    seed : int
+        Of the split, the initial weights and the order of mini-batches.
+    class_names : tuple of str, optional
+        K names that replace those of the data set.
+
+    Raises
+    ------
+    CollapseError
+        If a value is out of range.
+
+    Examples
+    --------
+    >>> config = TrainConfig(seed=3)
+    >>> TrainConfig.from_dict(config.to_dict()) == config
+    True
+    """
+
+    data: str = "digits"
+    label_column: str | None = None
+    profile: Profile | None = None
+    ratio: float = 10.0
+    largest: int | None = None
+    network: str = "mlp"
+    hidden: tuple[int, ...] = (256, 256)
+    feature_dim: int = 512
+    width: int = 16
+    batchnorm: bool | None = None
+    branches: int | None = None
+    head: str | None = None
+    drop_bias: bool = False
+    recipe: Recipe = "penalty"
+    penalty_scale: float = 1.5
+    penalty_ratio: float = 900.0
+    weight_decay: float | None = None
+    feature_decay: float | None = None
+    decay_on: DecayOn = "last-layer"
+    batchnorm_decay: BatchNormDecay = "gain_and_shift"
+    warmup: float | None = None
+    optimizer: Optimizer | None = None
+    learning_rate: float | None = None
+    epochs: int = 2000
+    batch_size: int | None = None
+    class_weights: ClassWeights = "none"
+    smoothing: float = 0.0
+    ldam: float | None = None
+    logit_adjustment: float | None = None
+    resampling: Resampling = "none"
+    seed: int = 0
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("data", "network"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise CollapseError(f"{name}={shorten(getattr(self, name))}: give a name or a path")
+        for name in ("label_column", "head"):
+            if not isinstance(getattr(self, name), str | None):
+                raise CollapseError(f"{name}={shorten(getattr(self, name))}: give a name, or leave it out")
+        for name, kinds in (("batchnorm", bool | None), ("drop_bias", bool)):
+            if not isinstance(getattr(self, name), kinds):
+                raise CollapseError(f"{name}={shorten(getattr(self, name))}: give True or False, or leave it out")
+        for name in ("ratio", "penalty_scale", "penalty_ratio", *OPTIONAL_NUMBERS):
+            if getattr(self, name) is not None or name not in OPTIONAL_NUMBERS:
+                object.__setattr__(self, name, _moderate(name, getattr(self, name)))
+        for name, least in (("epochs", 1), ("feature_dim", 1), ("width", 1), ("seed", 0)):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least, "give a whole number"))
+        for name in ("batch_size", "largest", "branches"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole_number(name, getattr(self, name), 1, "or leave it out"))
+        object.__setattr__(self, "hidden", _widths(self.hidden))
+        for name, kind in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in kind and not (value is None and name in ("profile", "optimizer")):
+                raise CollapseError(f"{name}={shorten(value)}: give one of {', '.join(kind)}")
+        if self.class_names is not None:
+            names = _listed_names(self.class_names)
+            object.__setattr__(self, "class_names", names)
+        self._check_ranges()
+        self._check_together()
+
+    def _check_ranges(self) -> None:
+        if self.branches is not None and self.branches > MOST_BRANCHES:
+            raise CollapseError(f"branches={self.branches}: give at most {MOST_BRANCHES}")
+        if self.ratio < 1:
+            raise CollapseError(f"ratio={self.ratio:g}: largest over smallest count is at least 1; give its inverse")
+        for name, what in (("warmup", "a share of the run"), ("smoothing", "a share of the label")):
+            if getattr(self, name) is None:
+                continue
+            value = numeric(name, getattr(self, name))
+            if value.ndim or not 0 <= value < 1:
+                raise CollapseError(f"{name}={getattr(self, name)}: {what}; give at least 0 and less than 1")
+            object.__setattr__(self, name, float(value))
+
+    def _check_together(self) -> None:
+        explicit = self.recipe == "penalty"
+        if explicit and (self.weight_decay is None) != (self.feature_decay is None):
+            raise CollapseError("weight_decay, feature_decay: give both, or neither and penalty_scale")
+        if not explicit and self.feature_decay is not None:
+            raise CollapseError(f"feature_decay={self.feature_decay:g}: only the recipe penalty has one; leave it out")
+        if self.recipe == "batchnorm" and self.batchnorm is False:
+            raise CollapseError("batchnorm=False: the recipe batchnorm needs BatchNorm; leave it out")
+        if self.recipe != "batchnorm" and (self.batchnorm_decay, self.decay_on) != ("gain_and_shift", "last-layer"):
+            raise CollapseError("decay_on, batchnorm_decay: only the recipe batchnorm has these; leave them out")
+        if self.class_weights != "none" and self.smoothing:
+            raise CollapseError(
+                f"smoothing={self.smoothing:g} with class_weights: torch weighs the smoothing term by the weights of "
+                "the other classes, which has no closed form; use one of the two"
+            )
+
+        if self.class_weights != "none" and self.resampling != "none":
+            raise CollapseError(
+                f"resampling={self.resampling!r} with class_weights={self.class_weights!r}: both weigh the classes; "
+                "use one of the two"
+            )
+
+    @property
+    def has_batchnorm(self) -> bool:
+        """Whether the built-in networks get BatchNorm."""
+        return self.recipe == "batchnorm" if self.batchnorm is None else self.batchnorm
+
+    @property
+    def optimizer_used(self) -> Optimizer:
+        """The optimiser, by recipe where none is given."""
+        return self.optimizer or ("adam" if self.recipe == "penalty" else "sgd")
+
+    @property
+    def warmup_used(self) -> float:
+        """The share of the run over which penalties grow, by recipe and batch where none is given."""
+        if self.warmup is None:
+            return 0.3 if self.recipe == "penalty" and self.batch_size is None else 0.5
+        return self.warmup
+
+    @property
+    def learning_rate_used(self) -> float:
+        """The learning rate at the start, by optimiser where none is given."""
+        return self.learning_rate or (0.1 if self.optimizer_used == "sgd" else 1e-3)
+
+    @property
+    def profile_used(self) -> Profile:
+        """The count profile, by data set where none is given."""
+        return self.profile or ("long-tail" if self.data in NAMED_DATA else "as-is")
+
+    def torch_class_weights(self, counts: Array) -> Array | None:
+        """Return w_k as given to torch's ``weight=``, (K,), or None."""
+        if self.class_weights == "none":
+            return None
+        power = -1.0 if self.class_weights == "inverse" else -0.5
+        return np.asarray((counts / counts.max()) ** power)
+
+    def loss(self, counts: Array) -> CrossEntropy:
+        """Return the loss of this run on a training set with these counts."""
+        margins = None if self.ldam is None else tuple(self.ldam * (counts.min() / counts) ** 0.25)
+        offsets = None
+        if self.logit_adjustment is not None:
+            offsets = tuple(self.logit_adjustment * np.log(counts / counts.sum()))
+        return CrossEntropy(smoothing=self.smoothing, margins=margins, offsets=offsets)
+
+    def penalties(self, counts: Array, last: LastLayer) -> tuple[float, float | None]:
+        """Return (wd, fd): those given, or those that `penalty_scale` and `penalty_ratio` ask for."""
+        if self.weight_decay is not None:
+            return self.weight_decay, self.feature_decay
+        if self.logit_adjustment is not None or self.resampling != "none":  # the threshold is that without them
+            return replace(self, logit_adjustment=None, resampling="none").penalties(counts, last)
+        if self.recipe == "plain":
+            return PLAIN_DECAY, None
+        if self.recipe == "batchnorm":
+            lawful = replace(self, batchnorm_decay="gain_and_shift") if self.outside(last) else self
+            unit = lawful._problem(counts, LastLayer(last.dim, branches=max(1, last.branches)), 1.0, None)
+            return math.sqrt(self.penalty_scale * thresholds(unit).headroom.min()), None
+        unit = self._problem(counts, LastLayer(last.dim), 1.0, 1.0)
+        product = self.penalty_scale * thresholds(unit).minority_collapse
+        lambda_w, lambda_h = math.sqrt(product * self.penalty_ratio), math.sqrt(product / self.penalty_ratio)
+        return lambda_w, lambda_h / float(np.asarray(unit.lambda_h))
+
+    def outside(self, last: LastLayer) -> str | None:
+        """Return why no theory predicts this run, or None if it does; what :meth:`minimised` returns may be solved."""
+        if last.biased:
+            return "the head has a bias, which changes the geometry and has no closed form (drop_bias removes it)"
+        if self.logit_adjustment is not None:
+            return "logit adjustment has no closed form"
+        return self.aimless(last)
+
+    def aimless(self, last: LastLayer) -> str | None:
+        """Return why this run minimises no objective over last-layer features and head, or None if it does."""
+        if self.recipe == "penalty":
+            return None
+        if self.optimizer_used == "adamw":
+            return "the decay of AdamW is no L2 penalty, so there is no objective with a λ_W"
+        if self.recipe == "plain" or not last.branches:
+            return "without a feature penalty or a BatchNorm before the last ReLU the recipe fixes no λ_H"
+        if self.resampling != "none":
+            return "the statistics of resampled batches are not those of the training set, on which it is measured"
+        if self.batchnorm_decay == "none":
+            return "with γ and β excluded from weight decay nothing penalises the features"
+        if self.batchnorm_decay == "gain":
+            return "with γ decayed and β free the cost of a feature is its variance, not its square"
+        return None
+
+    def problem(self, counts: Array, last: LastLayer, names: Sequence[str] | None = None) -> UFM:
+        """Return the problem that this run minimises on a training set with these counts.
+
+        Raises
+        ------
+        CollapseError
+            If no theory predicts the run; :meth:`outside` says why.
+        """
+        reason = self.outside(last)
+        if reason is not None:
+            raise CollapseError(f"recipe={self.recipe!r}: {reason}")
+        return self.minimised(counts, last, names)
+
+    def minimised(self, counts: Array, last: LastLayer, names: Sequence[str] | None = None) -> UFM:
+        """Return the problem that this run minimises, also where only ``collapsekit.solve`` finds its optimum.
+
+        That is :meth:`problem`, and the same with logit adjustment or with a bias in the head, which is free under the
+        recipe penalty and decays as the head does under weight decay. Where features are pooled it is a bound, and
+        where earlier layers decay too an approximation.
+
+        Raises
+        ------
+        CollapseError
+            If the run minimises no such problem; :meth:`aimless` says why.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> config = TrainConfig(weight_decay=0.01, feature_decay=1e-4)
+        >>> config.minimised(np.array([60.0, 30.0]), LastLayer(8, biased=True)).bias
+        'free'
+        """
+        reason = self.aimless(last)
+        if reason is not None:
+            raise CollapseError(f"recipe={self.recipe!r}: {reason}")
+        return self._problem(counts, last, *self.penalties(counts, last), names=names)
+
+    def _problem(
+        self,
+        counts: Array,
+        last: LastLayer,
+        weight_decay: float,
+        feature_decay: float | None,
+        names: Sequence[str] | None = None,
+    ) -> UFM:
+        problem = UFM.from_training(
+            counts,
+            weight_decay=weight_decay,
+            feature_decay=feature_decay,
+            batch_size=self.batch_size,
+            batchnorm_branches=last.branches if self.recipe == "batchnorm" else None,
+            batchnorm_decay=self.batchnorm_decay,
+            class_weights=self.torch_class_weights(counts),
+            loss=self.loss(counts),
+            bias=(weight_decay if self.recipe == "batchnorm" else "free") if last.biased else None,
+            dim=last.dim,
+            names=names,
+        )
+        return problem if self.resampling == "none" else _resampled(problem)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as plain values (JSON-ready), with its schema version."""
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {"schema": 2} | values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Return the configuration stored by :meth:`to_dict`; unknown keys are refused by name."""
+        known = {field.name for field in fields(cls)}
+        unknown = set(values) - known - {"schema"}
+        if unknown or values.get("schema") != 2:
+            what = f"unknown keys {sorted(unknown)}" if unknown else f"schema {values.get('schema')!r}, expected 2"
+            raise CollapseError(
+                f"config: {what}; it was written by another version of collapsekit: train again without resuming"
+            )
+        return cls(**{key: values[key] for key in known & set(values)})
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with any value: the name of the run's folder."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
+
+
+def _resampled(problem: UFM) -> UFM:
+    """The problem of class-balanced draws: samples of class k count N/(K n_k) times, in the loss and in the penalty."""
+    times = problem.num_samples / (problem.num_classes * problem.counts)
+    return UFM(
+        problem.counts,
+        problem.lambda_w,
+        problem.lambda_h * times,
+        loss=problem.loss,
+        bias=problem.bias,
+        class_weights=times,
+        dim=problem.dim,
+        names=problem.names,
+    )
+
+
+OPTIONAL_NUMBERS = ("weight_decay", "feature_decay", "learning_rate", "ldam", "logit_adjustment")
+MOST_BRANCHES = 100
+LEAST, MOST = 1e-30, 1e30
+"""Training computes in float32."""
+NAMED_DATA = ("digits", "mnist-5k", "fashion-mnist")
+
+
+def _moderate(name: str, value: Any) -> float:
+    number = positive_number(name, value, "give a positive number")
+    if not LEAST <= number <= MOST:
+        raise CollapseError(f"{name}={number:g}: give a number from {LEAST:g} to {MOST:g}")
+    return number
+
+
+def _widths(hidden: Any) -> tuple[int, ...]:
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
+        raise CollapseError(f"hidden={shorten(hidden)}: give the widths of the hidden layers, e.g. (256, 256)")
+    return tuple(whole_number("hidden", width, 1, "give widths") for width in hidden)
+
+
+def _listed_names(names: Any) -> tuple[str, ...] | None:
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise CollapseError(f"class_names={shorten(names)}: give a sequence of names, one a class")
+    listed = tuple(names)
+    return class_names(listed, len(listed))
+
+
+def _choices(name: str) -> tuple[str, ...]:
+    kind = get_type_hints(TrainConfig)[name]
+    arguments = get_args(kind)
+    return tuple(word for one in arguments for word in (get_args(one) or (one,)) if isinstance(word, str))
+
+
+_CHOICES = {
+    name: _choices(name)
+    for name in ("profile", "recipe", "optimizer", "decay_on", "batchnorm_decay", "class_weights", "resampling")
+}
