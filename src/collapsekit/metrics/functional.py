@@ -44,7 +44,8 @@ def nc1(moments: ClassMoments, *, centre: Literal["samples", "classes"] = "sampl
     Returns
     -------
     float
-        0 for exactly collapsed features; NaN without scatter or below two classes.
+        0 for exactly collapsed features; NaN without scatter, below two classes, where no class has two samples (their
+        spread is 0 by definition), and where all class means coincide.
 
     References
     ----------
@@ -59,13 +60,15 @@ def nc1(moments: ClassMoments, *, centre: Literal["samples", "classes"] = "sampl
     0.024691
     """
     means, counts = moments.means[moments.seen], moments.counts[moments.seen]
-    if moments.scatter is None or len(means) < 2:
+    if moments.scatter is None or len(means) < 2 or bool((counts < 2).all()):
         return float("nan")
     weights = counts / counts.sum() if centre == "samples" else torch.full_like(counts, 1 / len(counts))
     centred = means - weights @ means
     _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
     cut = max(means.shape) * torch.finfo(torch.float64).eps * torch.linalg.matrix_norm(means, ord=2)
     kept = directions[singular > cut] / singular[singular > cut, None]
+    if not len(kept):
+        return float("nan")
     ratio = float(((kept @ moments.scatter) * kept).sum() / counts.sum()) * len(means)
     return ratio / len(means) if per_class else ratio
 
@@ -91,7 +94,7 @@ def cdnv(moments: ClassMoments, *, exponent: Literal[2, 4] = 2, unbiased: bool =
     -------
     mean : float
         Mean over pairs of seen classes; infinite if two class means coincide (they are not separated at all), NaN
-        below two classes.
+        below two classes and where no class has two samples.
     per_class : Tensor, shape (K,)
         Mean over the other classes; NaN for unseen classes.
 
@@ -106,7 +109,7 @@ def cdnv(moments: ClassMoments, *, exponent: Literal[2, 4] = 2, unbiased: bool =
     known = torch.isfinite(variance)
     per_class = torch.full_like(variance, torch.nan)
     means, v = moments.means[known], variance[known]
-    if len(means) < 2:
+    if len(means) < 2 or bool((moments.counts < 2).all()):
         return float("nan"), per_class
     sums = torch.empty_like(v)
     for rows in _blocks(len(means)):
@@ -170,12 +173,14 @@ def duality(weight: Tensor, moments: ClassMoments) -> float:
     return _shape(weight.detach().to(centred)[moments.seen], centred)
 
 
-def generalised_duality(weight: Tensor, moments: ClassMoments) -> float:
+def generalised_duality(weight: Tensor, moments: ClassMoments, *, centred: bool = True) -> float:
     r"""Return the published NC2_W: ``‖W/‖W‖ − V/‖V‖‖_F``, ``V_k = K √n_k μ_k − Σ_m √n_m μ_m``; needs no λ.
 
-    References: Dang et al., ICML 2024, section 5.
+    Not `centred`, as under squared error: ``V_k = √n_k μ_k``. References: Dang et al., ICML 2024, section 5.
     """
-    return _shape(weight.detach().to(moments.state), _scaled_centred(moments, moments.counts.sqrt()))
+    rows = moments.counts.sqrt()[:, None] * torch.where(moments.seen[:, None], moments.means, 0.0)
+    target = rows - rows.mean(dim=0) if centred else rows
+    return _shape(weight.detach().to(moments.state), target)
 
 
 def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: GeneralOrthogonalFrame) -> dict[str, float]:
@@ -261,8 +266,8 @@ def _over(top: float, bottom: float) -> float:
 
 
 def _shape(a: Tensor, b: Tensor) -> float:
-    size_a, size_b = float(a.norm()) or 1.0, float(b.norm()) or 1.0
-    return float((a / size_a - b / size_b).norm())
+    """Distance of two matrices, each divided by its Frobenius norm; NaN if one is 0."""
+    return float((a / a.norm() - b / b.norm()).norm())
 
 
 def _scaled_centred(moments: ClassMoments, scales: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,9 @@ CHECKED_ROWS = 4096
 PRODUCTS = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
 """Rounding of float32 products by torch's setting: none beyond float32's own, TF32, bfloat16."""
 ABOUT = "the theory is about linear heads"
+GIVE = "give measure_features the features, labels, and a weight and bias that make the output of the features"
+MERGE = "merge what comes behind the layer into its weight and bias (LoRA, a scale, a shift)"
+OR_ELSE = f"or {GIVE}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +50,14 @@ class Head:
     @property
     def weight(self) -> Tensor:
         """W, (K, d), as the last forward pass used it: a weight-normalised head's effective weight."""
-        weight = self.module.weight
-        assert isinstance(weight, Tensor)
+        weight = _whole(self.module.weight)
+        assert weight is not None
         return weight.T if self.transposed else weight.flatten(1)
 
     @property
     def bias(self) -> Tensor | None:
         """b, (K,), or None."""
-        bias = getattr(self.module, "bias", None)
-        return bias if isinstance(bias, Tensor) else None
+        return _whole(getattr(self.module, "bias", None))
 
 
 def find_head(model: nn.Module, head: str | nn.Module | None, inputs: Any) -> Head:
@@ -86,28 +89,31 @@ def find_head(model: nn.Module, head: str | nn.Module | None, inputs: Any) -> He
         name, module = _maker(model, inputs) if head is None else _named(model, head)
         features, logits, output = _run(model, name, module, inputs)
         found = _checked(name, module, features, logits)
-        _averages(found, features, logits, output)
+        _rows_of(found, features, logits, output, positions=True)
         return found
 
 
-def forward(model: nn.Module, head: Head, inputs: Any) -> tuple[Tensor, Tensor]:
+def forward(model: nn.Module, head: Head, inputs: Any, *, positions: bool = False) -> tuple[Tensor, Tensor]:
     """Run the model and return what went into the head and what came out of it, (n, d) and (n, K), with gradients.
 
-    A head that is applied at every position gives the means over positions, which is what averaging its logits does.
+    A head that is applied at every position gives the means over positions, if that is the model's output; else, with
+    `positions`, what it has made at each, (n, ..., d) and (n, ..., K).
 
     Raises
     ------
     CollapseError
-        If the head is not called exactly once, or is applied at many positions and the model does not average them.
+        If the head is not called exactly once, or what it makes is not the model's output.
     """
-    return _averages(head, *_run(model, head.name, head.module, inputs))
+    return _rows_of(head, *_run(model, head.name, head.module, inputs), positions=positions)
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Call the model on a tensor, on a tuple of arguments, or on a mapping of them."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+    """Call the model on a tensor, on a tuple of arguments, or on a mapping of them; a compiled one without its code."""
+    # compiled code calls no hooks; without torch._dynamo, which takes a second to import, nothing is compiled
+    with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
 @contextmanager
@@ -136,7 +142,9 @@ def _run(model: nn.Module, name: str, module: nn.Module, inputs: Any) -> tuple[T
     finally:
         hook.remove()
     if not calls:
-        raise CollapseError(f"{_says(name)}: was not called in a forward pass; name a layer that is")
+        raise CollapseError(
+            f"{_says(name)}: was not called in a forward pass{_sealed(model)}; name a layer that is, {OR_ELSE}"
+        )
     if len(calls) > 1:
         raise CollapseError(f"{_says(name)}: was called {len(calls)} times in one forward pass; expected once")
     features, logits = calls[0]
@@ -148,17 +156,43 @@ def _run(model: nn.Module, name: str, module: nn.Module, inputs: Any) -> tuple[T
     return features, logits, output
 
 
-def _averages(head: Head, features: Tensor, logits: Tensor, output: Any) -> tuple[Tensor, Tensor]:
-    """Means over positions, if the model's output is the mean of the logits over them."""
-    if features.ndim == 2:
-        return features, logits
+def _rows_of(head: Head, features: Tensor, logits: Tensor, output: Any, *, positions: bool) -> tuple[Tensor, Tensor]:
+    """Features and logits as they are, or their means over positions: whichever logits are the model's output."""
+    made = list(_tensors(output))
+    if all(one.ndim == 0 for one in made):  # a loss alone, or nothing: there is no output to compare with
+        made = [logits]
     means = _averaged(head.module, features), _averaged(head.module, logits)
-    if means[0].numel() != features.numel() and not any(_same(means[1], one) for one in _logits(output)):
+    if _among(means[1], made):
+        return means
+    if features.ndim == 2 or not _among(logits, made):
+        raise CollapseError(
+            f"{_says(head.name)}: its W h + b, {tuple(logits.shape)}, is not the model's output; name the layer that "
+            f"makes it, or {MERGE}, {OR_ELSE}"
+        )
+    if not positions:
         raise CollapseError(
             f"{_says(head.name)}: is applied at every position, output {tuple(logits.shape)}, and the model does not "
-            "average its logits; average the features first, or measure them with measure_features"
+            f"average its logits; give labels of the positions, or average the features first, {OR_ELSE}"
         )
-    return means
+    return (
+        (features.movedim(1, -1), logits.movedim(1, -1)) if isinstance(head.module, Convolution) else (features, logits)
+    )
+
+
+def _tensors(output: Any, depth: int = 3) -> Iterator[Tensor]:
+    """Every tensor in whatever a model returns."""
+    if isinstance(output, Tensor):
+        yield output
+    elif depth:
+        parts = output if isinstance(output, tuple | list) else getattr(output, "__dict__", {}).values()
+        for part in output.values() if isinstance(output, Mapping) else parts:
+            yield from _tensors(part, depth - 1)
+
+
+def _among(logits: Tensor, made: Iterable[Tensor]) -> bool:
+    """Whether the logits, or what softmax makes of them, are among these tensors."""
+    kinds = (logits, *((logits.softmax(dim=1), logits.log_softmax(dim=1)) if logits.ndim == 2 else ()))
+    return any(_same(kind, one) for one in made for kind in kinds)
 
 
 def _averaged(module: nn.Module, values: Tensor) -> Tensor:
@@ -177,8 +211,8 @@ def _rows(module: nn.Module, values: Tensor) -> Tensor:
 
 
 def _named(model: nn.Module, head: str | nn.Module) -> tuple[str, nn.Module]:
-    modules = dict(model.named_modules(remove_duplicate=False))
-    name = head if isinstance(head, str) else next((name for name, m in modules.items() if m is head), None)
+    modules = {_uncompiled(name): module for name, module in model.named_modules(remove_duplicate=False)}
+    name = _uncompiled(head) if isinstance(head, str) else next((n for n, m in modules.items() if m is head), None)
     if name is None or name not in modules:
         what = "is" if isinstance(head, str) else f"a {type(head).__name__}, is"
         raise CollapseError(f"head={shorten(head)}: {what} no module of the model; name one of {_listed(model)}")
@@ -188,8 +222,8 @@ def _named(model: nn.Module, head: str | nn.Module) -> tuple[str, nn.Module]:
         name = f"{name}.{last}" if name else last
     if not _has_matrix(module):
         raise CollapseError(
-            f"head={shorten(head)}: is a {type(named).__name__}, which does not end in a linear layer; name one of "
-            f"{_listed(model)}"
+            f"head={shorten(head)}: is a {type(named).__name__}, which does not end in a linear layer (an adapter like "
+            f"LoRA has to be merged into one); name one of {_listed(model)}"
         )
     return name, module
 
@@ -205,7 +239,7 @@ def _maker(model: nn.Module, inputs: Any) -> tuple[str, nn.Module]:
 
         return hook
 
-    modules = dict(model.named_modules())
+    modules = {_uncompiled(name): module for name, module in model.named_modules()}
     hooks = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
     try:
         output = call(model, inputs)
@@ -213,7 +247,11 @@ def _maker(model: nn.Module, inputs: Any) -> tuple[str, nn.Module]:
         for hook in hooks:
             hook.remove()
     logits = _logits(output)
-    made = [name for name, out in outputs.items() if any(_same(out, one) for one in logits)]
+    made = [
+        name
+        for name, out in outputs.items()
+        if _among(out, logits) or _among(out, (_averaged(modules[name], one) for one in logits))
+    ]
     if len(made) == 1:
         return made[0], modules[made[0]]
     if made:
@@ -222,13 +260,22 @@ def _maker(model: nn.Module, inputs: Any) -> tuple[str, nn.Module]:
 
 
 def _nothing_found(model: nn.Module, output: Any, logits: Sequence[Tensor]) -> str:
-    listed = _listed(model)
+    listed, made = _listed(model), ", ".join(str(tuple(one.shape)) for one in logits)
     if not listed:
-        return f"head=None: {type(model).__name__} has no linear layer; {ABOUT}"
-    if not logits:
+        return f"head=None: {type(model).__name__} has no linear layer{_sealed(model)}; {ABOUT}: {GIVE}"
+    if not made:
         return f"head=None: the model returns a {type(output).__name__} without logits; name the head, one of {listed}"
-    shape = " or ".join(str(tuple(one.shape)) for one in logits)
-    return f"head=None: no nn.Linear makes the model's output, of shape {shape}; name it, one of {listed}"
+    return (
+        f"head=None: no linear layer makes the model's output, {made}{_sealed(model)}; {ABOUT}: {MERGE}, {OR_ELSE}; "
+        f"there are {listed}"
+    )
+
+
+def _sealed(model: nn.Module) -> str:
+    """What hides the layers of a model from us, and where they can be seen."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return " (it is traced or scripted: measure the model it was made from)"
+    return ""
 
 
 def _logits(output: Any) -> list[Tensor]:
@@ -238,7 +285,7 @@ def _logits(output: Any) -> list[Tensor]:
     elif hasattr(output, "logits"):
         output = output.logits
     elif isinstance(output, tuple | list):
-        return [one for one in output if isinstance(one, Tensor) and one.ndim == 2]
+        return [one for one in output if isinstance(one, Tensor) and one.ndim >= 2]
     return [output] if isinstance(output, Tensor) else []
 
 
@@ -246,6 +293,8 @@ def _same(out: Tensor, logits: Tensor) -> bool:
     """Whether the numbers are the same, in whatever precision; a single logit may have lost its axis."""
     if not logits.ndim or len(out) != len(logits) or out.numel() != logits.numel():
         return False
+    if out.shape == logits.shape and out.dtype == logits.dtype and torch.equal(out, logits.to(out.device)):
+        return True
     a, b = (value.detach().double().reshape(len(out), -1) for value in (out, logits.to(out.device)))
     finite = torch.isfinite(a) & torch.isfinite(b)
     if not torch.equal(a.isfinite(), b.isfinite()):
@@ -278,8 +327,8 @@ def _checked(name: str, module: nn.Module, features: Tensor, logits: Tensor) -> 
         if kind is None:
             return head
     raise CollapseError(
-        f"{_says(name)}: a {type(module).__name__}, {_likeliest(kinds)}; {ABOUT}: use nn.Linear, or give "
-        "measure_features the features and weights whose product the logits are"
+        f"{_says(name)}: a {'quantised ' * callable(module.weight)}{type(module).__name__}, {_likeliest(kinds)}; "
+        f"{ABOUT}: use nn.Linear (unquantised, adapters like LoRA merged), {OR_ELSE}"
     )
 
 
@@ -342,9 +391,25 @@ def _rounding(least: float, *tensors: Tensor) -> float:
     return max(least, 4 * shortest)
 
 
+def _whole(weight: Any) -> Tensor | None:
+    """A weight as one plain tensor: quantised ones are methods, those of FSDP2 are in parts."""
+    weight = weight() if callable(weight) else weight
+    if not isinstance(weight, Tensor):
+        return None
+    if weight.is_quantized:
+        return weight.dequantize()
+    return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+
+
+def _uncompiled(name: str) -> str:
+    """The name of a layer without what torch.compile puts into it."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
 def _has_matrix(module: nn.Module) -> bool:
     """Whether a module's weight is a matrix, or that of a convolution over single positions."""
     weight = getattr(module, "weight", None)
+    weight = _whole(weight) if callable(weight) else weight
     if not isinstance(weight, Tensor) or isinstance(module, nn.Embedding | nn.EmbeddingBag | nn.LayerNorm):
         return False
     if isinstance(module, Convolution):
@@ -358,7 +423,7 @@ def _says(name: str) -> str:
 
 
 def _listed(model: nn.Module) -> str:
-    return _names([name for name, module in model.named_modules() if _has_matrix(module)])
+    return _names([_uncompiled(name) for name, module in model.named_modules() if _has_matrix(module)])
 
 
 def _names(names: Sequence[str], most: int = 8) -> str:
