@@ -1,5 +1,7 @@
 """The solver: cases that came out wrong once, each with siblings of its kind."""
 
+from functools import cache
+
 import mpmath
 import numpy as np
 import pytest
@@ -42,6 +44,7 @@ def descended(problem, rng):
     return found.fun, *parts(found.x)[: 3 if free else 2]
 
 
+@cache
 def best_descent(problem, starts=10):
     """The best of some descents: an upper bound on the optimum."""
     rng = np.random.default_rng(0)

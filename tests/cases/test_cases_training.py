@@ -56,8 +56,6 @@ def edit_arrays(run, change):
 
 EDITS = {
     "decay": lambda run: edit(run / "config.json", penalty_scale=0.7),
-    "recipe": lambda run: edit(run / "config.json", recipe="plain"),
-    "seed": lambda run: edit(run / "config.json", seed=5),
     "NaN in confidences": lambda run: edit_arrays(run, lambda arrays: arrays["confidences"].fill_(torch.nan)),
     "NaN in moments": lambda run: edit_arrays(run, lambda arrays: arrays["moments"][3:].fill_(torch.nan)),
     "other recalls": lambda run: edit_arrays(run, lambda arrays: arrays["test_recalls"].fill_(1.0)),
