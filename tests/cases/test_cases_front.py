@@ -231,7 +231,7 @@ DAMAGE = {
 
 @pytest.mark.xfail(
     strict=True,
-    raises=(AssertionError, KeyError, TypeError, ValueError, jinja2.UndefinedError),
+    raises=(AssertionError, KeyError, IndexError, TypeError, ValueError, jinja2.UndefinedError),
     reason="D: damaged runs",
 )
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
