@@ -188,7 +188,8 @@ def measure(
                 yield Sample(features[:left], labels[:left], logits[:left], f"batch {i}: ")
                 seen += len(features)
 
-        W, b = found.weight, found.bias
+        W, b = (None if part is None else part.double() for part in (found.weight, found.bias))
+        assert W is not None
         together = several_processes()
         metric = _accumulator(W.shape, loss, ignore_index, sync_on_compute=together)
         if together:

@@ -28,6 +28,7 @@ LEAST_LEAD = 0.01
 """Share of the median lead by which a sample's own logit must lead: a lost class ties all logits but for remnants."""
 TIED = 1e-12
 """Squared distances that differ by less, relative to the squared lengths they come from, are equal but for rounding."""
+FROZEN = 2
 IGNORED = -100
 """The label of samples that do not count, as in torch's losses."""
 
@@ -94,7 +95,7 @@ class NeuralCollapse(Metric):
     leads: list[Tensor] | Tensor
     least: Tensor
     centres: Tensor
-    frozen: Tensor
+    phase: Tensor
     centre_hits: Tensor
 
     def __init__(
@@ -123,7 +124,7 @@ class NeuralCollapse(Metric):
         self.add_state("leads", [], dist_reduce_fx="cat")  # of each sample with a head: signed lead, class
         self._add("least", torch.tensor(torch.inf), "min")  # of all features
         self._add("centres", torch.full((K, self.dim), torch.nan), first_centres)
-        self._add("frozen", torch.tensor(0.0), "max")  # whether updates leave the moments alone
+        self._add("phase", torch.tensor(0.0), "max")  # 1: there are centres; 2: and updates leave the moments alone
         self._add("centre_hits", torch.zeros(4, K), "sum")  # decided, correct; decided with a head, agreeing
 
     def _add(self, name: str, default: Tensor, reducer: Any) -> None:
@@ -167,7 +168,7 @@ class NeuralCollapse(Metric):
         if head is not None:
             z = x @ head[:, :-2].T + head[:, -2] if z is None else z.detach().to(x)
         self._leave_inference_mode()
-        if self.frozen:
+        if self.phase == FROZEN:
             require_finite(x)
         else:
             self.moments.update(x, y)
@@ -176,7 +177,7 @@ class NeuralCollapse(Metric):
             if head is not None and z is not None:
                 self.head_state = head
                 self._add_class_sums(z, y)
-        if self.centres.isfinite().any():
+        if self.phase:
             self._count_centres(x, y, z)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -203,13 +204,13 @@ class NeuralCollapse(Metric):
             if not bool(self.moments.seen.any()):
                 raise CollapseError("use_centres: no centres yet; update with samples first")
             centres = self.moments.means
-        self.centres, self.frozen = centres, torch.ones_like(self.frozen)
+        self.centres, self.phase = centres, torch.full_like(self.phase, FROZEN)
 
     def reset(self) -> None:
         """Forget all samples; the centres stay, and moments are counted again."""
-        centres = self.centres
+        centres, phase = self.centres, self.phase
         super().reset()
-        self.centres = centres
+        self.centres, self.phase = centres, phase.clamp(max=1)
 
     def compute(self) -> dict[str, float]:
         """Return every metric that the inputs allow, as floats by lower-case key: loggable as is.
@@ -257,7 +258,7 @@ class NeuralCollapse(Metric):
             confidences=confidences,
             losses=losses,
             recalls=None if confidences is None else self._recalls(headed),
-            centre_agreement=agreement if self.centre_hits[2].any() else None,
+            centre_agreement=agreement if self.phase and headed.any() else None,
             names=names,
             nonnegative=bool(self.least >= 0),
             loss=self.loss,

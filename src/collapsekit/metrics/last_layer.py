@@ -191,8 +191,9 @@ def _tensors(output: Any, depth: int = 3) -> Iterator[Tensor]:
 
 def _among(logits: Tensor, made: Iterable[Tensor]) -> bool:
     """Whether the logits, or what softmax makes of them, are among these tensors."""
-    kinds = (logits, *((logits.softmax(dim=1), logits.log_softmax(dim=1)) if logits.ndim == 2 else ()))
-    return any(_same(kind, one) for one in made for kind in kinds)
+    made = list(made)
+    functions = (Tensor.softmax, Tensor.log_softmax) if logits.ndim == 2 else ()
+    return any(_same(logits, one) for one in made) or any(_same(f(logits, 1), one) for f in functions for one in made)
 
 
 def _averaged(module: nn.Module, values: Tensor) -> Tensor:
