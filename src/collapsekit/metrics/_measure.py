@@ -16,7 +16,8 @@ from collapsekit.errors import CollapseError
 from collapsekit.losses import Loss
 from collapsekit.metrics._metric import IGNORED, NeuralCollapse
 from collapsekit.metrics.batches import as_tensor, label_tensor, move, unpack
-from collapsekit.metrics.last_layer import Head, find_head, forward
+from collapsekit.metrics.last_layer import find_head, forward
+from collapsekit.metrics.linear import Head
 from collapsekit.metrics.measurement import PLAIN, Measurement
 from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES
 from collapsekit.metrics.passes import own_samples, several_processes, unchanged

@@ -94,7 +94,8 @@ class Measurement:
 
     def metrics(self, frame: GeneralOrthogonalFrame | None = None) -> dict[str, float]:
         """Return the scalar metrics, those against `frame` included if one is given."""
-        result = summary.scalars(self.moments, self.weight, frame, centred=self.loss.centred)
+        loss = self.loss if frame is None else frame.problem.loss
+        result = summary.scalars(self.moments, self.weight, frame, centred=loss.centred)
         for key, values in (("ncc", self.centre_agreement), ("train_accuracy", self.recalls)):
             if values is not None:
                 known = np.isfinite(values)

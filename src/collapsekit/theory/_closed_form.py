@@ -94,6 +94,19 @@ class GeneralOrthogonalFrame:
         cross[np.diag_indices(size)] += self.margins
         return Geometry(np.diag(self.feature_sqnorms), gram_w, cross, self.problem.counts, names=self.problem.names)
 
+    def gram_rows(self, rows: slice) -> tuple[Array, Array, Array]:
+        """Return these rows of the Gram matrices of features and classifier, and of ``W H``, (r, K) each."""
+        size, own = self.problem.num_classes, np.arange(self.problem.num_classes)[rows]
+        gram_h, gram_w, cross = np.zeros((3, len(own), size))
+        if self.problem.loss.centred:
+            b = _scaled_means_sqnorms(self)
+            gram_w += b.sum() / size**2 - (b[own, None] + b) / size
+            cross -= self.margins / size
+        diagonal = np.arange(len(own)), own
+        gram_h[diagonal], gram_w[diagonal] = self.feature_sqnorms[own], self.classifier_sqnorms[own]
+        cross[diagonal] += self.margins[own]
+        return gram_h, gram_w, cross
+
     def weights_and_features(self, dim: int | None = None) -> tuple[Array, Array]:
         """Return one optimal pair of classifier and class features, (K, d) each; others are its rotations.
 

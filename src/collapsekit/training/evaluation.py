@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from collapsekit.losses import CrossEntropy
 from collapsekit.metrics import Measurement, measure
-from collapsekit.metrics.last_layer import Head, evaluating
+from collapsekit.metrics.last_layer import evaluating
+from collapsekit.metrics.linear import Head
 from collapsekit.problem import UFM
 from collapsekit.theory._closed_form import predict
 from collapsekit.training._split import Split
