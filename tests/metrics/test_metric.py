@@ -387,6 +387,32 @@ def test_agreement_counts_only_samples_that_came_with_a_head():
     assert_allclose(metric.compute()["ncc"], other.compute()["ncc"], rtol=EXACT)
 
 
+def test_moments_stand_still_from_use_centres_to_reset():
+    metric = filled()
+    metric.use_centres()
+    before = metric.measurement()
+    for features, labels in batches(seed=1):
+        metric.update(features, labels, weight=2 * WEIGHT)
+    after = metric.measurement()
+    assert_array_equal(after.moments.state, before.moments.state)
+    for name in ("confidences", "losses", "recalls", "weight"):
+        assert_array_equal(getattr(after, name), getattr(before, name))
+    metric.reset()
+    for features, labels in batches(seed=1):
+        metric.update(features, labels, weight=WEIGHT)
+    assert metric.moments.counts.sum() == sum(len(labels) for _, labels in batches(seed=1))
+    assert 0 < metric.compute()["ncc"] < 1
+
+
+def test_coinciding_centres_name_no_class():
+    features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]).double()
+    metric = NeuralCollapse(3, 2)
+    for _ in range(2):
+        metric.update(features, torch.arange(3), torch.randn(3, 2, generator=torch.Generator().manual_seed(0)))
+        metric.use_centres()
+    assert_array_equal(metric.centre_hits[0], [0, 0, 1])
+
+
 def test_centres_of_nothing_are_refused():
     metric = NeuralCollapse(K, DIM)
     with pytest.raises(CollapseError, match="centres"):

@@ -80,7 +80,12 @@ def call(model: nn.Module, inputs: Any) -> Any:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put every submodule in eval mode, and each back in its own mode afterwards."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    try:
+        model.eval()
+    except NotImplementedError:  # what torch.export makes has neither modes nor layers
+        raise CollapseError(
+            f"model: an exported {type(model).__name__}, without modes; measure the model it was made from, {OR_ELSE}"
+        ) from None
     try:
         yield
     finally:
@@ -165,6 +170,7 @@ def _averaged(module: nn.Module, values: Tensor) -> Tensor:
 
 def _named(model: nn.Module, head: str | nn.Module) -> tuple[str, nn.Module]:
     modules = {_uncompiled(name): module for name, module in model.named_modules(remove_duplicate=False)}
+    head = getattr(head, "_orig_mod", head)  # of a compiled layer
     name = _uncompiled(head) if isinstance(head, str) else next((n for n, m in modules.items() if m is head), None)
     if name is None or name not in modules:
         what = "is" if isinstance(head, str) else f"a {type(head).__name__}, is"
@@ -176,7 +182,7 @@ def _named(model: nn.Module, head: str | nn.Module) -> tuple[str, nn.Module]:
     if not _has_matrix(module):
         raise CollapseError(
             f"head={shorten(head)}: is a {type(named).__name__}, which does not end in a linear layer (an adapter like "
-            f"LoRA has to be merged into one); name one of {_listed(model)}"
+            f"LoRA has to be merged into one){_sealed(model)}; name one of {_listed(model) or 'none'}, {OR_ELSE}"
         )
     return name, module
 
@@ -187,12 +193,12 @@ def _maker(model: nn.Module, inputs: Any) -> tuple[str, nn.Module]:
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, _: Any, out: Any) -> None:
-            if _has_matrix(module) and isinstance(out, Tensor) and out.ndim >= 2:
+            if isinstance(out, Tensor) and out.ndim >= 2:
                 outputs[name] = _averaged(module, out).clone()  # averaged: a network's every activation is too much
 
         return hook
 
-    modules = {_uncompiled(name): module for name, module in model.named_modules()}
+    modules = {_uncompiled(name): module for name, module in model.named_modules() if _has_matrix(module)}
     hooks = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
     try:
         output = call(model, inputs)
@@ -265,7 +271,8 @@ def _has_matrix(module: nn.Module) -> bool:
     """Whether a module's weight is a matrix, or that of a convolution over single positions."""
     weight = getattr(module, "weight", None)
     weight = whole(weight) if callable(weight) else weight
-    if not isinstance(weight, Tensor) or isinstance(module, nn.Embedding | nn.EmbeddingBag | nn.LayerNorm):
+    without = nn.Embedding | nn.EmbeddingBag | nn.LayerNorm | torch.jit.ScriptModule  # the last calls no hooks
+    if not isinstance(weight, Tensor) or isinstance(module, without):
         return False
     if isinstance(module, Convolution):
         single = all(size == 1 for size in module.kernel_size) and module.groups == 1
@@ -274,7 +281,7 @@ def _has_matrix(module: nn.Module) -> bool:
 
 
 def _listed(model: nn.Module) -> str:
-    return _names([_uncompiled(name) for name, module in model.named_modules() if _has_matrix(module)])
+    return _names(list(dict.fromkeys(_uncompiled(name) for name, m in model.named_modules() if _has_matrix(m))))
 
 
 def _names(names: Sequence[str], most: int = 8) -> str:
