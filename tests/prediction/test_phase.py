@@ -19,7 +19,7 @@ def test_every_cell_counts_the_survivors_of_the_closed_form(profile, counts, los
         sizes = counts(2000, round(2000 / ratio), 6)
         for j, product in enumerate(PRODUCTS):
             frame = predict(UFM(sizes, np.sqrt(product), np.sqrt(product), loss=loss))
-            assert diagram.survivors[i, j] == (~frame.collapsed).sum()
+            assert diagram.survivors[i, j] == (~frame.collapses).sum()
 
 
 def test_borders_are_the_first_and_the_last_death():

@@ -26,8 +26,8 @@ def test_the_largest_penalty_is_where_the_first_class_dies(problem):
         predict(UFM(problem.counts, np.sqrt(p * ratio), np.sqrt(p / ratio), class_weights=problem.class_weights))
         for p in limit.product * np.array([1 - INVERSE, 1 + INVERSE])
     )
-    assert not below.collapsed.any()
-    assert above.collapsed[int(limit.label)]
+    assert not below.collapses.any()
+    assert above.collapses[int(limit.label)]
     both = replace(problem, lambda_w=problem.lambda_w * limit.factor, lambda_h=problem.lambda_h * limit.factor)
     assert_allclose(thresholds(both).headroom.min(), 1, rtol=INVERSE)
 
@@ -101,7 +101,7 @@ def test_counts_inside_the_range_live_and_outside_die(problem, k):
     def lives(count):
         counts = problem.counts.copy()
         counts[k] = count
-        return not predict(replace(problem, counts=counts)).collapsed[k]
+        return not predict(replace(problem, counts=counts)).collapses[k]
 
     if found.smallest is None:
         trial = np.unique(np.round(np.geomspace(1, 1e7, 200)))
@@ -120,12 +120,12 @@ def test_counts_inside_the_range_live_and_outside_die(problem, k):
 def test_oversampling_reaches_the_least_counts_that_save_every_class():
     problem = UFM([500, 300, 40, 10], 1.3e-2, 1e-3)
     counts = counts_for(problem)
-    assert not predict(replace(problem, counts=counts)).collapsed.any()
+    assert not predict(replace(problem, counts=counts)).collapses.any()
     assert (counts >= problem.counts).all()
     for k in np.flatnonzero(counts > problem.counts):
         fewer = counts.copy()
         fewer[k] -= 1
-        assert predict(replace(problem, counts=fewer)).collapsed[k]
+        assert predict(replace(problem, counts=fewer)).collapses[k]
     assert_array_equal(counts_for(MILD), MILD.counts)
 
 
@@ -148,13 +148,13 @@ def test_oversampling_saves_every_class_with_no_sample_to_spare_or_is_impossible
             for k in (*np.flatnonzero(dying), dying):
                 trial = problem.counts.copy()
                 trial[k] = np.round(trial[k] * factor)
-                assert predict(with_counts(problem, trial, hold)).collapsed.any()
+                assert predict(with_counts(problem, trial, hold)).collapses.any()
         return
-    assert not predict(with_counts(problem, counts, hold)).collapsed.any()
+    assert not predict(with_counts(problem, counts, hold)).collapses.any()
     for k in np.flatnonzero(counts > problem.counts):
         fewer = counts.copy()
         fewer[k] -= 1
-        assert predict(with_counts(problem, fewer, hold)).collapsed[k]
+        assert predict(with_counts(problem, fewer, hold)).collapses[k]
 
 
 @pytest.mark.parametrize("hold", ["penalties", "recipe"])
@@ -168,7 +168,7 @@ def test_a_class_lives_between_its_two_counts_while_n_moves(hold, problem, k):
     def lives(count):
         counts = problem.counts.copy()
         counts[k] = count
-        return not predict(with_counts(problem, counts, hold)).collapsed[k]
+        return not predict(with_counts(problem, counts, hold)).collapses[k]
 
     if np.isnan(low):
         assert np.isnan(high)
@@ -187,7 +187,7 @@ def test_a_recipe_that_is_fed_more_samples_has_no_upper_count():
     found = count_range(problem, 1, hold="recipe")
     for count, dead in ((found.smallest - 1, True), (found.smallest, False)):
         again = UFM.from_training([900, count], weight_decay=0.2, batchnorm_branches=1)
-        assert bool(predict(again).collapsed[1]) is dead
+        assert bool(predict(again).collapses[1]) is dead
     assert found.upper == np.inf
 
 
@@ -197,7 +197,7 @@ def test_decay_factors_are_in_the_recipe_s_own_units():
 
     factors = thresholds(recipe(0.05)).decay_factor
     for k, factor in enumerate(factors):
-        dead = [predict(recipe(0.05 * factor * (1 + shift))).collapsed[k] for shift in (-INVERSE, INVERSE)]
+        dead = [predict(recipe(0.05 * factor * (1 + shift))).collapses[k] for shift in (-INVERSE, INVERSE)]
         assert dead == [False, True]
 
 

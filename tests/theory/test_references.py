@@ -178,7 +178,7 @@ def test_at_the_layer_peeled_ratio_minorities_die_with_the_norms_used_up(majorit
         found = frame(low)
         assert_allclose(found.classifier_sqnorms.mean(), energy_w, rtol=INVERSE)
         assert_allclose(found.feature_sqnorms.mean(), energy_h, rtol=INVERSE)
-        assert bool(found.collapsed[-1]) is dead
+        assert bool(found.collapses[-1]) is dead
 
 
 def nuclear_objective(x, counts, kappa):

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy, Hinge
 from collapsekit.problem import UFM
-from collapsekit.theory._closed_form import margin_costs, predict
+from collapsekit.theory._closed_form import closed_form, margin_costs
 from collapsekit.theory._thresholds import Hold, room_of, thresholds
 from collapsekit.validation import Array, frozen, positive_vector, shorten
 
@@ -60,7 +60,7 @@ def largest_penalty(problem: UFM, label: str | int | None = None) -> LargestPena
 
     Examples
     --------
-    >>> from collapsekit import UFM
+    >>> from collapsekit import UFM, predict
     >>> largest_penalty(UFM([900, 100], lambda_w=1e-3, lambda_h=1e-3)).product  # 100 / (2 · 1000²)
     5e-05
     """
@@ -139,7 +139,7 @@ def weights_for(problem: UFM, margins: Wish = "equal") -> WeightAdvice:
 
     Examples
     --------
-    >>> from collapsekit import UFM
+    >>> from collapsekit import UFM, predict
     >>> advice = weights_for(UFM([400, 100], lambda_w=1e-3, lambda_h=1e-4))
     >>> advice.torch_weights.round(4)  # ∝ n^(−1/2)
     array([0.8333, 1.6667])
@@ -197,7 +197,7 @@ def margins_for(problem: UFM, margins: Wish = "equal") -> UFM:
 
     Examples
     --------
-    >>> from collapsekit import UFM
+    >>> from collapsekit import UFM, predict
     >>> advised = margins_for(UFM([400, 100], lambda_w=1e-3, lambda_h=1e-4), [5.0, 4.0])
     >>> predict(advised).margins.round(9)
     array([5., 4.])
@@ -220,7 +220,7 @@ def margins_for(problem: UFM, margins: Wish = "equal") -> UFM:
     profile = _profile(plain, margins)
     if isinstance(margins, str):
         largest = int(plain.counts.argmax())
-        kept = float(predict(plain).margins[largest])
+        kept = float(closed_form(plain).margins[largest])
         if not kept > 0:
             raise CollapseError(f"margins={margins!r}: the largest class is dead; lower the penalties first")
         profile *= kept / profile[largest]
@@ -266,7 +266,7 @@ def count_range(problem: UFM, label: str | int, *, hold: Hold = "penalties") -> 
 
     Examples
     --------
-    >>> from collapsekit import UFM
+    >>> from collapsekit import UFM, predict
     >>> count_range(UFM([900, 100], lambda_w=1e-2, lambda_h=6e-3), 1).smallest
     127
     """
@@ -303,7 +303,7 @@ def counts_for(problem: UFM, *, hold: Hold = "penalties") -> Array:
 
     Examples
     --------
-    >>> from collapsekit import UFM
+    >>> from collapsekit import UFM, predict
     >>> counts_for(UFM([900, 100], lambda_w=1e-2, lambda_h=6e-3))
     array([900., 127.])
     """

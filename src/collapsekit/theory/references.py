@@ -341,7 +341,7 @@ def nearest_reference(geometry: Geometry, problem: UFM | None = None) -> list[Ne
     >>> [near.name for near in nearest_reference(predict(problem).geometry(), problem)]
     ['prediction', 'orthogonal frame', 'simplex ETF', 'SELI', 'general orthogonal frame, λ → 0']
     """
-    from collapsekit.theory._closed_form import predict
+    from collapsekit.theory._closed_form import closed_form
 
     counts = class_counts(geometry.counts)
     size = counts.size
@@ -352,7 +352,7 @@ def nearest_reference(geometry: Geometry, problem: UFM | None = None) -> list[Ne
         "SELI": seli(counts),
     }
     if problem is not None:
-        references["prediction"] = predict(problem).geometry()
+        references["prediction"] = closed_form(problem).geometry()
     found = [Nearness(name, geometry.distance(reference)) for name, reference in references.items()]
     return sorted(found, key=lambda near: near.shape)
 

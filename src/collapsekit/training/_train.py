@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.last_layer import find_head, forward
+from collapsekit.prediction import predict
 from collapsekit.problem import UFM
-from collapsekit.theory._closed_form import predict
 from collapsekit.training import checkpoint, runs
 from collapsekit.training._config import LastLayer, TrainConfig
 from collapsekit.training._split import Split, load_split

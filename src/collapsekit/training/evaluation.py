@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from collapsekit.losses import CrossEntropy
 from collapsekit.metrics import Measurement, measure
 from collapsekit.metrics.last_layer import evaluating
+from collapsekit.prediction import predict
 from collapsekit.problem import UFM
-from collapsekit.theory._closed_form import predict
 from collapsekit.training._split import Split
 from collapsekit.training.objective import BatchNorm
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics import ClassMoments, Measurement
+from collapsekit.prediction import Prediction, predict
 from collapsekit.problem import UFM
-from collapsekit.theory._closed_form import GeneralOrthogonalFrame, predict
 from collapsekit.training._config import LastLayer, TrainConfig
 from collapsekit.validation import Array, class_names, whole_number
 
@@ -91,7 +91,7 @@ class Run:
         return self.config.minimised(self.measured.counts, self.last_layer, self.measured.names)
 
     @property
-    def frame(self) -> GeneralOrthogonalFrame | None:
+    def frame(self) -> Prediction | None:
         """The predicted optimum; None where no theory predicts the run."""
         return None if self.problem is None else predict(self.problem)
 
