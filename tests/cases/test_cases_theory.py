@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from scipy.optimize import minimize_scalar
 
-from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Hinge, long_tail, predict
+from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Hinge, predict
 from collapsekit.metrics import measure_features
 from collapsekit.theory import balanced_without_relu, merging_threshold
 
@@ -83,25 +83,6 @@ def test_balanced_margins_may_be_negative_without_relu(problem, margin, objectiv
     except CollapseError:
         return  # a refusal is as good
     assert_allclose(found.margins, expected[0], atol=1e-3)
-
-
-# A22: published long tails truncate
-
-
-def truncated_tail(largest, smallest, num_classes):
-    """Counts by the rule of the published long tails, asked for by name."""
-    return long_tail(largest, smallest, num_classes, rounding="down")
-
-
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="A22")
-@pytest.mark.parametrize(
-    ("arguments", "total"), [((500, 5, 100), 10847), ((5000, 50, 10), 12406), ((5000, 500, 10), 20431)]
-)
-def test_a_long_tail_by_the_published_rule(arguments, total):
-    largest, smallest, size = arguments
-    counts = truncated_tail(*arguments)
-    assert counts.sum() == total
-    assert_array_equal(counts, [int(largest * (smallest / largest) ** (k / (size - 1.0))) for k in range(size)])
 
 
 # A24: any group of equal classes merges without ReLU, whatever the others are
