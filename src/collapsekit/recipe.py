@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,9 +31,13 @@ REDUCTIONS = {
 }
 """How a feature penalty adds up, and the λ_H that follows, in words."""
 
+Reason = tuple[str, str]
+"""What stands in the way: an argument with its value, and the sentence that says why and what to do."""
+
 NO_FEATURE_PENALTY = (
+    "feature_decay=None",
     "without a feature penalty or a BatchNorm before the last ReLU the recipe fixes no λ_H; give a feature decay, or "
-    "one BatchNorm branch if the head is fed by BatchNorm → ReLU"
+    "one BatchNorm branch if the head is fed by BatchNorm → ReLU",
 )
 
 
@@ -87,8 +91,8 @@ class Optimizer:
 
     Examples
     --------
-    >>> Optimizer("adam")
-    Optimizer(name='adam', learning_rate=0.001)
+    >>> Optimizer("adam").rate
+    0.001
     """
 
     name: str = "sgd"
@@ -98,26 +102,31 @@ class Optimizer:
         name = str(self.name).lower()
         if name not in LEARNING_RATES:
             raise CollapseError(f"optimizer={shorten(self.name)}: give one of {', '.join(LEARNING_RATES)}")
-        rate = LEARNING_RATES[name] if self.learning_rate is None else self.learning_rate
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "learning_rate", positive_number("learning_rate", rate, "or leave it out"))
+        if self.learning_rate is not None:
+            positive_number("learning_rate", self.learning_rate, "or leave it out")
 
     @property
-    def refusal(self) -> str | None:
+    def rate(self) -> float:
+        """The learning rate at the start."""
+        return self.learning_rate or LEARNING_RATES[self.name]
+
+    @property
+    def reason(self) -> Reason | None:
         """Why its weight decay is no penalty of any problem, or None if it is one."""
         if self.name != "adamw":
             return None
         return (
-            "the decay of AdamW is no L2 penalty, so there is no objective with a λ_W; use SGD or Adam with weight "
-            "decay, or add the penalties to the loss, set AdamW's weight_decay to 0 and name no optimizer; a trained "
-            "network can be measured all the same (collapsekit measure)"
+            f"optimizer={self.name!r}",
+            "the decoupled decay of AdamW is no L2 penalty, so there is no objective with a λ_W; use SGD or Adam with "
+            "weight decay, or add the penalties to the loss, set AdamW's weight_decay to 0 and name no optimizer; a "
+            "trained network can be measured all the same (collapsekit measure)",
         )
 
 
 class Recipe(ABC):
     """What the three recipes share: each knows the problem that it minimises, or why there is none."""
 
-    name: ClassVar[Literal["penalty", "batchnorm", "plain"]]
     weight_decay: float
     loss_factor: float
 
@@ -144,10 +153,11 @@ class Recipe(ABC):
 
         Examples
         --------
-        >>> BatchNorm(weight_decay=5e-4, decays="none").refusal(LastLayer(branches=1))
-        'with γ and β excluded from weight decay nothing penalises the features, so no class is lost to regularisation'
+        >>> BatchNorm(weight_decay=5e-4, decays="none").refusal(LastLayer(branches=1))  # doctest: +ELLIPSIS
+        'with γ and β excluded from weight decay nothing penalises the features, so no class is lost to ...'
         """
-        return optimizer.refusal or self._reason(last, None if counts is None else class_counts(counts))
+        reason = optimizer.reason or self._reason(last, None if counts is None else class_counts(counts))
+        return None if reason is None else reason[1]
 
     def problem(
         self,
@@ -171,7 +181,7 @@ class Recipe(ABC):
             Its mean over the batch is minimised.
         class_weights : array_like, shape (K,), optional
             torch's ``CrossEntropyLoss(weight=...)``, whose mean divides by the weights in the batch, so that
-            ``ω_k = w_k N / Σ_m w_m n_m`` (exact for full batches).
+            ``ω_k = w_k N / Σ_m w_m n_m`` (exact for full batches); they weigh its label smoothing, too.
         names : sequence of str, optional
             K class names.
         optimizer : Optimizer
@@ -192,12 +202,12 @@ class Recipe(ABC):
         UFM(K=3, N=100, counts 60 … 10, lambda_w=0.1, lambda_h=0.001)
         """
         n = class_counts(counts)
-        reason = self.refusal(last, optimizer, n)
-        if reason is not None:
-            raise CollapseError(f"recipe={self.name!r}: {reason}")
+        _require(optimizer.reason or self._reason(last, n))
         if class_weights is not None:
             weights = positive_vector("class_weights", class_weights, n.size, "leave it out for equal weights")
-            loss, class_weights = torch_weighted(loss, weights), weights * (n.sum() / (weights @ n))
+            class_weights = weights * (n.sum() / (weights @ n))
+            if isinstance(loss, CrossEntropy) and loss.smoothing and loss.smoothing_weights is None:
+                loss = replace(loss, smoothing_weights=tuple(weights.tolist()))
         return UFM(
             counts,
             self.weight_decay / self.loss_factor,
@@ -209,12 +219,46 @@ class Recipe(ABC):
             names=names,
         )
 
+    def moved(self, problem: UFM, counts: ArrayLike) -> UFM:
+        """Return the problem of this recipe at other counts: λ_H moves with them, and so do torch's class weights.
+
+        Parameters
+        ----------
+        problem : UFM
+            What :meth:`problem` made of this recipe; its loss stays as it is.
+        counts : array_like of int, shape (K,)
+            Samples of each class.
+
+        Raises
+        ------
+        CollapseError
+            If the recipe minimises no problem with these counts.
+
+        Examples
+        --------
+        >>> recipe = BatchNorm(weight_decay=0.1)
+        >>> recipe.moved(recipe.problem([60, 40], LastLayer(branches=2)), [60, 140]).lambda_h
+        0.00025
+        """
+        n, any_layer = class_counts(counts), LastLayer(1, branches=1)  # m and d are in the λ_H that is scaled
+        _require(self._reason(any_layer, n))
+        scale = self._lambda_h(n, any_layer) / self._lambda_h(problem.counts, any_layer)
+        weights = problem.class_weights
+        if weights is not None:
+            weights = weights * (n.sum() / (weights @ n))
+        return replace(problem, counts=n, lambda_h=problem.lambda_h * scale, class_weights=weights)
+
+    @property
+    @abstractmethod
+    def divides_by_samples(self) -> bool:
+        """Whether the λ_H of a class falls as 1/N when it alone grows; otherwise it stays."""
+
     @abstractmethod
     def units(self, last: LastLayer = LastLayer()) -> str:
         """Return in a sentence or two how the recipe's numbers become λ_W and λ_H."""
 
     @abstractmethod
-    def _reason(self, last: LastLayer, n: Array | None) -> str | None:
+    def _reason(self, last: LastLayer, n: Array | None) -> Reason | None:
         """Why there is no problem, whatever the optimiser."""
 
     @property
@@ -273,7 +317,6 @@ class Penalty(Recipe):
     UFM(K=3, N=100, counts 60 … 10, lambda_w=0.001, lambda_h=2e-05)
     """
 
-    name = "penalty"
     weight_decay: float
     feature_decay: float
     reduction: FeatureReduction = "batch_sum"
@@ -299,7 +342,12 @@ class Penalty(Recipe):
             f"{_divided(self.loss_factor)}"
         )
 
-    def _reason(self, last: LastLayer, n: Array | None) -> str | None:
+    @property
+    def divides_by_samples(self) -> bool:
+        """Whether λ_H falls as 1/N; with batches that N does not fill it falls in steps."""
+        return self.reduction != "full_sum" and not (self.reduction == "batch_sum" and self.batch_size is None)
+
+    def _reason(self, last: LastLayer, n: Array | None) -> Reason | None:
         return None
 
     def _lambda_h(self, n: Array, last: LastLayer) -> float:
@@ -350,7 +398,6 @@ class BatchNorm(Recipe):
     2.5e-06
     """
 
-    name = "batchnorm"
     weight_decay: float
     decays: BatchNormDecay = "gain_and_shift"
     loss_factor: float = 1.0
@@ -371,23 +418,31 @@ class BatchNorm(Recipe):
             f"{_divided(self.loss_factor)}"
         )
 
-    def _reason(self, last: LastLayer, n: Array | None) -> str | None:
+    @property
+    def divides_by_samples(self) -> bool:
+        """With β frozen λ_H is divided by the samples of the OTHER classes, so that it stays."""
+        return self.decays == "gain_and_shift"
+
+    def _reason(self, last: LastLayer, n: Array | None) -> Reason | None:
         if not last.branches:
             return NO_FEATURE_PENALTY
         if self.decays == "none":
             return (
+                "decays='none'",
                 "with γ and β excluded from weight decay nothing penalises the features, so no class is lost to "
-                "regularisation"
+                "regularisation; let them decay for a prediction",
             )
         if self.decays == "gain":
             return (
+                "decays='gain'",
                 "with γ decayed and β free the cost of a feature is its variance, not its square, which is another "
-                "model; let β decay too, or freeze it at 0"
+                "model; let β decay too, or freeze it at 0",
             )
         if self.decays == "gain_frozen_shift" and n is not None and n.max() > n.sum() / 2:
             return (
+                "decays='gain_frozen_shift'",
                 f"class {n.argmax()} holds {n.max() / n.sum():.0%} of the samples, and with β frozen at 0 the features "
-                "of a class above one half do not collapse; let β decay too"
+                "of a class above one half do not collapse; let β decay too",
             )
         return None
 
@@ -423,23 +478,25 @@ class Plain(Recipe):
     False
     """
 
-    name = "plain"
     weight_decay: float
     loss_factor: float = 1.0
 
     def units(self, last: LastLayer = LastLayer()) -> str:
         """Return in a sentence how the recipe's numbers become λ_W and λ_H."""
-        return f"No λ_H follows from weight decay alone: {NO_FEATURE_PENALTY}."
+        return f"No λ_H follows from this recipe: {NO_FEATURE_PENALTY[1]}."
 
-    def _reason(self, last: LastLayer, n: Array | None) -> str | None:
+    @property
+    def divides_by_samples(self) -> bool:
+        """There is no λ_H."""
+        return False
+
+    def _reason(self, last: LastLayer, n: Array | None) -> Reason | None:
         return NO_FEATURE_PENALTY
 
 
-def torch_weighted(loss: Loss, weights: Array) -> Loss:
-    """Return the loss as torch's ``weight=`` makes it: the weights of the OTHER classes enter label smoothing too."""
-    if isinstance(loss, CrossEntropy) and loss.smoothing and loss.smoothing_weights is None:
-        return replace(loss, smoothing_weights=tuple(weights.tolist()))
-    return loss
+def _require(reason: Reason | None) -> None:
+    if reason is not None:
+        raise CollapseError(": ".join(reason))
 
 
 def _divided(loss_factor: float) -> str:

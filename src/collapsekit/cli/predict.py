@@ -16,6 +16,7 @@ from collapsekit.cli._console import print_json, print_note, print_table, shown_
 from collapsekit.cli._inputs import Penalties
 from collapsekit.evidence import scope
 from collapsekit.profiles import long_tail as long_tail_counts
+from collapsekit.recipe import Penalty
 from collapsekit.validation import shorten
 
 NO_ACCURACY = "The prediction describes the training geometry; what it means for test accuracy has to be measured."
@@ -63,9 +64,7 @@ def predict(
     elif html is not None:
         raise CollapseError("--html: a page needs penalties; give --lambda-w and --lambda-h, or the recipe's own units")
     else:
-        unit = UFM.from_training(
-            sizes, weight_decay=1.0, feature_decay=1.0, class_weights=penalties.class_weights, loss=penalties.loss
-        )
+        unit = Penalty(1.0, 1.0).problem(sizes, class_weights=penalties.class_weights, loss=penalties.loss)
         _print_thresholds(unit, names, json)
 
 
@@ -175,7 +174,7 @@ def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
 
 
 def _print_prediction(penalties: Penalties, problem: UFM, names: list[str], html: Path | None, json: bool) -> None:
-    frame, limits = collapsekit.predict(problem), collapsekit.thresholds(problem, hold=penalties.hold)
+    frame, limits = collapsekit.predict(problem), collapsekit.thresholds(problem, hold=penalties.recipe)
     ground = scope(problem, penalties.recipe)
     table = PredictionTable(frame, limits, names, penalties.weight_decay)
     summary = _summary(frame, limits, problem)

@@ -230,6 +230,15 @@ def predict(problem: UFM) -> GeneralOrthogonalFrame:
     )
 
 
+def predicted(problem: UFM) -> GeneralOrthogonalFrame | str:
+    """Return the prediction, or in a sentence why there is no closed form."""
+    try:
+        require_closed_form(problem)
+    except CollapseError as refused:
+        return str(refused)
+    return predict(problem)
+
+
 def require_closed_form(problem: UFM) -> None:
     if not isinstance(problem, UFM):
         raise CollapseError(f"problem={problem!r}: give a UFM(counts, lambda_w, lambda_h)")
