@@ -79,7 +79,6 @@ def test_the_least_count_survives_and_one_fewer_does_not(others, weight_decay, l
         assert min(found[:-1]) > chance
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A23")
 @pytest.mark.parametrize("count", [5, 20])
 @pytest.mark.parametrize(("others", "weight_decay", "least"), FROZEN.values(), ids=FROZEN)
 def test_oversampling_under_a_frozen_shift_is_told_the_count_that_survives(others, weight_decay, least, count, capsys):

@@ -119,13 +119,11 @@ class Penalties:
     def problem(self, counts: ArrayLike | Mapping[str, int], *, biased: bool = False) -> UFM:
         """Return the problem that these flags describe for a training set with these counts and a head."""
         if self.recipe is not None:
-            return self.recipe.problem(
-                counts,
-                replace(self._last, biased=biased),
-                loss=self.loss,
-                class_weights=self.class_weights,
-                optimizer=Optimizer(self.optimizer),
+            last, optimizer = replace(self._last, biased=biased), Optimizer(self.optimizer)
+            made = self.recipe.problem(
+                counts, last, loss=self.loss, class_weights=self.class_weights, optimizer=optimizer
             )
+            return replace(made, dim=None)  # the width of the features is said for their mean only
         if self.lambda_w is None or self.lambda_h is None:
             missing = "--lambda-w" if self.lambda_w is None else "--lambda-h"
             raise CollapseError(f"{missing}: missing; the closed form needs both penalties")

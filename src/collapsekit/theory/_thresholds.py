@@ -143,7 +143,7 @@ def count_roots(problem: UFM, hold: Recipe | None) -> tuple[Array, Array]:
         else:
             slope, square = room - 2 * others * w, w**2
             root = np.sqrt(room) * np.sqrt(room - 4 * others * w)
-        lives = slope + root > 0
+        lives = (root > 0) & (slope + root > 0)  # at root 0 there is one point, and no class lives there
         lower = np.where(lives, 2 * others * (others / (slope + root)), np.nan)
         upper = np.where(square <= 0, np.inf, (slope + root) / (2 * square))
         if isinstance(hold, BatchNorm) and hold.decays == "gain_frozen_shift":
