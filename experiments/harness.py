@@ -94,7 +94,7 @@ def row_of(run, extra=None) -> Row:
             "predicted_confidences": frame.confidences,
             "predicted_margins": frame.margins,
             "headroom": frame.headroom,
-            "predicted_collapsed": int(frame.collapsed.sum()),
+            "predicted_collapsed": int(frame.collapses.sum()),
             "spuriously_collapsed": sum(c.status == "collapsed, not predicted" for c in comparison.classes),
             "times_threshold": 1 / float(frame.headroom.min()),
         }

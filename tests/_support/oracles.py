@@ -313,7 +313,7 @@ def assert_is_optimum(frame, optimum=None):
     for name, (actual, expected, unit) in pairs.items():
         error = largest_error(actual, expected, tolerances.BRUTE_FLOOR * unit)
         assert_allclose(error, 0, atol=tolerances.BRUTE_GRAM, err_msg=name)
-    assert_allclose(margins[frame.collapsed], 0, atol=tolerances.BRUTE_GRAM * max(1, margins.max()))
+    assert_allclose(margins[frame.collapses], 0, atol=tolerances.BRUTE_GRAM * max(1, margins.max()))
 
 
 # (c) extended precision

@@ -229,7 +229,7 @@ def test_advise_json_is_what_the_library_says_before_and_after_every_remedy(caps
     assert_allclose(after["class weights"], predict(advice.problem).confidences)
     again = BatchNorm(0.1).problem(content["counts"], LastLayer(branches=1))  # the recipe as it stands
     assert_allclose(after["oversampling"], predict(again).confidences)
-    assert not predict(again).collapsed.any()
+    assert not predict(again).collapses.any()
     assert min(after["0.9 × largest decays"]) > 0.1
     assert "class 8 is dead at every target margin" in content["impossible"]["target margins"]
 
@@ -265,7 +265,7 @@ def test_predict_says_at_which_decay_each_class_dies(capsys):
     decay = float(row.split()[7])
     for shift, dead in ((-0.001, False), (0.001, True)):
         recipe = BatchNorm(decay * (1 + shift)).problem([500, 300, 40, 10], LastLayer(branches=1))
-        assert bool(predict(recipe).collapsed[3]) is dead
+        assert bool(predict(recipe).collapses[3]) is dead
 
 
 @pytest.mark.parametrize("command", COMMANDS)

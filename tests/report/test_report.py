@@ -242,7 +242,7 @@ def test_a_run_without_its_history_has_a_report(run, plain, capsys):
 def test_a_page_has_words_where_there_is_no_number(tmp_path):
     """In a complete collapse what is relative to the prediction is relative to 0."""
     run = train(TrainConfig(penalty_scale=100, epochs=5, hidden=(8,), feature_dim=8), out=tmp_path)
-    assert run.prediction.collapsed.all()
+    assert run.prediction.collapses.all()
     content = Page(report(run).read_text(encoding="utf-8"))
     assert not re.search(r"\b(inf|nan)\b", " ".join(content.texts()))
     assert any("no finite value: what it is relative to is 0" in text for text in content.texts("td"))

@@ -28,8 +28,8 @@ def test_the_largest_penalty_is_where_the_first_class_dies(problem):
         predict(UFM(problem.counts, np.sqrt(p * ratio), np.sqrt(p / ratio), class_weights=problem.class_weights))
         for p in limit.product * np.array([1 - INVERSE, 1 + INVERSE])
     )
-    assert not below.collapsed.any()
-    assert above.collapsed[int(limit.label)]
+    assert not below.collapses.any()
+    assert above.collapses[int(limit.label)]
     both = replace(problem, lambda_w=problem.lambda_w * limit.factor, lambda_h=problem.lambda_h * limit.factor)
     assert_allclose(thresholds(both).headroom.min(), 1, rtol=INVERSE)
 
@@ -103,7 +103,7 @@ def test_counts_inside_the_range_live_and_outside_die(problem, k):
     def lives(count):
         counts = problem.counts.copy()
         counts[k] = count
-        return not predict(replace(problem, counts=counts)).collapsed[k]
+        return not predict(replace(problem, counts=counts)).collapses[k]
 
     if found.smallest is None:
         trial = np.unique(np.round(np.geomspace(1, 1e7, 200)))
@@ -122,12 +122,12 @@ def test_counts_inside_the_range_live_and_outside_die(problem, k):
 def test_oversampling_reaches_the_least_counts_that_save_every_class():
     problem = UFM([500, 300, 40, 10], 1.3e-2, 1e-3)
     counts = counts_for(problem)
-    assert not predict(replace(problem, counts=counts)).collapsed.any()
+    assert not predict(replace(problem, counts=counts)).collapses.any()
     assert (counts >= problem.counts).all()
     for k in np.flatnonzero(counts > problem.counts):
         fewer = counts.copy()
         fewer[k] -= 1
-        assert predict(replace(problem, counts=fewer)).collapsed[k]
+        assert predict(replace(problem, counts=fewer)).collapses[k]
     assert_array_equal(counts_for(MILD), MILD.counts)
 
 
@@ -174,13 +174,13 @@ def test_oversampling_saves_every_class_with_no_sample_to_spare_or_is_impossible
                 trial = problem.counts.copy()
                 trial[k] = np.round(trial[k] * factor)
                 if hold is None or hold.refusal(LAST, counts=trial) is None:
-                    assert predict(with_counts(problem, trial, hold)).collapsed.any()
+                    assert predict(with_counts(problem, trial, hold)).collapses.any()
         return
-    assert not predict(with_counts(problem, counts, hold)).collapsed.any()
+    assert not predict(with_counts(problem, counts, hold)).collapses.any()
     for k in np.flatnonzero(counts > problem.counts):
         fewer = counts.copy()
         fewer[k] -= 1
-        assert predict(with_counts(problem, fewer, hold)).collapsed[k]
+        assert predict(with_counts(problem, fewer, hold)).collapses[k]
 
 
 @pytest.mark.parametrize("hold", RECIPES.values(), ids=RECIPES)
@@ -196,7 +196,7 @@ def test_a_class_lives_between_its_two_counts_while_n_moves(hold, problem, k):
         counts[k] = count
         if hold is not None and hold.refusal(LAST, counts=counts):
             continue
-        lives = not predict(with_counts(problem, counts, hold)).collapsed[k]
+        lives = not predict(with_counts(problem, counts, hold)).collapses[k]
         if np.isnan(low):
             assert np.isnan(high)
             assert not lives
@@ -221,13 +221,13 @@ def test_the_least_count_is_that_of_a_search_through_the_recipe_itself(hold, las
     """A23: what stays is the recipe, in which λ_H moves with the shares, with N or with the steps an epoch."""
 
     def lives(count):
-        return not predict(hold.problem([300, 300, 300, count], last, class_weights=weights)).collapsed[3]
+        return not predict(hold.problem([300, 300, 300, count], last, class_weights=weights)).collapses[3]
 
     first = next((count for count in range(1, 900) if lives(count)), None)
     problem = hold.problem([300, 300, 300, 20], last, class_weights=weights)
     assert first is not None
     assert count_range(problem, 3, hold=hold).smallest == first
-    if not predict(hold.problem([300, 300, 300, first], last, class_weights=weights)).collapsed.any():
+    if not predict(hold.problem([300, 300, 300, first], last, class_weights=weights)).collapses.any():
         assert_array_equal(counts_for(problem, hold=hold), [300, 300, 300, max(20, first)])
 
 
@@ -246,7 +246,7 @@ def test_a_recipe_that_is_fed_more_samples_has_no_upper_count():
     assert_allclose(share, 2 * 0.2**2, rtol=INVERSE)  # docs/theory.md: dead at π ≤ (K/(K−1)) wd²
     found = count_range(problem, 1, hold=recipe)
     for count, dead in ((found.smallest - 1, True), (found.smallest, False)):
-        assert bool(predict(recipe.problem([900, count], LAST)).collapsed[1]) is dead
+        assert bool(predict(recipe.problem([900, count], LAST)).collapses[1]) is dead
     assert found.upper == np.inf
 
 
@@ -256,7 +256,7 @@ def test_decay_factors_are_in_the_recipe_s_own_units():
 
     factors = thresholds(recipe(0.05)).decay_factor
     for k, factor in enumerate(factors):
-        dead = [predict(recipe(0.05 * factor * (1 + shift))).collapsed[k] for shift in (-INVERSE, INVERSE)]
+        dead = [predict(recipe(0.05 * factor * (1 + shift))).collapses[k] for shift in (-INVERSE, INVERSE)]
         assert dead == [False, True]
 
 

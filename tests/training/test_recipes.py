@@ -172,7 +172,7 @@ def test_the_step_minimises_the_predicted_problem(values):
     config, last = TrainConfig(penalty_scale=0.2, **values), LastLayer(dim=6)
     problem = config.problem(COUNTS, last)
     frame = predict(problem)
-    assert not frame.collapsed.any()
+    assert not frame.collapses.any()
     rng = np.random.default_rng(0)
     W, H = rng.normal(size=(4, 6)), np.abs(rng.normal(size=(4, 6)))
     value = torch_objective(config, torch.from_numpy(W), torch.from_numpy(H), last)

@@ -182,7 +182,7 @@ class AdviceTable:
         if isinstance(advice.counts, np.ndarray):
             counts = advice.counts
             self._add("count\nneeded", lambda k: f"{counts[k]:.0f}", "oversampling")
-        self.columns.append(("status now", lambda k: "collapses" if now.collapsed[k] else "survives"))
+        self.columns.append(("status now", lambda k: "collapses" if now.collapses[k] else "survives"))
 
     def _add(self, header: str, show: Callable[[int], str] | None, remedy: str) -> None:
         """A remedy and the confidences after it."""
@@ -212,18 +212,18 @@ def _write_page(table: AdviceTable, ground: str, html: Path) -> Path:
     sheet = pages().Sheet(
         title="What to change so that classes live",
         verdict=table.sentences,
-        missed=bool(advice.now.collapsed.any()),
+        missed=bool(advice.now.collapses.any()),
         caption="Each class now and after each remedy alone, predicted",
         headers=[header.replace("\n", " ") for header, _ in table.columns],
         rows=[table.row(k) for k in range(len(table.names))],
-        lost=advice.now.collapsed.tolist(),
+        lost=advice.now.collapses.tolist(),
         notes=[ground, NO_ACCURACY],
     )
     return Path(pages().advice_page(advice.problem, table.after, sheet, html))
 
 
 def _print(table: AdviceTable) -> None:
-    shown, collapsed = shown_rows(len(table.names)), table.advice.now.collapsed
+    shown, collapsed = shown_rows(len(table.names)), table.advice.now.collapses
     headers = [header for header, _ in table.columns]
     print_table(headers, [table.row(k) for k in shown], muted=[bool(collapsed[k]) for k in shown])
     if len(shown) < len(table.names):

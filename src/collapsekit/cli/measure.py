@@ -16,9 +16,10 @@ from collapsekit.data import read, read_head
 from collapsekit.diagnosis import Comparison, compare, effective_penalties
 from collapsekit.evidence import scope
 from collapsekit.metrics import Measurement, measure_features
+from collapsekit.prediction import Prediction
+from collapsekit.prediction._predict import predicted
 from collapsekit.recipe import Recipe
-from collapsekit.theory import GeneralOrthogonalFrame, Nearness, nearest_reference
-from collapsekit.theory._closed_form import predicted
+from collapsekit.theory import Nearness, nearest_reference
 from collapsekit.validation import class_names as checked_names
 
 MOST_CLASSES = 2000
@@ -116,7 +117,7 @@ def _rows_of_head(labels: Any, names: tuple[str, ...], size: int) -> tuple[Any, 
     return rows[labels], tuple(str(k) for k in range(size))
 
 
-def _expected(measured: Measurement, penalties: Penalties) -> GeneralOrthogonalFrame | str:
+def _expected(measured: Measurement, penalties: Penalties) -> Prediction | str:
     """The prediction for these penalties, or why there is none."""
     if not penalties.given:
         return "no penalties were given"
@@ -132,7 +133,7 @@ def _expected(measured: Measurement, penalties: Penalties) -> GeneralOrthogonalF
 
 
 def _compared(
-    measured: Measurement, expected: GeneralOrthogonalFrame | str, recipe: Recipe | None
+    measured: Measurement, expected: Prediction | str, recipe: Recipe | None
 ) -> tuple[Comparison | None, str]:
     if measured.weight is None:
         return None, ""

@@ -183,11 +183,11 @@ def _print_prediction(penalties: Penalties, problem: UFM, names: list[str], html
         sheet = pages().Sheet(
             title="Which classes this recipe will lose",
             verdict=[summary],
-            missed=bool(frame.collapsed.any()),
+            missed=bool(frame.collapses.any()),
             caption="Each class on its training samples, predicted",
             headers=table.headers,
             rows=[table.row(k) for k in range(problem.num_classes)],
-            lost=frame.collapsed.tolist(),
+            lost=frame.collapses.tolist(),
             notes=[str(ground), NO_ACCURACY],
         )
         written = page(problem, sheet, html)
@@ -196,7 +196,7 @@ def _print_prediction(penalties: Penalties, problem: UFM, names: list[str], html
         print_json(content | ({} if html is None else {"page": str(written)}))
         return
     shown = shown_rows(problem.num_classes)
-    print_table(table.headers, [table.row(k) for k in shown], muted=[bool(frame.collapsed[k]) for k in shown])
+    print_table(table.headers, [table.row(k) for k in shown], muted=[bool(frame.collapses[k]) for k in shown])
     if len(shown) < problem.num_classes:
         print_note(f"… {problem.num_classes - len(shown)} classes between are not shown; --json prints all.")
     print_note(summary)
@@ -232,7 +232,7 @@ class PredictionTable:
             f"{frame.headroom[k]:.4g}",
             *own,
             f"{limits.critical_count[k]:.4g}",
-            "collapses" if frame.collapsed[k] else "survives",
+            "collapses" if frame.collapses[k] else "survives",
         ]
 
 
@@ -248,7 +248,7 @@ def pages() -> Any:
 
 
 def _summary(frame: Any, limits: Any, problem: UFM) -> str:
-    dead, products = int(frame.collapsed.sum()), problem.lambda_w * np.unique(problem.lambda_h)
+    dead, products = int(frame.collapses.sum()), problem.lambda_w * np.unique(problem.lambda_h)
     product = " to ".join(f"{p:.4g}" for p in dict.fromkeys((products[0], products[-1])))
     fate = f"{dead} of {problem.num_classes} classes collapse" if dead else "No class collapses"
     factor = float(np.sqrt(frame.headroom.min()))

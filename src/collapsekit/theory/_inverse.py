@@ -13,7 +13,7 @@ from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy, Hinge
 from collapsekit.problem import UFM
 from collapsekit.recipe import Recipe
-from collapsekit.theory._closed_form import headroom_of, margin_costs, predict
+from collapsekit.theory._closed_form import closed_form, headroom_of, margin_costs
 from collapsekit.theory._thresholds import thresholds
 from collapsekit.validation import Array, frozen, positive_vector, shorten
 
@@ -61,7 +61,7 @@ def largest_penalty(problem: UFM, label: str | int | None = None) -> LargestPena
 
     Examples
     --------
-    >>> from collapsekit import UFM
+    >>> from collapsekit import UFM, predict
     >>> largest_penalty(UFM([900, 100], lambda_w=1e-3, lambda_h=1e-3)).product  # 100 / (2 · 1000²)
     5e-05
     """
@@ -140,7 +140,7 @@ def weights_for(problem: UFM, margins: Wish = "equal") -> WeightAdvice:
 
     Examples
     --------
-    >>> from collapsekit import UFM
+    >>> from collapsekit import UFM, predict
     >>> advice = weights_for(UFM([400, 100], lambda_w=1e-3, lambda_h=1e-4))
     >>> advice.torch_weights.round(4)  # ∝ n^(−1/2)
     array([0.8333, 1.6667])
@@ -198,7 +198,7 @@ def margins_for(problem: UFM, margins: Wish = "equal") -> UFM:
 
     Examples
     --------
-    >>> from collapsekit import UFM
+    >>> from collapsekit import UFM, predict
     >>> advised = margins_for(UFM([400, 100], lambda_w=1e-3, lambda_h=1e-4), [5.0, 4.0])
     >>> predict(advised).margins.round(9)
     array([5., 4.])
@@ -221,7 +221,7 @@ def margins_for(problem: UFM, margins: Wish = "equal") -> UFM:
     profile = _profile(plain, margins)
     if isinstance(margins, str):
         largest = int(plain.counts.argmax())
-        kept = float(predict(plain).margins[largest])
+        kept = float(closed_form(plain).margins[largest])
         if not kept > 0:
             raise CollapseError(f"margins={margins!r}: the largest class is dead; lower the penalties first")
         profile *= kept / profile[largest]
@@ -328,7 +328,7 @@ def counts_for(problem: UFM, *, hold: Recipe | None = None) -> Array:
 
     Examples
     --------
-    >>> from collapsekit import UFM
+    >>> from collapsekit import UFM, predict
     >>> counts_for(UFM([900, 100], lambda_w=1e-2, lambda_h=6e-3))
     array([900., 127.])
     """

@@ -111,9 +111,11 @@ def thresholds(problem: UFM, *, hold: Recipe | None = None) -> Thresholds:
     per_root_product = np.sqrt(problem.counts * centring_share(problem))  # c_k over the root of λ_W λ_H
     critical_root = problem.loss.critical_price(size) * problem.loss_weights / per_root_product
     lower, upper = count_roots(problem, hold)
+    with np.errstate(divide="ignore", over="ignore"):  # penalties so large that no count is enough
+        critical_counts = problem.counts / headroom
     return Thresholds(
         critical_product=frozen(critical_root**2),
-        critical_count=frozen(problem.counts / headroom),
+        critical_count=frozen(critical_counts),
         headroom=frozen(headroom),
         lower_count=frozen(lower),
         upper_count=frozen(upper),

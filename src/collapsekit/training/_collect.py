@@ -160,7 +160,7 @@ def _found(run: Run) -> Row:
     found["measured_collapsed"] = _measured_collapsed(comparison)
     found["balanced_accuracy"], found["seconds"] = run.balanced_accuracy, _seconds(run)
     if frame is not None:
-        found["predicted_collapsed"] = int(frame.collapsed.sum())
+        found["predicted_collapsed"] = int(frame.collapses.sum())
         found["times_threshold"] = 1 / float(frame.headroom.min())
     return found
 

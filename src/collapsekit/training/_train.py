@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.last_layer import find_head, forward
+from collapsekit.prediction import Prediction
+from collapsekit.prediction._predict import predicted
 from collapsekit.recipe import LastLayer
-from collapsekit.theory._closed_form import GeneralOrthogonalFrame, predicted
 from collapsekit.training import checkpoint, runs
 from collapsekit.training._config import TrainConfig
 from collapsekit.training._split import Split, load_split
@@ -125,7 +126,7 @@ class _Session:
         self.loss = config.loss(split.counts)
         self.class_weights = weight_tensor(config.torch_class_weights(split.counts), device)
         self.decays = config.penalties(split.counts, self.last_layer)
-        self.prediction: GeneralOrthogonalFrame | None = None
+        self.prediction: Prediction | None = None
         if config.refusal(self.last_layer, split.counts) is None:
             # Refuses at once, not at the end, features too narrow for the surviving classes.
             expected = predicted(config.problem(split.counts, self.last_layer, split.names))

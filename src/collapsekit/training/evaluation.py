@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from collapsekit.losses import CrossEntropy
 from collapsekit.metrics import Measurement, measure
 from collapsekit.metrics.last_layer import evaluating
-from collapsekit.theory._closed_form import GeneralOrthogonalFrame
+from collapsekit.prediction import Prediction
 from collapsekit.training._split import Split
 from collapsekit.training.objective import BatchNorm
 
@@ -31,7 +31,7 @@ def measured(
     return measure(model, loader, head, names=split.names, loss=loss)
 
 
-def history_entry(step: int, result: Measurement, prediction: GeneralOrthogonalFrame | None) -> dict[str, Any]:
+def history_entry(step: int, result: Measurement, prediction: Prediction | None) -> dict[str, Any]:
     """Return what the history keeps of an evaluation; ``objective`` is None where no theory predicts the run."""
     assert result.confidences is not None  # the network has a head
     assert result.losses is not None

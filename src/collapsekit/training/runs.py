@@ -24,9 +24,10 @@ from torch import Tensor
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics import ClassMoments, Measurement
+from collapsekit.prediction import Prediction
+from collapsekit.prediction._predict import predicted
 from collapsekit.problem import UFM
 from collapsekit.recipe import LastLayer, Recipe
-from collapsekit.theory._closed_form import GeneralOrthogonalFrame, predicted
 from collapsekit.training._config import TrainConfig
 from collapsekit.validation import Array, class_names, whole_number
 
@@ -86,14 +87,14 @@ class Run:
         return self.config.problem(self.measured.counts, self.last_layer, self.measured.names)
 
     @cached_property
-    def _expected(self) -> GeneralOrthogonalFrame | str:
+    def _expected(self) -> Prediction | str:
         """The predicted optimum, or why no theory predicts the run."""
         if self.problem is None:
             return self.config.refusal(self.last_layer, self.measured.counts) or ""
         return predicted(self.problem)
 
     @property
-    def prediction(self) -> GeneralOrthogonalFrame | None:
+    def prediction(self) -> Prediction | None:
         """The predicted optimum; None where no theory predicts the run."""
         return None if isinstance(self._expected, str) else self._expected
 
