@@ -152,7 +152,7 @@ def _state(folder: Path) -> Row:
 
 def _found(run: Run) -> Row:
     try:
-        frame, outside = run.frame, run.outside
+        frame, outside = run.prediction, run.outside
     except CollapseError as error:  # features too narrow for a closed form
         frame, outside = None, str(error)
     comparison = compare(frame, run.measured, test_recalls=run.test_recalls, outside=outside or "")
