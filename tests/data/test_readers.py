@@ -699,9 +699,9 @@ class Effect:
         return (Path.touch, (self.path,))
 
 
-REFUSED = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".bin", ".h5")
+REFUSED = (".pkl", ".pickle", ".joblib", ".ckpt", ".bin", ".h5")
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".gz", ".7z")
-READ = (".npy", ".npz", ".safetensors", ".csv", ".tsv", ".parquet", ".txt")
+READ = (".npy", ".npz", ".safetensors", ".pt", ".pth", ".csv", ".tsv", ".parquet", ".txt")
 
 
 @pytest.mark.parametrize("suffix", REFUSED + ARCHIVES + READ)

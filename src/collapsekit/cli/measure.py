@@ -100,7 +100,7 @@ def _measured(
             "head, (N, d)"
         )
     weight, bias = read_head(str(path) if head is None else head, required=head is not None)
-    size = len(weight) if weight is not None else len(names or data.names)
+    size = len(weight) if weight is not None else max(len(names or ()), len(data.names))
     rows, shown = data.rows(size, names)
     labels = rows[data.labels]
     return measure_features(data.inputs, labels, weight, bias, num_classes=size, names=shown, loss=penalties.loss)

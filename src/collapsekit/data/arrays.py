@@ -1,4 +1,4 @@
-"""Arrays: .npz, .npy and .safetensors; nothing is ever unpickled or extracted."""
+"""Arrays: .npz, .npy, .safetensors and PyTorch's; nothing is ever unpickled or extracted."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from collapsekit.data.files import check_bytes, check_size, parsing
 from collapsekit.data.labelled import LabelledData, assemble
+from collapsekit.data.pt import read_pt
 from collapsekit.errors import CollapseError
 from collapsekit.validation import shorten
 
@@ -181,4 +182,6 @@ READERS: dict[str, Callable[[Path, Wanted], Arrays]] = {
     ".npz": _npz,
     ".npy": _npy_with_labels,
     ".safetensors": _safetensors,
+    ".pt": read_pt,
+    ".pth": read_pt,
 }

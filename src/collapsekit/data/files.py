@@ -17,7 +17,7 @@ PATH_SHOWN = 160
 
 
 @contextmanager
-def one_line(argument: str, path: str, remedy: str = "give a file that can be read") -> Iterator[None]:
+def one_line(argument: str, path: str, remedy: str = "give a readable file") -> Iterator[None]:
     """Turn whatever goes wrong with a file into one line that names the argument and the file."""
     text = repr(path)  # of a long one its end, which names the file
     name = f"{argument}=" + (text if len(text) <= PATH_SHOWN else f"'…{text[-PATH_SHOWN + 2 :]}")

@@ -15,7 +15,7 @@ from collapsekit.data.arrays import read_npy
 from collapsekit.data.files import is_folder, one_line, parsing
 from collapsekit.data.images import list_samples
 from collapsekit.data.labelled import KEEP, is_missing
-from collapsekit.data.source import CODE, TEXTS, read_labels
+from collapsekit.data.source import CODE, NAMED, TEXTS, read_labels
 from collapsekit.data.tables import LABEL_COLUMNS
 from collapsekit.errors import CollapseError
 from collapsekit.profiles import long_tail as long_tail_counts
@@ -88,7 +88,8 @@ def class_sizes(
 def _from_path(
     path: Path, label_column: str | None, lines: Lines | None, delimiter: str | None, keep_na: bool
 ) -> Sizes:
-    folder, suffix = is_folder(path), path.suffix.lower()
+    named = str(path) in NAMED
+    folder, suffix = not named and is_folder(path), path.suffix.lower()
 
     def labels() -> Sizes:
         found = read_labels(str(path), label_column=label_column, delimiter=delimiter, keep_na=keep_na)
@@ -96,7 +97,7 @@ def _from_path(
 
     if suffix == ".npy" and (array := read_npy(path)).ndim == 1:  # not the inputs, with their labels beside
         return _bare(list(map(str, array.tolist())), lines, keep_na)
-    if folder or label_column is not None or suffix in (*ARRAYS, *CODE, ".parquet"):
+    if named or folder or label_column is not None or suffix in (*ARRAYS, *CODE, ".parquet"):
         return labels()
     with parsing(path.name, "save it as UTF-8 text"):
         text = path.read_text(encoding="utf-8-sig").strip()
@@ -172,7 +173,7 @@ def _pairs(content: Sequence[str]) -> list[tuple[str, str]] | None:
         at = 0  # as uniq -c prints
     odd = [number for number, row in enumerate(body, 1) if not _is_number(row[at])]
     names = [(separator or " ").join(row[:at] + row[at:][1:]).strip() for row in body]
-    told = header and header[at] not in COUNTS
+    told = len(header) > 1 and header[at] not in COUNTS  # a header of one word is the name of a printed index
     if len(odd) == len(body) or (told and (odd or header[at] in LABEL_COLUMNS or len(set(names)) < len(names))):
         return None
     if odd:

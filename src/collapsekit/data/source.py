@@ -24,9 +24,9 @@ NAMED: dict[str, Callable[[], LabelledData]] = {
 }
 TABLES = {".csv": read_csv, ".tsv": read_csv, ".parquet": read_parquet}
 TEXTS = (".txt", ".text")
-CODE = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".bin", ".h5", ".hdf5")
+CODE = (".pkl", ".pickle", ".joblib", ".ckpt", ".bin", ".h5", ".hdf5")
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-FILES = ".npz, .npy, .safetensors, .csv, .tsv, .parquet, .txt"
+FILES = ".npz, .npy, .safetensors, .pt, .csv, .tsv, .parquet, .txt"
 FOLDERS = (
     "idx files (train-images-idx3-ubyte), CIFAR's binary files (data_batch_1.bin), one sub-folder of images a class"
 )
@@ -58,9 +58,9 @@ def read(
         - a folder of CIFAR's binary version (CIFAR-100 with its fine labels);
         - a folder with one sub-folder of images a class, or with ``train`` and ``test`` (or ``val``) above these;
         - a list of images, ``.txt``, one ``path label`` a line, in a folder above them;
-        - ``.npz`` or ``.safetensors`` with the arrays ``X`` and ``y`` (or ``features`` and ``labels``) and, for a
-          held-out set, ``Xt`` and ``yt``; a label -1 in ``yt`` means a class unseen in training: those samples are
-          left out. An ``.npz`` may bring ``names``, a vector of strings;
+        - ``.npz``, ``.safetensors`` or ``.pt`` (a dictionary of tensors) with the arrays ``X`` and ``y`` (or
+          ``features`` and ``labels``) and, for a held-out set, ``Xt`` and ``yt``; a label -1 in ``yt`` means a class
+          unseen in training: those samples are left out. An ``.npz`` may bring ``names``, a vector of strings;
         - ``NAME.npy`` with its labels in ``NAME_labels.npy`` or ``labels.npy`` beside it;
         - ``.csv``, ``.tsv`` or ``.parquet``: a column of labels, all others numbers, in Parquet also lists of as many
           numbers in every row; pandas' index is left out;
@@ -96,7 +96,7 @@ def read(
     """
     if not isinstance(data, str) or not data.strip():
         raise CollapseError(f"{argument}={shorten(data)}: names nothing; give {', '.join(NAMED)} or a path")
-    with one_line(argument, data, READABLE):
+    with one_line(argument, data, READABLE if argument == "data" else "give a readable file"):
         return _read(data, label_column, delimiter, keep_na)
 
 
@@ -107,12 +107,18 @@ def read_labels(data: str, *, label_column: str | None, delimiter: str | None, k
     """
     path = Path(data)
     suffix = path.suffix.lower()
-    if is_folder(path) and is_image_folder(path) and not (is_idx_folder(path) or is_cifar_folder(path)):
+    if (
+        data not in NAMED
+        and is_folder(path)
+        and is_image_folder(path)
+        and not (is_idx_folder(path) or is_cifar_folder(path))
+    ):
         return [label for _, label in folder_samples(path.resolve())[0]]
-    if suffix in TABLES:
-        labels = parquet_labels if suffix == ".parquet" else csv_labels
-        return labels(path, label_column, delimiter, keep_na)
-    if suffix in TEXTS and label_column is None:
+    if suffix == ".parquet":
+        return parquet_labels(path, label_column, delimiter, keep_na)
+    if suffix in TABLES or (label_column is not None and suffix not in (*ARRAYS, *CODE)):
+        return csv_labels(path, label_column, delimiter, keep_na)
+    if suffix in TEXTS:
         samples = list_samples(path)
         return labels_and_texts(path)[0] if samples is None else [label for _, label in samples]
     found = _read(data, label_column, delimiter, keep_na)
@@ -125,9 +131,9 @@ def read_head(path: str, *, required: bool = True) -> Head:
     Parameters
     ----------
     path : str
-        ``.npz`` or ``.safetensors`` with `weight` (or `W`), (K, d), and perhaps `bias` (or `b`), (K,), or of a whole
-        network with one layer that is called like a head (``fc.weight``), else ``FILE:LAYER``; or ``.npy`` with the
-        weight.
+        ``.npz``, ``.safetensors`` or ``.pt`` with `weight` (or `W`), (K, d), and perhaps `bias` (or `b`), (K,), or of
+        a whole network with one layer that is called like a head (``fc.weight``), else ``FILE:LAYER``; or ``.npy``
+        with the weight.
     required : bool
         Whether a file without a head is an error.
 
@@ -145,10 +151,12 @@ def read_head(path: str, *, required: bool = True) -> Head:
         head: Head = (None, None)
         if suffix in ARRAYS:
             if is_folder(file):
-                raise CollapseError("a folder; give .npz, .safetensors or .npy")
+                raise CollapseError("a folder; give .npz, .safetensors, .pt or .npy")
             head = read_head_file(file, layer, required=required)
         elif required:
-            raise CollapseError(_refusal(suffix) if suffix in CODE + ARCHIVES else "give .npz, .safetensors or .npy")
+            raise CollapseError(
+                _refusal(suffix) if suffix in CODE + ARCHIVES else "give .npz, .safetensors, .pt or .npy"
+            )
         if required and head[0] is None:
             raise CollapseError("it holds no head; name the arrays weight and bias")
         return head
