@@ -9,7 +9,8 @@ from typing import Any, Literal
 from numpy.typing import ArrayLike
 
 from collapsekit import UFM, CollapseError, CrossEntropy
-from collapsekit.data.lists import Lines, class_sizes
+from collapsekit.data import class_sizes
+from collapsekit.data.lists import Lines
 from collapsekit.evidence import Recipe
 from collapsekit.theory._thresholds import Hold
 
