@@ -790,7 +790,7 @@ def test_csv_labels(tmp_path, labels, names):
 
 CSV_FAULTS = {
     "empty": ("", "no columns; name them in the first line"),
-    "header only": ("label,x\n", "no rows below the header"),
+    "header only": ("label,x\n", "no rows; give at least two"),
     "no label": ("a,b\n1,2\n", "no column label, class, target, y, species; name one of its columns 'a, b'"),
     "missing label": ("label,x\na,1\n ,2\nb,3\n", "row 3 has no label in column 'label'"),
     "nan label": ("label,x\na,1\n\nNaN,2\nb,3\n", "row 4 has no label in column 'label'"),
@@ -874,9 +874,8 @@ PARQUET_FAULTS = {
     "nan": ({"y": ["a", "b", "c"], "x": [1, 2, np.nan]}, "column 'x', row 3: nan is missing"),
     "beyond": ({"y": ["a", "b", "c"], "x": [1, 2, 1e99]}, "column 'x', row 3: inf is missing or beyond"),
     "text": ({"y": ["a", "b"], "x": ["red", "1"]}, "column 'x', row 1: 'red' is not a number; drop"),
-    "ragged list": ({"y": ["a", "b"], "x": [[1], [2, 3]]}, "column 'x': lists of several lengths"),
-    "list of words": ({"y": ["a", "b"], "x": [["u"], ["v"]]}, "column 'x', row 1: 'u' is not a number"),
-    "bool labels": ({"y": [True, False], "x": [1, 2]}, "labels: dtype 'bool'"),
+    "ragged list": ({"y": ["a", "b"], "x": [[1], [2, 3]]}, "row 2 has a list of another length"),
+    "list of words": ({"y": ["a", "b"], "x": [["u"], ["v"]]}, "column 'x[0]', row 1: 'u' is not a number"),
     "list labels": ({"y": [[1], [2]], "x": [1, 2]}, "the labels are of type list"),
     "no rows": ({"y": pa.array([], "string"), "x": pa.array([], "f4")}, "holds nothing"),
 }

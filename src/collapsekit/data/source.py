@@ -12,7 +12,7 @@ from collapsekit.data.builtin import read_digits, read_fashion_mnist, read_mnist
 from collapsekit.data.files import is_folder, one_line
 from collapsekit.data.images import folder_samples, is_image_folder, list_samples, read_image_folder, read_image_list
 from collapsekit.data.labelled import LabelledData
-from collapsekit.data.tables import csv_labels, parquet_labels, read_csv, read_parquet
+from collapsekit.data.tables import read_table, table_labels
 from collapsekit.data.texts import labels_and_texts, read_text
 from collapsekit.errors import CollapseError
 from collapsekit.validation import shorten
@@ -22,7 +22,7 @@ NAMED: dict[str, Callable[[], LabelledData]] = {
     "mnist-5k": read_mnist_5k,
     "fashion-mnist": read_fashion_mnist,
 }
-TABLES = {".csv": read_csv, ".tsv": read_csv, ".parquet": read_parquet}
+TABLES = (".csv", ".tsv", ".parquet")
 TEXTS = (".txt", ".text")
 CODE = (".pkl", ".pickle", ".joblib", ".ckpt", ".bin", ".h5", ".hdf5")
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
@@ -114,10 +114,8 @@ def read_labels(data: str, *, label_column: str | None, delimiter: str | None, k
         and not (is_idx_folder(path) or is_cifar_folder(path))
     ):
         return [label for _, label in folder_samples(path.resolve())[0]]
-    if suffix == ".parquet":
-        return parquet_labels(path, label_column, delimiter, keep_na)
     if suffix in TABLES or (label_column is not None and suffix not in (*ARRAYS, *CODE)):
-        return csv_labels(path, label_column, delimiter, keep_na)
+        return table_labels(path, label_column, delimiter, keep_na)
     if suffix in TEXTS:
         samples = list_samples(path)
         return labels_and_texts(path)[0] if samples is None else [label for _, label in samples]
@@ -174,7 +172,7 @@ def _read(data: str, label_column: str | None, delimiter: str | None, keep_na: b
     if is_folder(path):
         return _read_folder(path)
     if suffix in TABLES:
-        return TABLES[suffix](path, label_column, delimiter, keep_na)
+        return read_table(path, label_column, delimiter, keep_na)
     if suffix in ARRAYS:
         return read_arrays(path, keep_na)
     if suffix in TEXTS:

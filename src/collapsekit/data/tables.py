@@ -8,21 +8,18 @@ import re
 import warnings
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from collapsekit.data.files import check_size, parsing
-from collapsekit.data.labelled import KEEP, MISSING, LabelledData, RawLabels, assemble, is_missing, typed
+from collapsekit.data.labelled import KEEP, MISSING, LabelledData, assemble, is_missing, typed
 from collapsekit.errors import CollapseError
-from collapsekit.validation import printable, shorten
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from collapsekit.validation import shorten
 
 LABEL_COLUMNS = ("label", "class", "target", "y", "species")
 DELIMITERS = (",", ";", "\t")
@@ -30,50 +27,64 @@ SNIFFED = 100  # rows below the header
 NAMELESS = re.compile(r"|Unnamed: \d+(\.\d+)?|__index_level_\d+__")  # how pandas writes and reads an index
 ENCODE = "drop the column or encode it as numbers"
 FILL = "fill it in or drop the row"
+BATCH = 256  # rows of Parquet that are Python's numbers at a time
 COUNTER_ROWS = 20  # fewer rows may grow by chance
 
-Numbered = Iterator[tuple[int, list[str]]]
+Rows = Iterator[tuple[int, list[Any]]]
+Table = tuple[list[str], Rows]
+"""Names of the columns; rows with their numbers."""
 
 
-def read_csv(path: Path, label_column: str | None, delimiter: str | None, keep_na: bool) -> LabelledData:
-    """Return the rows of a UTF-8 file whose first line names the columns; messages count that line as row 1.
+def read_table(path: Path, label_column: str | None, delimiter: str | None, keep_na: bool) -> LabelledData:
+    """Return the rows of a .csv or .tsv (UTF-8, the first line names the columns) or a .parquet file.
 
-    Columns without a name that come first are pandas' index and left out, as are those without any value.
+    Columns without a name that come first are pandas' index and left out, as are those without any value. Messages
+    count the header of a .csv as row 1. A column of lists in Parquet is as many columns.
     """
     labels, values, numbers = list[str](), array("f"), array("q")
-    with _csv_rows(path, delimiter) as (header, rows):
+    with _opened(path, delimiter) as (header, rows):
         label_at = label_position(header, label_column)
-        used = [k for k, name in enumerate(header) if k != label_at and not NAMELESS.fullmatch(name)]
+        nameless = [NAMELESS.fullmatch(name) is not None for name in header]
+        spare = [k for k, one in enumerate(nameless) if one and k != label_at and not all(nameless[:k])]
+        used = [k for k, one in enumerate(nameless) if not one and k != label_at]
         names = [header[k] for k in used]
-        nameless = [k for k in _spare(header) if k != label_at]
+        columns: Sequence[str] = names
         if not used:
             raise CollapseError(f"{shorten(header[label_at])} is the only column; add columns of features")
         for number, cells in rows:
-            labels.append(_label(cells[label_at], number, header[label_at], keep_na))
-            try:
-                values.extend([float(cells[k]) for k in used])
-            except ValueError:
-                _explain_cell([cells[k] for k in used], names, number)
-            for k in nameless:
-                if cells[k].strip():
-                    raise CollapseError(f"column {k + 1} has values but no name; name it in the first line")
+            label = _label(cells[label_at], number, header[label_at], keep_na)
+            found = _extend(values, [cells[k] for k in used], names, number)
+            columns = columns if labels else found
+            if found != columns:
+                raise CollapseError(f"row {number} has a list of another length; give as many numbers in every row")
+            if any(cells[k].strip() for k in spare):
+                raise CollapseError("a column has values but no name; name it in the first line")
+            labels.append(label)
             numbers.append(number)
     if not labels:
-        raise CollapseError("no rows below the header; give at least two")
-    inputs = np.frombuffer(values, np.float32).reshape(-1, len(names))
-    _check_columns(inputs, names, numbers)
+        raise CollapseError("no rows; give at least two, below a header in a .csv")
+    inputs = np.frombuffer(values, np.float32).reshape(-1, len(columns))
+    _check_columns(inputs, columns, numbers)
     return assemble(inputs, typed(labels), "table", keep_na=keep_na)
 
 
-def csv_labels(path: Path, label_column: str | None, delimiter: str | None, keep_na: bool) -> list[str]:
+def table_labels(path: Path, label_column: str | None, delimiter: str | None, keep_na: bool) -> list[str]:
     """Return the label of each row; the other columns may hold anything."""
-    with _csv_rows(path, delimiter) as (header, rows):
+    with _opened(path, delimiter) as (header, rows):
         at = label_position(header, label_column)
         return [_label(cells[at], number, header[at], keep_na) for number, cells in rows]
 
 
+def _opened(path: Path, delimiter: str | None) -> AbstractContextManager[Table]:
+    if path.suffix.lower() != ".parquet":
+        return _csv(path, delimiter)
+    if delimiter is not None:
+        raise CollapseError("delimiter: a Parquet file has none; leave it out")
+    return _parquet(path)
+
+
 @contextmanager
-def _csv_rows(path: Path, delimiter: str | None) -> Iterator[tuple[list[str], Numbered]]:
+def _csv(path: Path, delimiter: str | None) -> Iterator[Table]:
     with (
         parsing(path.name, "save it as UTF-8 text, one header line first"),
         path.open(encoding="utf-8-sig", newline="") as stream,
@@ -83,7 +94,7 @@ def _csv_rows(path: Path, delimiter: str | None) -> Iterator[tuple[list[str], Nu
         yield header, _numbered(rows, len(header))
 
 
-def _numbered(rows: Iterator[list[str]], width: int) -> Numbered:
+def _numbered(rows: Iterator[list[str]], width: int) -> Rows:
     for number, cells in enumerate(rows, 2):
         if len(cells) == width + 1 and not cells[-1].strip():  # a delimiter ends the row
             cells.pop()
@@ -138,31 +149,39 @@ def label_position(names: Sequence[str], label_column: str | None) -> int:
     return lowered.index(found[0])
 
 
-def _label(cell: str, number: int, column: str, keep_na: bool) -> str:
-    label = cell.strip()
+def _label(cell: Any, number: int, column: str, keep_na: bool) -> str:
+    if not isinstance(cell, str | int | float | None):
+        raise CollapseError(f"the labels are of type {type(cell).__name__}; give whole numbers or strings")
+    label = "" if cell is None else str(cell).strip()
     if is_missing(label, keep_na):
         what = f" ({shorten(label)} counts as missing)" if label else ""
         raise CollapseError(f"row {number} has no label in column {shorten(column)}{what}; {KEEP if label else FILL}")
     return label
 
 
-def _spare(names: Sequence[str]) -> list[int]:
-    """Columns without a name that are no index: an index comes first."""
-    nameless = [bool(NAMELESS.fullmatch(name)) for name in names]
-    return [k for k, one in enumerate(nameless) if one and not all(nameless[:k])]
+def _extend(values: array[float], cells: Sequence[Any], names: Sequence[str], number: int) -> Sequence[str]:
+    """Append the numbers of a row and return their names: of a list its own with positions."""
+    try:
+        values.extend([float(cell) for cell in cells])
+    except (TypeError, ValueError):
+        if any(isinstance(cell, list) for cell in cells):
+            parts = [cell if isinstance(cell, list) else [cell] for cell in cells]
+            longer = [f"{name}[{i}]" for name, part in zip(names, parts, strict=True) for i in range(len(part))]
+            return _extend(values, [one for part in parts for one in part], longer, number)
+        _explain_cell(cells, names, number)
+    return names
 
 
-def _explain_cell(cells: Sequence[str], names: Sequence[str], number: int) -> None:
+def _explain_cell(cells: Sequence[Any], names: Sequence[str], number: int) -> None:
     for name, cell in zip(names, cells, strict=True):
         try:
             float(cell)
-        except ValueError:
-            if cell.strip().lower() in MISSING:
-                what = "is empty" if not cell.strip() else f"has {shorten(cell)}, which counts as missing"
-                raise CollapseError(f"column {shorten(name)}, row {number} {what}; {FILL}") from None
-            raise CollapseError(
-                f"column {shorten(name)}, row {number}: {shorten(cell)} is not a number; {ENCODE}"
-            ) from None
+        except (TypeError, ValueError):
+            text = "" if cell is None else str(cell).strip()
+            what, remedy = f": {shorten(cell)} is not a number", ENCODE
+            if text.lower() in MISSING:
+                what, remedy = f" has {shorten(text)}, which counts as missing" if text else " is empty", FILL
+            raise CollapseError(f"column {shorten(name)}, row {number}{what}; {remedy}") from None
 
 
 def _check_columns(inputs: NDArray[np.float32], names: Sequence[str], numbers: Sequence[int]) -> None:
@@ -181,81 +200,18 @@ def _check_columns(inputs: NDArray[np.float32], names: Sequence[str], numbers: S
             )
 
 
-def read_parquet(path: Path, label_column: str | None, delimiter: str | None, keep_na: bool) -> LabelledData:
-    """Return the rows of a Parquet file; messages count its first row as row 1. A list column is as many columns."""
-    _no_delimiter(delimiter)
-    table = _parquet(path)
-    label = table.column_names[label_position(table.column_names, label_column)]
-    names = [name for name in table.column_names if name != label]
-    if not names:
-        raise CollapseError(f"{shorten(label)} is the only column; add columns of features")
-    blocks = [_numbers(table.column(name).combine_chunks(), name) for name in names]
-    inputs = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
-    columns = [name for name, block in zip(names, blocks, strict=True) for _ in range(block.shape[1])]
-    _check_columns(inputs, columns, range(1, len(inputs) + 1))
-    return assemble(inputs, _parquet_labels(table.column(label).to_pylist(), label, keep_na), "table", keep_na=keep_na)
-
-
-def parquet_labels(path: Path, label_column: str | None, delimiter: str | None, keep_na: bool) -> list[str]:
-    """Return the label of each row; the other columns are not read."""
-    _no_delimiter(delimiter)
-    table = _parquet(path, label_column, only_labels=True)
-    return [str(label) for label in _parquet_labels(table.column(0).to_pylist(), table.column_names[0], keep_na)]
-
-
-def _no_delimiter(delimiter: str | None) -> None:
-    if delimiter is not None:
-        raise CollapseError("delimiter: a Parquet file has none; leave it out")
-
-
-def _parquet(path: Path, label_column: str | None = None, *, only_labels: bool = False) -> pa.Table:
-    """The columns without pandas' index."""
+@contextmanager
+def _parquet(path: Path) -> Iterator[Table]:
+    """Columns that pandas' metadata name as index are left out."""
     try:
         import pyarrow.parquet as pq
     except ImportError:
         raise CollapseError("reading Parquet needs pyarrow; pip install 'collapsekit[parquet]'") from None
     with parsing(path.name, "give an intact Parquet file"), path.open("rb") as stream, pq.ParquetFile(stream) as file:
-        stored = json.loads((file.schema_arrow.metadata or {}).get(b"pandas", b"{}"))
-        index = {name for name in stored.get("index_columns", []) if isinstance(name, str)}
-        names = [name for name in file.schema_arrow.names if name not in index]
-        if only_labels:
-            names = [names[label_position(names, label_column)]]
-        check_size((file.metadata.num_rows, len(names)), 4, "rows and columns")
-        return file.read(columns=names, use_threads=False)
-
-
-def _parquet_labels(labels: list[Any], name: str, keep_na: bool) -> RawLabels:
-    for number, label in enumerate(labels, 1):
-        if label is None or label != label:
-            raise CollapseError(f"row {number} has no label in column {shorten(name)}; {FILL}")
-    kinds = {type(label) for label in labels}
-    if kinds == {str}:
-        return typed([_label(label, number, name, keep_na) for number, label in enumerate(labels, 1)])
-    if len(kinds) == 1 and kinds <= {int, float, bool}:
-        return np.array(labels)
-    kind = min((kind.__name__ for kind in kinds), default="none")
-    raise CollapseError(f"the labels are of type {kind}; give whole numbers or strings")
-
-
-def _numbers(column: pa.Array, name: str) -> NDArray[np.float32]:
-    """One column, (N, 1), or a list of as many numbers in every row, (N, m)."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0]) + 1
-        raise CollapseError(f"column {shorten(name)}, row {row} is empty; {FILL}")
-    rows, kind = len(column), column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        if pc.count_distinct(pc.list_value_length(column)).as_py() != 1:
-            raise CollapseError(f"column {shorten(name)}: lists of several lengths; give as many numbers in every row")
-        column = column.flatten()
-    numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
-    if not any(check(column.type) for check in numeric) or column.null_count:
-        shown = shorten(printable(str(column[0].as_py())))
-        raise CollapseError(f"column {shorten(name)}, row 1: {shown} is not a number; {ENCODE}")
-    if pa.types.is_decimal(column.type):
-        column = column.cast(pa.float64())
-    with np.errstate(over="ignore"):  # infinities are found and named afterwards
-        values: NDArray[np.float32] = column.to_numpy(zero_copy_only=False).astype(np.float32)
-    return values.reshape(rows, -1)
+        schema = file.schema_arrow
+        index = json.loads((schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
+        kept = [k for k, name in enumerate(schema.names) if name not in index]
+        check_size((file.metadata.num_rows, len(kept)), 4, "rows and columns")
+        batches = file.iter_batches(BATCH, use_threads=False)
+        rows = (row for batch in batches for row in zip(*(batch.column(k).to_pylist() for k in kept), strict=True))
+        yield [schema.names[k] for k in kept], ((number, list(row)) for number, row in enumerate(rows, 1))
