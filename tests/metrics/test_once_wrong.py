@@ -334,7 +334,6 @@ def stored(tmp_path):
     return tmp_path
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="B7")
 @pytest.mark.parametrize(
     "words",
     [

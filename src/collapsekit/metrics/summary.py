@@ -9,7 +9,7 @@ from torch import Tensor
 
 from collapsekit.metrics import functional as F
 from collapsekit.metrics.moments import ClassMoments
-from collapsekit.theory._closed_form import GeneralOrthogonalFrame
+from collapsekit.prediction import Prediction
 
 MEANINGS = {
     "nc1": "within-class over between-class variability; 0 where features of every class coincide",
@@ -38,7 +38,7 @@ MEANINGS = {
 def scalars(
     moments: ClassMoments,
     weight: Tensor | None = None,
-    frame: GeneralOrthogonalFrame | None = None,
+    prediction: Prediction | None = None,
     *,
     centred: bool = True,
 ) -> dict[str, float]:
@@ -64,8 +64,8 @@ def scalars(
             "nc2_norm_spread_w": F.norm_spread(weight.double()),
             "nc3_duality": F.duality(weight, moments),
         }
-    if frame is not None:
-        result |= F.frame_metrics(moments, weight, frame)
+    if prediction is not None:
+        result |= F.frame_metrics(moments, weight, prediction)
     return result
 
 
