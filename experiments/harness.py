@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from collapsekit import solve
+from collapsekit.pool import cluster
 from collapsekit.training import TrainConfig, compare_run, load_run, sweep
-from collapsekit.training.pool import cluster
 from collapsekit.training.runs import run_folder
 
 RESULTS = Path(__file__).parent / "results"

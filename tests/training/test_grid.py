@@ -23,9 +23,9 @@ from numpy.testing import assert_array_equal
 
 from collapsekit import CollapseError
 from collapsekit.cli import main
+from collapsekit.pool import LocalPool
 from collapsekit.training import TrainConfig, checkpoint, load_run, sweep, train
 from collapsekit.training._sweep import configurations, part_of
-from collapsekit.training.pool import LocalPool
 from collapsekit.training.runs import in_use, locked, read_history
 
 TINY = {"epochs": 12, "hidden": (8,), "feature_dim": 12}
@@ -448,7 +448,13 @@ COMMAND += ["--hidden", "8", "--epochs", "1500", "--seeds", "0:1"]
 def started(folder):
     """A sweep in a process (and process group) of its own, once its run has a checkpoint; and its child processes."""
     process = subprocess.Popen(
-        COMMAND, cwd=folder, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        COMMAND,
+        cwd=folder,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored, if the tests run in the background
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     run = folder / "runs" / SLOW.fingerprint
     until(lambda: (run / "checkpoint.safetensors").exists() and checkpointed(run) > 20)

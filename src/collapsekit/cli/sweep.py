@@ -19,11 +19,11 @@ from collapsekit.cli import SOME_FAILED
 from collapsekit.cli._console import print_json, print_note, stderr
 from collapsekit.cli.collect import print_rows
 from collapsekit.errors import CollapseError
+from collapsekit.pool import cluster
 from collapsekit.training import Outcome, Standing, TrainConfig
 from collapsekit.training import sweep as run_sweep
 from collapsekit.training._collect import collect, failed_row
 from collapsekit.training._sweep import MOST_RUNS, configurations, part_of
-from collapsekit.training.pool import cluster
 from collapsekit.validation import shorten
 
 TYPES = get_type_hints(TrainConfig)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from collapsekit import files
 from collapsekit.diagnosis._compare import Comparison, compare
 from collapsekit.errors import CollapseError
 from collapsekit.training import runs
@@ -105,7 +106,7 @@ def write_table(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
         content = _parquet(rows)
     else:
         content = (_csv(rows) if target.suffix == ".csv" else json.dumps(rows, indent=1) + "\n").encode(**SHOWN)
-    runs.replace_bytes(target, content)
+    files.replace(target, content)
 
 
 def _run_folders(place: Path) -> Iterator[Path]:

@@ -6,7 +6,6 @@ import math
 import operator
 import os
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,12 +18,13 @@ from typing import Any, Literal
 
 import torch
 
+from collapsekit import files
 from collapsekit.errors import CollapseError
+from collapsekit.pool import LocalPool, require_connection, submitted, worker_died
 from collapsekit.training import checkpoint, runs
 from collapsekit.training._config import TrainConfig
 from collapsekit.training._split import load_split
-from collapsekit.training._train import train
-from collapsekit.training.pool import LocalPool, require_connection, submitted, worker_died
+from collapsekit.training._train import ONE_AT_A_TIME, interruptible, train
 from collapsekit.validation import shorten, whole_number
 
 POLL = 0.5
@@ -35,8 +35,6 @@ MOST_RUNS = 100_000
 """A grid of more is taken for a slip of the pen."""
 DATA_FIELDS = ("data", "label_column", "profile", "ratio", "largest", "class_names", "seed")
 """What decides the training set."""
-ONE_AT_A_TIME = threading.Lock()
-"""Training sets torch's random state, which the threads of a process share."""
 
 Grid = Mapping[str, Any]
 """Values by the name of a field of TrainConfig: a list or range stands for one configuration a value."""
@@ -54,11 +52,14 @@ class Outcome:
         Where the run is stored; ``load_run(folder)`` reads it if it is finished.
     reason : str or None
         Why there is no finished run, or None if there is one.
+    anew : str or None
+        What was wrong with the run that was stored there, so that it was trained anew; None if nothing was.
     """
 
     config: TrainConfig
     folder: Path
     reason: str | None = None
+    anew: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -207,15 +208,18 @@ class _Sweep:
         self.pending: dict[Future[str | None], TrainConfig] = {}
         self.over: dict[TrainConfig, Outcome] = {}
         self.deaths, self.reached = dict.fromkeys(planned, 0), dict.fromkeys(planned, 0)
-        self.checksums: dict[tuple[Any, ...], int | None] = {}  # of the training sets
+        self.checksums: dict[tuple[Any, ...], tuple[int, int] | None] = {}  # of the data
+        self.anew: dict[TrainConfig, str] = {}  # why what is stored is of no use
 
     def outcomes(self) -> list[Outcome]:
         """Train until every configuration is over."""
         try:
-            while len(self.over) < len(self.planned):
-                self._submit()
-                self._report()
-                self._settle()
+            with interruptible() as heed_interrupt:
+                while len(self.over) < len(self.planned):
+                    self._submit()
+                    self._report()
+                    self._settle()
+                    heed_interrupt()
         except BaseException:
             for future in self.pending:
                 future.cancel()
@@ -237,7 +241,8 @@ class _Sweep:
             return False
         try:
             self._require_sound(config)
-        except runs.Damaged:
+        except runs.Damaged as error:
+            self.anew[config] = str(error)
             return False
         except CollapseError as error:
             self._end(config, str(error))
@@ -251,12 +256,13 @@ class _Sweep:
             checkpoint.require_same_data(folder, data, config.data)
         runs.finished_run(folder, config)
 
-    def _checksum(self, config: TrainConfig) -> int | None:
-        """Of the training set; None if it cannot be read here, but perhaps where the workers are."""
+    def _checksum(self, config: TrainConfig) -> tuple[int, int] | None:
+        """Of the data, as new and as old runs hold it; None if only the workers can read it."""
         key = tuple(getattr(config, name) for name in DATA_FIELDS)
         if key not in self.checksums:
             try:
-                self.checksums[key] = load_split(config).checksum
+                split = load_split(config)
+                self.checksums[key] = split.checksum, split.training_checksum
             except CollapseError:
                 self.checksums[key] = None
         return self.checksums[key]
@@ -303,7 +309,7 @@ class _Sweep:
             self._end(config, reason)
 
     def _end(self, config: TrainConfig, reason: str | None) -> None:
-        self.over[config] = Outcome(config, self._folder(config), reason)
+        self.over[config] = Outcome(config, self._folder(config), reason, self.anew.get(config))
 
     def _stored(self, config: TrainConfig) -> bool:
         return os.path.exists(self._folder(config) / runs.ENVIRONMENT)
@@ -343,7 +349,7 @@ def train_one(config: TrainConfig, out: str, device: str) -> str | None:
 
 def _train(config: TrainConfig, out: str, device: str) -> None:
     """Go on with a run; train it anew if its files are damaged."""
-    runs.discard(Path(out) / config.fingerprint / runs.FAILURE)
+    files.discard(Path(out) / config.fingerprint / runs.FAILURE)
     try:
         train(config, out=out, resume=True, device=device)
     except runs.Damaged:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from collapsekit import files
 from collapsekit.errors import CollapseError
 from collapsekit.training import runs
 from collapsekit.validation import shorten
@@ -16,7 +18,7 @@ DATA = "data"
 
 
 def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, data: int) -> None:
-    """Replace the checkpoint; `data` is the checksum of the training set."""
+    """Replace the checkpoint; `data` is the checksum of the split."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items() if isinstance(value, Tensor)}
@@ -24,8 +26,8 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step:
     runs.replace_tensors(folder / runs.CHECKPOINT, tensors)
 
 
-def require_same_data(folder: Path, data: int, name: str) -> None:
-    """A run goes on, or is given back, only for the training set on which it began.
+def require_same_data(folder: Path, data: Container[int], name: str) -> None:
+    """A run goes on, or is given back, only for the data on which it began: a checkpoint holds one of `data`.
 
     Raises
     ------
@@ -36,7 +38,7 @@ def require_same_data(folder: Path, data: int, name: str) -> None:
     if not path.exists():
         return
     stored = runs.read_tensors(path, keys=(DATA,)).get(DATA)
-    if stored is None or stored.numel() != 1 or int(stored) != data:
+    if stored is None or stored.numel() != 1 or int(stored) not in data:
         raise CollapseError(
             f"data={shorten(name)}: is not what the run in {folder} was trained on; train again without resuming, or "
             "give another folder"
@@ -53,7 +55,7 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
     """
     path = folder / runs.CHECKPOINT
     if not path.exists():
-        runs.discard(folder / runs.HISTORY)
+        files.discard(folder / runs.HISTORY)
         return 0
     tensors = runs.read_tensors(path)
     try:
@@ -70,5 +72,5 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
         reason = str(error).splitlines()[0]
         raise runs.Damaged(f"run: {path} is of another run ({reason}); train again without resuming") from None
     history = runs.read_history(folder, up_to_step=step)
-    runs.replace_text(folder / runs.HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
+    files.replace(folder / runs.HISTORY, "".join(json.dumps(entry) + "\n" for entry in history))
     return step

@@ -1,14 +1,15 @@
-"""A run and its folder: configuration, history, measurement, checkpoint; every file replaced atomically, no pickle."""
+"""A run and its folder: configuration, history, measurement, checkpoint; no pickle."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Container, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import takewhile
@@ -18,9 +19,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from collapsekit import files
 from collapsekit.errors import CollapseError
 from collapsekit.metrics import ClassMoments, Measurement
 from collapsekit.problem import UFM
@@ -37,6 +39,10 @@ CONFIG, HISTORY, ARRAYS, CHECKPOINT, ENVIRONMENT, FAILURE, LOCK = (
     "failure.json",
     "lock",
 )
+SCHEMA = 2
+"""Of the environment: 2 has checksums, 1 had none."""
+SAID = {"versions", "machine", "device", "threads", "seconds"}
+"""What a report says of the environment."""
 PER_CLASS = ("confidences", "losses", "recalls", "centre_agreement")
 
 
@@ -96,6 +102,11 @@ class Run:
         return None if self.problem is None else predict(self.problem)
 
     @property
+    def unverifiable(self) -> bool:
+        """Whether the run was stored before runs had checksums, so that nothing says if it was changed since."""
+        return "checksums" not in self.environment
+
+    @property
     def balanced_accuracy(self) -> float:
         """Mean of the held-out recalls; NaN without held-out samples."""
         known = self.test_recalls[np.isfinite(self.test_recalls)]
@@ -131,9 +142,9 @@ PATIENCE = 0.2
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder for one process; a second one is refused. The lock ends with the process, however that ends."""
-    with _writing(folder / LOCK):
-        handle = (folder / LOCK).open("w")
-    with handle:
+    with ExitStack() as stack:
+        with files.writing(folder / LOCK):
+            handle = stack.enter_context(files.opened(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW))
         _lock(handle.fileno(), folder, time.monotonic() + PATIENCE)
         yield
 
@@ -157,7 +168,7 @@ def _lock(handle: int, folder: Path, deadline: float) -> None:
 def in_use(folder: Path) -> bool:
     """Return whether a process trains the run now."""
     try:
-        with (folder / LOCK).open() as handle:
+        with files.opened(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW) as handle:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -171,35 +182,21 @@ def tidy(folder: Path, *, keep: bool) -> None:
     names = (ENVIRONMENT, ARRAYS, CHECKPOINT, HISTORY, FAILURE, CONFIG)
     for name in names:
         for temporary in folder.glob(f".{name}.*"):
-            discard(temporary)
+            files.discard(temporary)
         if not keep:
-            discard(folder / name)
-
-
-def discard(path: Path) -> None:
-    """Remove a file, if it is there."""
-    with _writing(path):
-        path.unlink(missing_ok=True)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one, never a part."""
-    _replace(path, lambda temporary: _write(temporary, text))
-
-
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
-    _replace(path, lambda temporary: temporary.write_bytes(content))
+            files.discard(folder / name)
 
 
 def replace_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file so that a reader sees the old one or the new one, never a part."""
-    _replace(path, lambda temporary: save_file({k: t.contiguous().cpu() for k, t in tensors.items()}, temporary))
+    """Write a safetensors file; in memory first, because safetensors' own temporary files outlive a kill."""
+    files.replace(path, save({key: tensor.contiguous().cpu() for key, tensor in tensors.items()}))
 
 
 def read_tensors(path: Path, keys: Container[str] | None = None) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file, or those with these names."""
     try:
+        if path.exists() and not path.is_file():  # safetensors would wait for the other end of a pipe
+            raise OSError("no regular file")
         with safe_open(path, framework="pt") as stored:
             return {key: stored.get_tensor(key) for key in stored.keys() if keys is None or key in keys}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
@@ -208,16 +205,14 @@ def read_tensors(path: Path, keys: Container[str] | None = None) -> dict[str, Te
 
 def append_history(folder: Path, entry: dict[str, Any]) -> None:
     """Add one line to the history."""
-    path = folder / HISTORY
-    with _writing(path), path.open("a", encoding="utf-8") as handle:
-        handle.write(json.dumps(entry) + "\n")
+    files.append(folder / HISTORY, json.dumps(entry))
 
 
 def read_history(folder: Path, up_to_step: float = np.inf) -> list[dict[str, Any]]:
     """Return the history up to a step; it ends before the first line that is torn."""
     path = folder / HISTORY
     try:
-        lines = path.read_bytes().splitlines()
+        lines = files.read(path).splitlines()
     except FileNotFoundError:  # not begun, or begun again this moment
         return []
     except OSError as error:
@@ -256,15 +251,17 @@ def save_results(run: Run) -> None:
     replace_tensors(run.folder / ARRAYS, tensors)
     names = None if measured.names is None else list(measured.names)
     content = run.environment | {"names": names, "last_layer": asdict(run.last_layer)}
-    replace_text(run.folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
+    with files.writing(run.folder):
+        content["checksums"] = _checksums(run.folder, content)
+    files.replace(run.folder / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
 
 
 def save_failure(out: str | os.PathLike[str], config: TrainConfig, reason: str) -> None:
     """Note in a run's folder why it could not be finished."""
     folder = run_folder(out, config)
     with locked(folder):
-        replace_text(folder / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
-        replace_text(folder / FAILURE, json.dumps({"reason": reason}) + "\n")
+        files.replace(folder / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+        files.replace(folder / FAILURE, json.dumps({"reason": reason}) + "\n")
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
@@ -287,14 +284,15 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     path = Path(folder)
     if not (path / ENVIRONMENT).exists():
         raise CollapseError(f"run={str(folder)!r}: {_what_is_there(path)}")
-    environment = read_json(path / ENVIRONMENT)
-    arrays = read_tensors(path / ARRAYS)
+    environment, arrays = read_json(path / ENVIRONMENT), read_tensors(path / ARRAYS)
     try:
         config = TrainConfig.from_dict(read_json(path / CONFIG))
+        _require_unchanged(path, config, dict(environment))
         num_classes, dim = arrays["shape"].tolist()
         names = class_names(environment.pop("names"), num_classes)
         last_layer = LastLayer(**environment.pop("last_layer"))
         whole_number(f"run={str(folder)!r}: dim", last_layer.dim, 1, "train again without resuming")
+        _require_shapes(arrays, num_classes, dim)
         moments = ClassMoments.from_state(arrays["moments"], num_classes, dim)
         measured = Measurement(
             moments,
@@ -308,8 +306,40 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         return Run(path, config, last_layer, measured, test_recalls, read_history(path), environment)
     except CollapseError as error:
         raise Damaged(str(error)) from None
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise Damaged(f"run={str(folder)!r}: damaged ({error}); train again without resuming") from None
+
+
+def _require_unchanged(path: Path, config: TrainConfig, environment: dict[str, Any]) -> None:
+    """Refuse a run that is not as `save_results` left it; one of schema 1 has no checksums that could tell."""
+    if path.resolve().name != config.fingerprint:
+        raise Damaged(f"run={str(path)!r}: was renamed, or its {CONFIG} was changed; train again without resuming")
+    if environment.get("schema") not in (1, SCHEMA):
+        raise Damaged(f"run={str(path)!r}: written by another version of collapsekit; train again without resuming")
+    if not isinstance(environment.get("versions"), dict) or not environment.keys() >= SAID:
+        raise Damaged(f"run={str(path)!r}: {ENVIRONMENT} is damaged; train again without resuming")
+    if environment["schema"] == SCHEMA:
+        stored = environment.pop("checksums", None)
+        if not isinstance(stored, dict) or stored != (found := _checksums(path, environment)):
+            names = [name for name in found if stored.get(name) != found[name]]
+            raise Damaged(f"run={str(path)!r}: this run was changed ({', '.join(names)}); train again without resuming")
+
+
+def _checksums(folder: Path, environment: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of all that a finished run is read from."""
+    parts = {name: files.read(folder / name) for name in (CONFIG, HISTORY, ARRAYS)}
+    parts[ENVIRONMENT] = json.dumps(environment, sort_keys=True).encode()
+    return {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
+
+
+def _require_shapes(arrays: dict[str, Tensor], num_classes: int, dim: int) -> None:
+    """What runs without checksums can hold: arrays of other shapes, and numbers that training never stores."""
+    shapes = dict.fromkeys((*PER_CLASS, "test_recalls", "bias"), (num_classes,)) | {"weight": (num_classes, dim)}
+    for name, tensor in arrays.items():
+        if tuple(tensor.shape) != shapes.get(name, tensor.shape):
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shapes[name]}")
+        if name in ("moments", "weight", "bias") and not tensor.isfinite().all():
+            raise ValueError(f"{name} are not finite")
 
 
 def finished_run(folder: Path, config: TrainConfig) -> Run:
@@ -332,7 +362,7 @@ def _what_is_there(path: Path) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object stored in a JSON file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(files.read(path))
     except (OSError, ValueError, RecursionError) as error:
         raise Damaged(f"run: {path} cannot be read ({error}); train again without resuming") from None
     if not isinstance(content, dict):
@@ -344,39 +374,10 @@ def environment(device: torch.device, seconds: float) -> dict[str, Any]:
     """Return what is needed to judge whether a figure can be expected to repeat."""
     packages = ("collapsekit", "numpy", "scikit-learn", "torch", "torchmetrics")
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "machine": platform.machine(),
         "device": str(device),
         "threads": torch.get_num_threads(),
         "seconds": round(seconds, 1),
     }
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with _writing(path):
-        try:
-            temporary.touch()
-            mode = temporary.stat().st_mode  # by the umask, which safetensors passes over
-            write(temporary)
-            temporary.chmod(mode)
-            with temporary.open("rb") as handle:
-                os.fsync(handle.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """A full disk, a missing permission, ...: one line that names the file."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise CollapseError(f"out: {path} cannot be written ({reason}); free space or give another folder") from None
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a path may hold bytes outside UTF-8
