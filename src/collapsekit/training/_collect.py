@@ -40,6 +40,7 @@ COMPARED = (
 FOUND = ("predicted_collapsed", "measured_collapsed", *COMPARED, "balanced_accuracy", "times_threshold", "seconds")
 SHOWN: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
 """A path may hold bytes outside UTF-8."""
+UNVERIFIABLE = "unverifiable: stored before runs had checksums"
 SUFFIXES = (".json", ".csv", ".parquet")
 
 
@@ -56,7 +57,7 @@ def collect(folder: str | os.PathLike[str]) -> list[Row]:
     list of dict
         In the order of the folders' names, all with the same keys: ``run`` (the folder's name); ``status``
         (``finished``, ``running``, ``stopped``, which can be resumed, ``failed`` or ``damaged``); ``reason`` of the
-        last two; ``step``, the last that was evaluated; the fields of TrainConfig; ``predicted_collapsed`` and
+        last two, or that a finished run is unverifiable, because it was stored without checksums; ``step``, the last that was evaluated; the fields of TrainConfig; ``predicted_collapsed`` and
         ``measured_collapsed``, numbers of classes; the numbers of :class:`Comparison`; ``balanced_accuracy`` on the
         held-out samples; ``times_threshold``, λ_W λ_H as a multiple of the smallest threshold; ``seconds`` of training
         since it was last resumed. What a run does not have, or is no finite number, is None.
@@ -143,7 +144,8 @@ def failed_row(outcome: Outcome, row: Row | None = None) -> Row:
 
 def _state(folder: Path) -> Row:
     if (folder / runs.ENVIRONMENT).exists():
-        return {"status": "finished"} | _found(runs.load_run(folder))
+        run = runs.load_run(folder)
+        return {"status": "finished", "reason": UNVERIFIABLE if run.unverifiable else None} | _found(run)
     if runs.in_use(folder):
         return {"status": "running"}
     if (folder / runs.FAILURE).exists():

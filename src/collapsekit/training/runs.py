@@ -104,7 +104,7 @@ class Run:
     @property
     def unverifiable(self) -> bool:
         """Whether the run was stored before runs had checksums, so that nothing says if it was changed since."""
-        return "checksums" not in self.environment
+        return bool(self.environment["schema"] == 1)
 
     @property
     def balanced_accuracy(self) -> float:
@@ -287,7 +287,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     environment, arrays = read_json(path / ENVIRONMENT), read_tensors(path / ARRAYS)
     try:
         config = TrainConfig.from_dict(read_json(path / CONFIG))
-        _require_unchanged(path, config, dict(environment))
+        _require_unchanged(path, config, environment)
         num_classes, dim = arrays["shape"].tolist()
         names = class_names(environment.pop("names"), num_classes)
         last_layer = LastLayer(**environment.pop("last_layer"))
