@@ -68,13 +68,11 @@ class Head:
             if self.logit_adjustment is not None or self.cdt is not None or plain.loss != CrossEntropy():
                 raise CollapseError(f"--loss={self.loss}: smoothing, --logit-adjustment and --cdt are cross-entropy's")
             return others[self.loss]
-        loss, shares = plain.loss, plain.counts / plain.num_samples
-        assert isinstance(loss, CrossEntropy)
-        if self.logit_adjustment is not None:
-            loss = replace(loss, offsets=tuple(self.logit_adjustment * np.log(shares)))
-        if self.cdt is not None:
-            loss = replace(loss, scales=tuple((shares / shares.max()) ** self.cdt))
-        return loss
+        tau, gamma = self.logit_adjustment, self.cdt
+        offsets = None if tau is None else CrossEntropy.logit_adjusted(plain.counts, tau).offsets
+        scales = None if gamma is None else CrossEntropy.cdt(plain.counts, gamma).scales
+        assert isinstance(plain.loss, CrossEntropy)
+        return replace(plain.loss, offsets=offsets, scales=scales)
 
 
 def solve(

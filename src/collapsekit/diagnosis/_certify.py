@@ -30,7 +30,7 @@ class NetworkCertificate:
     @property
     def gap(self) -> float:
         """``(objective − lower bound) / objective`` of the network itself."""
-        return max(0.0, (self.objective - self.means.lower_bound) / abs(self.objective))
+        return (self.objective - self.means.lower_bound) / abs(self.objective)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, with its schema version."""

@@ -9,11 +9,13 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from collapsekit.compensated import exact_product, exact_sum, pair
 from collapsekit.errors import CollapseError
 from collapsekit.losses.scalar import SNAP, confidence_at, softplus
-from collapsekit.validation import Array, numeric, positive_number, positive_vector
+from collapsekit.losses.sums import Labels, MatrixLoss, SoftmaxSum
+from collapsekit.validation import Array, class_counts, numeric, positive_number, positive_vector
 
 LARGEST_MARGIN = 100.0
 """Target margins and offsets beyond this overflow float64 once exponentiated and divided by a small price."""
@@ -21,7 +23,7 @@ PER_CLASS = ("margins", "offsets", "scales", "smoothing_weights")
 
 
 @dataclass(frozen=True)
-class CrossEntropy:
+class CrossEntropy(MatrixLoss):
     r"""Cross-entropy with label smoothing ε, target margins Δ_k, temperature T, offsets o_j and scales s_j.
 
     .. math::
@@ -83,6 +85,7 @@ class CrossEntropy:
 
     centred: ClassVar[bool] = True
     convex: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
 
     smoothing: float = 0.0
     margins: tuple[float, ...] | None = None
@@ -112,58 +115,66 @@ class CrossEntropy:
     @property
     def per_class(self) -> int | None:
         """K if any argument has one value a class."""
-        return next((len(v) for v in (getattr(self, name) for name in PER_CLASS) if v is not None), None)
+        return next((len(getattr(self, name)) for name in PER_CLASS if getattr(self, name) is not None), None)
 
     @property
     def obstacle(self) -> str | None:
         """Why this loss is no function of the margin, or None if it is one."""
-        for name, what in (
-            ("offsets", "additive offsets (logit adjustment)"),
-            ("scales", "class-dependent scales (CDT, VS)"),
-            ("smoothing_weights", "class-weighted label smoothing"),
-        ):
-            if getattr(self, name) is not None:
-                return f"{what} have no closed form" if name != "smoothing_weights" else f"{what} has no closed form"
-        return None
+        if self.offsets is not None:
+            return "additive offsets (logit adjustment) have no closed form"
+        if self.scales is not None:
+            return "class-dependent scales (CDT, VS) have no closed form"
+        return None if self.smoothing_weights is None else "class-weighted label smoothing has no closed form"
 
-    def value(self, logits: Array) -> Array:
-        """Return the loss of each class, (K,), for logits (K, K) with row k the logits of class k."""
-        u = self._shifted(logits)
-        targets = np.diagonal(u)
-        if self.smoothing_weights is not None:
-            y = self.targets(len(u))
-            return np.asarray(np.logaddexp.reduce(u, axis=1) * y.sum(axis=1) - (y * u).sum(axis=1))
-        if self.smoothing:
-            targets = (1 - self.smoothing) * targets + self.smoothing * u.mean(axis=1)
-        return np.asarray(np.logaddexp.reduce(u, axis=1) - targets)
+    @classmethod
+    def ldam(cls, counts: ArrayLike, largest: float = 0.5, **terms: Any) -> CrossEntropy:
+        """Return the loss with LDAM's margins ``Δ_k = largest (n_min/n_k)^¼``; `terms` are further arguments.
 
-    def gradient(self, logits: Array) -> Array:
-        """Return the gradient of each row's loss in its logits, (K, K): softmax minus targets, times s/T."""
-        u = self._shifted(logits)
-        shifted = np.exp(u - u.max(axis=1, keepdims=True))
-        probabilities = shifted / shifted.sum(axis=1, keepdims=True)
-        targets = self.targets(len(u))
-        if self.smoothing_weights is not None:
-            probabilities *= targets.sum(axis=1, keepdims=True)
-        return np.asarray((probabilities - targets) * self.slopes(len(u)))
+        Examples
+        --------
+        >>> CrossEntropy.ldam([16, 1]).margins
+        (0.25, 0.5)
+        """
+        n = class_counts(counts)
+        return cls(margins=largest * (n.min() / n) ** 0.25, **terms)
 
-    def targets(self, num_classes: int) -> Array:
-        """Return y, (K, K), row k the targets of class k; rows sum to 1 unless smoothing is class-weighted."""
-        spread = np.ones((num_classes, num_classes))
-        if self.smoothing_weights is not None:
-            v = np.asarray(self.smoothing_weights)
-            spread = v / v[:, None]
-        return np.asarray((1 - self.smoothing) * np.eye(num_classes) + self.smoothing / num_classes * spread)
+    @classmethod
+    def logit_adjusted(cls, counts: ArrayLike, tau: float = 1.0, **terms: Any) -> CrossEntropy:
+        """Return the loss with offsets ``τ log π_k``; `terms` are further arguments.
 
-    def slopes(self, num_classes: int) -> Array:
-        """Return s/T, (K,): what each class's logit is multiplied by."""
+        Examples
+        --------
+        >>> CrossEntropy.logit_adjusted([30, 10]).value(np.zeros((2, 2))).round(4)
+        array([0.2877, 1.3863])
+        """
+        n = class_counts(counts)
+        return cls(offsets=tau * np.log(n / n.sum()), **terms)
+
+    @classmethod
+    def cdt(cls, counts: ArrayLike, gamma: float = 0.1, **terms: Any) -> CrossEntropy:
+        """Return the loss with CDT's scales ``(n_k/n_max)^γ``; `terms` are further arguments.
+
+        Examples
+        --------
+        >>> CrossEntropy.cdt([100, 25], 0.5).scales
+        (1.0, 0.5)
+        """
+        n = class_counts(counts)
+        return cls(scales=(n / n.max()) ** gamma, **terms)
+
+    def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> SoftmaxSum:
+        """Return ``Σ_i weights_i ℓ(z_i; labels_i)``."""
+        own = np.eye(num_classes)[labels]
+        v = np.ones(num_classes) if self.smoothing_weights is None else np.asarray(self.smoothing_weights)
+        offsets = 0.0 if self.offsets is None else np.asarray(self.offsets)
         scales = np.ones(num_classes) if self.scales is None else np.asarray(self.scales)
-        return np.asarray(scales / self.temperature)
-
-    def shifts(self, num_classes: int) -> Array:
-        """Return what is added to scaled logits, (K, K), row k for class k: ``o − Δ_k e_k``."""
-        offsets = np.zeros(num_classes) if self.offsets is None else np.asarray(self.offsets)
-        return np.asarray(offsets - self._margins * np.eye(num_classes))
+        return SoftmaxSum(
+            weights,
+            labels,
+            slopes=scales / self.temperature,
+            shifts=np.asarray(offsets - own * self._margins),
+            targets=(1 - self.smoothing) * own + self.smoothing / num_classes * (v / v[labels][:, None]),
+        )
 
     def scalar(self, margins: Array, num_classes: int) -> Array:
         """Return φ_k at each margin, (…, K) or any shape without target margins."""
@@ -267,12 +278,6 @@ class CrossEntropy:
     def _margins(self) -> Array:
         """Δ, () or (K,)."""
         return np.asarray(0.0 if self.margins is None else self.margins)
-
-    def _shifted(self, logits: Array) -> Array:
-        size = len(logits)
-        scaled = logits / self.temperature if self.scales is None else logits * self.slopes(size)
-        shifted = scaled - self._margins * np.eye(size)
-        return np.asarray(shifted if self.offsets is None else shifted + np.asarray(self.offsets))
 
     def _require_scalar_form(self) -> None:
         if self.obstacle is not None:

@@ -12,14 +12,15 @@ import numpy as np
 from collapsekit.compensated import Pair
 from collapsekit.errors import CollapseError
 from collapsekit.losses.cross_entropy import CrossEntropy
-from collapsekit.losses.scalar import SNAP, confidence_at, error_odds, optimum_of, softplus, without_diagonal
+from collapsekit.losses.scalar import SNAP, confidence_at, optimum_of, softplus
+from collapsekit.losses.sums import Labels, LossSum, MatrixLoss
 from collapsekit.validation import Array, numeric
 
 LARGEST_GAMMA = 50.0
 
 
 @dataclass(frozen=True)
-class Focal:
+class Focal(MatrixLoss):
     r"""Focal loss ``ℓ_k(z) = −(1−p_k)^γ log p_k`` with p the softmax; γ = 0 is cross-entropy.
 
     With t the log-odds of error it is ``f(t) = σ(t)^γ softplus(t)``, increasing but for many classes not convex: the
@@ -53,6 +54,7 @@ class Focal:
 
     centred: ClassVar[bool] = True
     convex: ClassVar[bool] = False
+    smooth: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         gamma = numeric("gamma", self.gamma)
@@ -60,19 +62,13 @@ class Focal:
             raise CollapseError(f"gamma={self.gamma!r}: give a number from 0 to {LARGEST_GAMMA:g}")
         object.__setattr__(self, "gamma", float(gamma))
 
-    def value(self, logits: Array) -> Array:
-        """Return the loss of each class, (K,), for logits (K, K) with row k the logits of class k."""
-        return self._of_odds(error_odds(logits))
-
-    def gradient(self, logits: Array) -> Array:
-        """Return the gradient of each row's loss in its logits, (K, K)."""
-        others = without_diagonal(logits)
-        shares = np.exp(others - np.logaddexp.reduce(others, axis=1, keepdims=True))
-        return np.asarray(self._slope(error_odds(logits))[:, None] * (shares - np.eye(len(logits))))
+    def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> FocalSum:
+        """Return ``Σ_i weights_i ℓ(z_i; labels_i)``."""
+        return FocalSum(weights, labels, self)
 
     def scalar(self, margins: Array, num_classes: int) -> Array:
         """Return φ at each margin, same shape."""
-        return self._of_odds(np.log(num_classes - 1) - margins)
+        return self.of_odds(np.log(num_classes - 1) - margins)
 
     def confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the target's softmax probability at each margin, same shape."""
@@ -80,7 +76,7 @@ class Focal:
 
     def critical_price(self, num_classes: int) -> Array:
         """Return the price from which margin 0 is optimal, (): the steepest chord of φ from margin 0."""
-        return np.asarray(self._slope(np.asarray(_last_odds(self, num_classes))))
+        return np.asarray(self.slope(np.asarray(_last_odds(self, num_classes))))
 
     def margin(self, prices: Array, num_classes: int, tails: Array | None = None) -> Array:
         """Return the global minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q, same shape; 0 from the jump on.
@@ -114,20 +110,26 @@ class Focal:
         """Return ``−φ'`` at each margin; NaN where no price makes that margin the minimiser (inside the jump)."""
         odds = np.log(num_classes - 1) - margins
         reached = odds <= _last_odds(self, num_classes) * (1 + 1e-12)
-        return np.where(reached, self._slope(odds), np.nan)
+        return np.where(reached, self.slope(odds), np.nan)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the loss as plain values (JSON-ready)."""
         return {"name": "Focal", "gamma": self.gamma}
 
-    def _of_odds(self, t: Array) -> Array:
+    def of_odds(self, t: Array) -> Array:
         """f(t), t the log-odds of error."""
         return np.asarray(np.exp(-self.gamma * softplus(-t)) * softplus(1.0 * t))
 
-    def _slope(self, t: Array) -> Array:
+    def slope(self, t: Array) -> Array:
         """f'(t) = σ(t)^γ (σ(t) + γ σ(−t) softplus(t)); increasing up to one point, then decreasing to 1."""
         wrong, right = np.exp(-np.logaddexp(0.0, -t)), np.exp(-np.logaddexp(0.0, t))
         return np.asarray(wrong**self.gamma * (wrong + self.gamma * right * np.logaddexp(0.0, t)))
+
+    def bend(self, t: Array) -> Array:
+        """Return f''(t), t the log-odds of error."""
+        wrong, right, soft = np.exp(-np.logaddexp(0.0, -t)), np.exp(-np.logaddexp(0.0, t)), np.logaddexp(0.0, t)
+        curved = (1 + 2 * self.gamma) * wrong + self.gamma * soft * (self.gamma * right - wrong)
+        return np.asarray(wrong**self.gamma * right * curved)
 
     def _odds_at(self, log_prices: Array, odds: Array, last: float) -> Array:
         """The t ≤ last at which log f'(t) has the given values, from a bound below: Newton, up to rounding."""
@@ -164,6 +166,45 @@ class Focal:
         return self.gamma * (t - soft) + np.log(factor), self.gamma * right + curved / factor
 
 
+@dataclass(frozen=True)
+class FocalSum(LossSum):
+    """``Σ_i α_i f(t_i)``, t the log-odds of error: not convex."""
+
+    loss: Focal
+
+    def parts(self, logits: Array) -> tuple[Array, Array, tuple[Array, Array, Array]]:
+        """Return losses, gradients, and the wrong classes' shares of the error with f' and f''."""
+        others = np.array(logits, dtype=np.float64)
+        others[self.own] = -np.inf
+        top = others.max(axis=1)
+        shares = np.exp(others - top[:, None])
+        total = shares.sum(axis=1)
+        shares /= total[:, None]
+        odds = np.log(total) + (top - logits[self.own])
+        first = self.loss.slope(odds)
+        return self.loss.of_odds(odds), first[:, None] * self._lines(shares), (shares, first, self.loss.bend(odds))
+
+    def curvature(self, state: tuple[Array, Array, Array], moved: Array) -> Array:
+        """Return the Hessian times a change of the logits, (n, K)."""
+        shares, first, second = state
+        mean = np.einsum("ij,ij->i", shares, moved)
+        bent = first[:, None] * shares * (moved - mean[:, None])
+        bent += (second * (mean - moved[self.own]))[:, None] * self._lines(shares)
+        return np.asarray(self.weights[:, None] * bent)
+
+    def diagonal(self, state: tuple[Array, Array, Array]) -> Array:
+        """Return a positive stand-in for the diagonal of the Hessian, (n, K)."""
+        shares, first, second = state
+        bent = first[:, None] * shares * (1 - shares) + np.abs(second)[:, None] * self._lines(shares) ** 2
+        return np.asarray(self.weights[:, None] * bent)
+
+    def _lines(self, shares: Array) -> Array:
+        """The gradient of the log-odds, (n, K)."""
+        lines = shares.copy()
+        lines[self.own] -= 1.0
+        return lines
+
+
 @lru_cache
 def _last_odds(loss: Focal, num_classes: int) -> float:
     """The largest log-odds of error of a class that keeps its margin: where the line from margin 0 touches f."""
@@ -171,7 +212,7 @@ def _last_odds(loss: Focal, num_classes: int) -> float:
 
     def beyond(t: Array) -> Array:
         """Positive where the tangent at t passes above f at margin 0."""
-        return np.asarray(loss._of_odds(t) + loss._slope(t) * (end - t) - loss._of_odds(np.asarray(end)))
+        return np.asarray(loss.of_odds(t) + loss.slope(t) * (end - t) - loss.of_odds(np.asarray(end)))
 
     def bends_down(t: Array) -> Array:
         """Minus the sign of f'' : f''/f' has one zero."""

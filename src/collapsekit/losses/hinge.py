@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from collapsekit.losses.scalar import SNAP, confidence_at, optimum_of, without_diagonal
+from collapsekit.losses.scalar import SNAP, confidence_at, optimum_of
+from collapsekit.losses.sums import HingeSum, Labels, MatrixLoss
 from collapsekit.validation import Array
 
 
 @dataclass(frozen=True)
-class Hinge:
+class Hinge(MatrixLoss):
     r"""Multi-class hinge of Crammer and Singer, ``ℓ_k(z) = max(0, 1 + max_{j≠k} z_j − z_k)``.
 
     Margins are 1 or 0: ``φ(s) = max(0, 1 − s)``, and a class dies where margin costs as much as it saves. (torch's
@@ -30,17 +31,33 @@ class Hinge:
 
     centred: ClassVar[bool] = True
     convex: ClassVar[bool] = True
+    smooth: ClassVar[bool] = False
 
-    def value(self, logits: Array) -> Array:
-        """Return the loss of each class, (K,), for logits (K, K) with row k the logits of class k."""
-        return np.asarray(np.maximum(0.0, 1.0 + without_diagonal(logits).max(axis=1) - np.diagonal(logits)))
+    def value(self, logits: Array, labels: Labels | None = None) -> Array:
+        """Return the loss of each row, (n,), for logits (n, K); without labels row k is of class k."""
+        own, others = self._split(logits, labels)
+        return np.asarray(np.maximum(0.0, 1.0 + others.max(axis=1) - logits[own]))
 
-    def gradient(self, logits: Array) -> Array:
-        """Return a subgradient of each row's loss in its logits, (K, K); ties share."""
-        others = without_diagonal(logits)
+    def gradient(self, logits: Array, labels: Labels | None = None) -> Array:
+        """Return a subgradient of each row's loss in its logits, (n, K); ties share."""
+        own, others = self._split(logits, labels)
         largest = others == others.max(axis=1, keepdims=True)
-        active = (self.value(logits) > 0)[:, None]
-        return np.asarray(active * (largest / largest.sum(axis=1, keepdims=True) - np.eye(len(logits))))
+        gradient = largest / largest.sum(axis=1, keepdims=True)
+        gradient[own] = -1.0
+        return np.asarray((self.value(logits, labels) > 0)[:, None] * gradient)
+
+    def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> HingeSum:
+        """Return ``Σ_i weights_i ℓ(z_i; labels_i)``, smoothed by `smoothing` > 0."""
+        own = np.eye(num_classes)[labels]
+        slopes = np.full(num_classes, 1 / smoothing)
+        return HingeSum(weights * smoothing, labels, slopes, -own / smoothing, own)
+
+    def _split(self, logits: Array, labels: Labels | None) -> tuple[tuple[Labels, Labels], Array]:
+        """Where the targets stand, and the logits with −∞ in their place."""
+        own = self._of_rows(logits, labels).own
+        others = np.array(logits, dtype=np.float64)
+        others[own] = -np.inf
+        return own, others
 
     def scalar(self, margins: Array, num_classes: int) -> Array:
         """Return φ at each margin, same shape."""

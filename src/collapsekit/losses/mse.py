@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from collapsekit.losses.scalar import SNAP, confidence_at, optimum_of
+from collapsekit.losses.sums import Labels, MatrixLoss, SquaredSum
 from collapsekit.validation import Array
 
 
 @dataclass(frozen=True)
-class MSE:
+class MSE(MatrixLoss):
     r"""Squared error to one-hot targets, ``ℓ_k(z) = ½ ‖z − e_k‖²``, summed over classes (``nn.MSELoss`` averages).
 
     No centring: the optimum has ``W h_k = s_k e_k``, so that margin s costs ``√(λ_W λ_H n_k)`` instead of
@@ -30,14 +31,11 @@ class MSE:
 
     centred: ClassVar[bool] = False
     convex: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
 
-    def value(self, logits: Array) -> Array:
-        """Return the loss of each class, (K,), for logits (K, K) with row k the logits of class k."""
-        return np.asarray(0.5 * np.square(logits - np.eye(len(logits))).sum(axis=1))
-
-    def gradient(self, logits: Array) -> Array:
-        """Return the gradient of each row's loss in its logits, (K, K)."""
-        return np.asarray(logits - np.eye(len(logits)))
+    def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> SquaredSum:
+        """Return ``Σ_i weights_i ℓ(z_i; labels_i)``."""
+        return SquaredSum(weights, labels)
 
     def scalar(self, margins: Array, num_classes: int) -> Array:
         """Return φ at each margin, same shape."""

@@ -41,13 +41,3 @@ def softplus(x: Array) -> Array:
     if np.max(x, initial=0.0) < 700.0:
         return np.asarray(np.log1p(np.exp(x, out=x), out=x))
     return np.asarray(np.logaddexp(0.0, x))
-
-
-def without_diagonal(logits: Array) -> Array:
-    """The logits with −∞ in place of each row's target."""
-    return np.where(np.eye(len(logits), dtype=bool), -np.inf, logits)
-
-
-def error_odds(logits: Array) -> Array:
-    """Log-odds of error of each row, (K,)."""
-    return np.asarray(np.logaddexp.reduce(without_diagonal(logits), axis=1) - np.diagonal(logits))

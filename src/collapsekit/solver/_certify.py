@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from collapsekit.errors import CollapseError
-from collapsekit.losses import Hinge
+from collapsekit.losses.sums import EPS
 from collapsekit.problem import UFM
-from collapsekit.solver.model import Balanced, FocalSum, Point, Softmax, Squared
+from collapsekit.solver.model import Balanced, Point
 from collapsekit.solver.newton import Local
 from collapsekit.solver.polar import upper_bound
 from collapsekit.validation import Array, numeric, shorten
@@ -113,7 +113,7 @@ def certify(problem: UFM, weights: ArrayLike, features: ArrayLike, bias: ArrayLi
     """
     W, H, b = feasible(problem, weights, features, bias)
     objective = problem.objective(W, H, None if problem.bias is None else b)
-    smoothings = HINGE_SMOOTHINGS if isinstance(problem.loss, Hinge) else (1.0,)
+    smoothings = (1.0,) if problem.loss.smooth else HINGE_SMOOTHINGS
     found = []
     for smoothing in smoothings:
         model = Balanced(problem, smoothing)
@@ -135,7 +135,7 @@ class Bound:
 def certificate(objective: float, bound: Bound) -> Certificate:
     """Return the certificate of a point of this objective."""
     gap = (objective - bound.lower_bound) / max(abs(objective), 1e-300)
-    return Certificate(objective, bound.lower_bound, max(0.0, gap), bound.stationarity, bound.polar, bound.kind)
+    return Certificate(objective, bound.lower_bound, gap, bound.stationarity, bound.polar, bound.kind)
 
 
 def feasible(
@@ -159,84 +159,28 @@ def feasible(
 
 
 def bound_at(model: Balanced, point: Point, target: float = 1e-13) -> Bound:
-    """Return the lower bound that a point yields; polar bounds are tried until one closes the gap to `target`."""
-    here = Local(model, point)
-    if isinstance(model.loss, FocalSum):
-        polar = upper_bound(_square(model, here.slopes), None, model.problem.relu, np.inf)[0]
-        return Bound(-np.inf, here.stationarity, np.sqrt(polar) / model.kappa, NO_CERTIFICATE)
-    logits = model.logits(point)
-    if model.has_bias:
-        logits = logits + (optimal_bias(model, logits, point.b) - point.b)
-    dual = Dual(model, logits)
-    limit = (model.kappa * (1 + target)) ** 2
-    square, kind = upper_bound(_square(model, dual.gradient), point.V, model.problem.relu, limit)
-    scale = 1.0 if square <= model.kappa**2 else model.kappa / np.sqrt(square)
-    return Bound(dual.value(scale), here.stationarity, float(np.sqrt(square)) / model.kappa, kind)
+    """Return the lower bound that a point yields; polar bounds are tried until one closes the gap to `target`.
 
-
-def _square(model: Balanced, gradient: Array) -> Array:
-    """``A = YᵀY`` with ``Y = −(f ⊙ G)ᵀ``, (K, K)."""
-    scaled = model.factors[:, None] * gradient
-    return np.asarray(scaled @ scaled.T)
-
-
-class Dual:
-    """A dual point at given logits: for the cross-entropies the probabilities, mended where the bias is free.
-
-    Attributes
-    ----------
-    gradient : ndarray, shape (K, K)
-        P at scale 1; its columns sum to 0 if the bias is free.
+    The polar of the exactly feasible P* is at most that of P plus the Frobenius norm of their distance; forming
+    ``A = YᵀY`` errs by at most ``(K + 2) EPS ‖ |Y| ‖² ≤ (K + 2) EPS ‖Y‖₁ ‖Y‖_∞``.
     """
-
-    def __init__(self, model: Balanced, logits: Array) -> None:
-        self.model, loss = model, model.loss
-        free = model.has_bias and not model.bias_penalty
-        _, gradient, state = loss.evaluate(logits)
-        if isinstance(loss, Softmax):
-            p = np.asarray(state)
-            self._probabilities = _mended(loss, p) if free else p
-            apart = loss.masses[:, None] * self._probabilities - loss.targets
-            gradient = apart * (loss.weights[:, None] * loss.slopes)
-        elif free:
-            gradient = gradient - (loss.weights / loss.weights.sum())[:, None] * gradient.sum(axis=0)
-        self.gradient = gradient
-
-    def value(self, t: float) -> float:
-        """Return the dual objective at t P, a little lowered for rounding."""
-        model, loss = self.model, self.model.loss
-        if isinstance(loss, Softmax):
-            parts = self._softmax(loss, t)
-        else:
-            assert isinstance(loss, Squared)
-            parts = -t * np.diagonal(self.gradient) - 0.5 * t**2 * (self.gradient**2).sum(axis=1) / loss.weights
-        value, size = float(parts.sum()), float(np.abs(parts).sum())
-        if model.bias_penalty:
-            total = t * self.gradient.sum(axis=0)
-            value -= float(total @ total) / (2 * model.bias_penalty)
-        return value - 1e-15 * size
-
-    def _softmax(self, loss: Softmax, t: float) -> Array:
-        """``w_k [m_k H(r_k) + ⟨m_k r_k − y_k, o_k⟩]``, r between targets and probabilities; (K,)."""
-        if isinstance(self.model.problem.loss, Hinge):  # the hinge itself: 1 − r_kk, weights without the smoothing
-            return np.asarray(t * self.model.problem.loss_weights * (1 - np.diagonal(self._probabilities)))
-        m = loss.masses[:, None]
-        r = (1 - t) * loss.targets / m + t * self._probabilities
-        entropy = -(r * np.log(np.where(r > 0, r, 1.0))).sum(axis=1)
-        shift = t * ((m * self._probabilities - loss.targets) * loss.shifts).sum(axis=1)
-        return np.asarray(loss.weights * (loss.masses * entropy + shift))
-
-
-def _mended(loss: Softmax, p: Array) -> Array:
-    """Return probabilities near p, (K, K), whose weighted sum over classes is exactly that of the targets."""
-    w = loss.weights * loss.masses
-    wanted, have = loss.weights @ loss.targets, w @ p
-    keep = min(1.0, float((wanted / np.maximum(have, 1e-300)).min()))
-    if keep == 1.0 and np.array_equal(wanted, have):
-        return p
-    keep = min(keep, 1 - 1e-14)
-    common = np.maximum(wanted - keep * have, 0.0) / ((1 - keep) * w.sum())
-    return np.asarray(keep * p + (1 - keep) * common)
+    here, relu = Local(model, point), model.problem.relu
+    logits = model.logits(point)
+    if model.has_bias and model.problem.loss.convex:
+        logits = logits + (optimal_bias(model, logits, point.b) - point.b)
+    dual = model.loss.dual(logits, balanced=model.has_bias and not model.bias_penalty)
+    if dual is None:
+        square = upper_bound(here.scaled @ here.scaled.T, None, relu, np.inf)[0]
+        return Bound(-np.inf, here.stationarity, float(np.sqrt(square)) / model.kappa, NO_CERTIFICATE)
+    Y = model.factors[:, None] * dual.gradient
+    square, kind = upper_bound(Y @ Y.T, point.V, relu, (model.kappa * (1 + target)) ** 2)
+    square += (len(Y) + 2) * EPS * float(np.abs(Y).sum(axis=0).max() * np.abs(Y).sum(axis=1).max())
+    polar = float(np.sqrt(square) + np.linalg.norm(model.factors[:, None] * dual.error)) / model.kappa
+    scale = min(1.0, (1 - 4 * EPS) / max(polar, 1e-300))
+    value = dual.value(scale)
+    if model.bias_penalty:
+        value -= float((dual.drift(scale) ** 2).sum()) * (1 + len(Y) * EPS) / (2 * model.bias_penalty)
+    return Bound(value, here.stationarity, polar, kind)
 
 
 def optimal_bias(model: Balanced, logits: Array, bias: Array, steps: int = 50) -> Array:
@@ -246,9 +190,9 @@ def optimal_bias(model: Balanced, logits: Array, bias: Array, steps: int = 50) -
     value += float(0.5 * model.bias_penalty * (b @ b))
     for _ in range(steps):
         slope = gradient.sum(axis=0) + model.bias_penalty * b
-        if np.abs(slope).max() <= 1e-17 + 1e-16 * np.abs(gradient).sum(axis=0).max():
+        if np.abs(slope).max() <= 1e-16 * np.abs(gradient).sum(axis=0).max():
             break
-        hessian = _bias_hessian(model, state)
+        hessian = model.loss.bias_hessian(state)
         hessian[np.diag_indices(model.size)] += model.bias_penalty + 1e-13 * np.trace(hessian) / model.size + 1e-300
         step = -np.linalg.lstsq(hessian, slope, rcond=1e-13)[0]
         size = min(1.0, LONGEST_STEP / max(float(np.abs(step).max()), 1e-300))
@@ -264,12 +208,3 @@ def optimal_bias(model: Balanced, logits: Array, bias: Array, steps: int = 50) -
             break
         b, value, gradient, state = trial, found, turned, fresh
     return b
-
-
-def _bias_hessian(model: Balanced, state: Any) -> Array:
-    """Σ_k of each row's Hessian, (K, K), without a K×K×K array."""
-    if isinstance(model.loss, Softmax):
-        w = model.loss.weights * model.loss.masses
-        bent = np.diag(w @ state) - state.T @ (w[:, None] * state)
-        return np.asarray(bent * np.outer(model.loss.slopes, model.loss.slopes))
-    return np.asarray(np.eye(model.size) * model.loss.diagonal(state).sum(axis=0))

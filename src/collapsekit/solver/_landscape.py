@@ -11,7 +11,7 @@ import numpy as np
 
 from collapsekit.errors import CollapseError
 from collapsekit.problem import UFM
-from collapsekit.solver._solve import START_SCALE, Search, is_focal, random_start
+from collapsekit.solver._solve import START_SCALE, Search, random_start
 from collapsekit.solver.model import Balanced, Point
 from collapsekit.solver.newton import Face, Local, Mask, Progress, pack, unpack
 from collapsekit.validation import Array, positive_number, shorten, whole_number
@@ -166,13 +166,13 @@ def landscape(
     ends = {name: [_timed(model, method, start) for start in points] for name, method in used.items()}
     bounds = [bound for *_, bound in ends["certified"]]
     objectives = [_objective(model, point) for rows in ends.values() for point, *_ in rows]
-    bound = min(objectives) if is_focal(problem) else max(bounds)
+    bound = max(bounds) if problem.loss.convex else min(objectives)
     best = min(ends["certified"], key=lambda row: _objective(model, row[0]))[0]
     outcomes = {
         name: tuple(_outcome(model, row, bound, _dead(model, best), curvature) for row in rows)
         for name, rows in ends.items()
     }
-    return Landscape(problem, size, wanted, np.nan if is_focal(problem) else bound, outcomes)
+    return Landscape(problem, size, wanted, bound if problem.loss.convex else np.nan, outcomes)
 
 
 Row = tuple[Point, int, float, float]
@@ -189,7 +189,7 @@ def _outcome(model: Balanced, row: Row, bound: float, dead: Mask, curvature: boo
     here, objective = Local(model, point), _objective(model, point)
     return Outcome(
         objective=objective,
-        gap=max(0.0, (objective - bound) / abs(objective)),
+        gap=(objective - bound) / abs(objective),
         stationarity=here.stationarity,
         wrongly_dead=int((_dead(model, point) & ~dead).sum()),
         curvature=smallest_curvature(here) if curvature else np.nan,

@@ -10,7 +10,7 @@ import numpy as np
 
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
-from collapsekit.losses import CrossEntropy, Focal, Hinge
+from collapsekit.losses import CrossEntropy
 from collapsekit.problem import UFM
 from collapsekit.solver._certify import NO_CERTIFICATE, Bound, Certificate, bound_at, certificate, feasible
 from collapsekit.solver.coordinates import added, largest, responding, room, rounded, svd_factors, tidied, widened
@@ -256,7 +256,7 @@ class Search:
         if not np.isfinite(Balanced(self.problem).objective(start)):
             self.progress.ended = "the objective is not finite at the start (give smaller numbers)"
             return
-        for i, smoothing in enumerate(SMOOTHINGS if isinstance(self.problem.loss, Hinge) else (1.0,)):
+        for i, smoothing in enumerate((1.0,) if self.problem.loss.smooth else SMOOTHINGS):
             model = Balanced(self.problem, smoothing)
             start = self._any_dimension(model, start if i else self._first(model, start))
             if self.closed or self.progress.spent():
@@ -424,8 +424,3 @@ class Search:
         if found.polar > 1 + 1e-9 and dim is not None and self.needed == dim:
             return f"spurious, {gap}: an escape direction is known but no coordinate of dim = {dim} is free"
         return f"stationary, {gap} not closed: the bound on the polar, {found.kind}, may be loose"
-
-
-def is_focal(problem: UFM) -> bool:
-    """Whether no certificate exists."""
-    return isinstance(problem.loss, Focal)

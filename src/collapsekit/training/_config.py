@@ -286,10 +286,9 @@ class TrainConfig:
 
     def loss(self, counts: Array) -> CrossEntropy:
         """Return the loss of this run on a training set with these counts."""
-        margins = None if self.ldam is None else tuple(self.ldam * (counts.min() / counts) ** 0.25)
-        offsets = None
-        if self.logit_adjustment is not None:
-            offsets = tuple(self.logit_adjustment * np.log(counts / counts.sum()))
+        margins = None if self.ldam is None else CrossEntropy.ldam(counts, self.ldam).margins
+        tau = self.logit_adjustment
+        offsets = None if tau is None else CrossEntropy.logit_adjusted(counts, tau).offsets
         return CrossEntropy(smoothing=self.smoothing, margins=margins, offsets=offsets)
 
     def penalties(self, counts: Array, last: LastLayer) -> tuple[float, float | None]:
