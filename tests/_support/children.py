@@ -5,8 +5,9 @@ import os
 import resource
 from pathlib import Path
 
+from collapsekit import files
 from collapsekit.report import report
-from collapsekit.training import train
+from collapsekit.training import load_run, store, train
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["children"])
@@ -28,3 +29,20 @@ def resume(config, out, told=None, limit=None):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         Path(told).write_text(f"{type(error).__name__}: {error}\n")
         os._exit(2)
+
+
+def checkpoints(folder, begun):
+    """Write a run's checkpoint over and over."""
+    tensors = store.read_tensors(folder / store.CHECKPOINT)
+    while True:
+        store.replace_tensors(folder / store.CHECKPOINT, tensors)
+        begun.touch()
+
+
+def reports(folder, begun):
+    """Write a run's report once, and its page over and over."""
+    page = report(load_run(folder))
+    content = page.read_bytes()
+    while True:
+        files.replace(page, content)
+        begun.touch()

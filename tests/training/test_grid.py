@@ -26,7 +26,7 @@ from collapsekit.cli import main
 from collapsekit.pool import LocalPool
 from collapsekit.training import TrainConfig, checkpoint, load_run, sweep, train
 from collapsekit.training._sweep import configurations, part_of
-from collapsekit.training.runs import in_use, locked, read_history
+from collapsekit.training.store import in_use, locked, read_history
 
 TINY = {"epochs": 12, "hidden": (8,), "feature_dim": 12}
 GRID = TINY | {"seed": range(2), "penalty_scale": [0.5, 1.5]}

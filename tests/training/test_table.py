@@ -13,7 +13,8 @@ from pyarrow import parquet
 from _support.tolerances import EXACT
 from collapsekit import CollapseError
 from collapsekit.training import TrainConfig, collect, compare_run, load_run, train, write_table
-from collapsekit.training.runs import locked, save_failure
+from collapsekit.training.runs import save_failure
+from collapsekit.training.store import locked
 
 TINY = TrainConfig(epochs=5, hidden=(8,), feature_dim=12)
 NAN_FREE = (int, float, str, bool, list, type(None))

@@ -21,7 +21,7 @@ import torch
 from collapsekit import files
 from collapsekit.errors import CollapseError
 from collapsekit.pool import LocalPool, require_connection, submitted, worker_died
-from collapsekit.training import checkpoint, runs
+from collapsekit.training import checkpoint, runs, store
 from collapsekit.training._config import TrainConfig
 from collapsekit.training._split import load_split
 from collapsekit.training._train import ONE_AT_A_TIME, interruptible, train
@@ -230,7 +230,7 @@ class _Sweep:
     def _submit(self) -> None:
         for _ in range(len(self.waiting)):
             config = self.waiting.popleft()
-            if runs.in_use(self._folder(config)):
+            if store.in_use(self._folder(config)):
                 self.waiting.append(config)
             elif not self._read(config):
                 self.pending[submitted(self.executor, train_one, config, str(self.out), self.device)] = config
@@ -241,7 +241,7 @@ class _Sweep:
             return False
         try:
             self._require_sound(config)
-        except runs.Damaged as error:
+        except store.Damaged as error:
             self.anew[config] = str(error)
             return False
         except CollapseError as error:
@@ -303,7 +303,7 @@ class _Sweep:
     def _give_up(self, config: TrainConfig, reason: str) -> None:
         try:
             _reason(runs.save_failure, self.out, config, reason)  # in a folder of no use the outcome alone has it
-        except runs.InUse:  # somebody else is at it
+        except store.InUse:  # somebody else is at it
             self.waiting.append(config)
         else:
             self._end(config, reason)
@@ -312,7 +312,7 @@ class _Sweep:
         self.over[config] = Outcome(config, self._folder(config), reason, self.anew.get(config))
 
     def _stored(self, config: TrainConfig) -> bool:
-        return os.path.exists(self._folder(config) / runs.ENVIRONMENT)
+        return os.path.exists(self._folder(config) / store.ENVIRONMENT)
 
     def _folder(self, config: TrainConfig) -> Path:
         return self.out / config.fingerprint
@@ -321,7 +321,7 @@ class _Sweep:
         if self.progress is None:
             return
         folders = {config: self._folder(config) for config in self.planned if config not in self.over}
-        running = {config: _last_step(folder) for config, folder in folders.items() if runs.in_use(folder)}
+        running = {config: _last_step(folder) for config, folder in folders.items() if store.in_use(folder)}
         self.progress(Standing(tuple(self.over.values()), running, len(self.planned) - len(self.over)))
 
 
@@ -331,7 +331,7 @@ BUSY: Literal["busy"] = "busy"
 def train_one(config: TrainConfig, out: str, device: str) -> str | None:
     """Train in a worker; return why there is no finished run, ``BUSY`` if another process is at it, or None."""
     folder = Path(out) / config.fingerprint
-    if runs.in_use(folder):
+    if store.in_use(folder):
         return BUSY
     with ONE_AT_A_TIME:
         threads = torch.get_num_threads()
@@ -340,7 +340,7 @@ def train_one(config: TrainConfig, out: str, device: str) -> str | None:
             reason = _reason(_train, config, out, device)
             if reason is not None:
                 _reason(runs.save_failure, out, config, reason)  # in a folder of no use the outcome alone has it
-        except runs.InUse:
+        except store.InUse:
             return BUSY
         finally:
             torch.set_num_threads(threads)
@@ -349,17 +349,17 @@ def train_one(config: TrainConfig, out: str, device: str) -> str | None:
 
 def _train(config: TrainConfig, out: str, device: str) -> None:
     """Go on with a run; train it anew if its files are damaged."""
-    files.discard(Path(out) / config.fingerprint / runs.FAILURE)
+    files.discard(Path(out) / config.fingerprint / store.FAILURE)
     try:
         train(config, out=out, resume=True, device=device)
-    except runs.Damaged:
+    except store.Damaged:
         train(config, out=out, resume=False, device=device)
 
 
 def _last_step(folder: Path) -> int:
     """The last step in the history; 0 if that cannot be read."""
     try:
-        return runs.last_step(folder)
+        return store.last_step(folder)
     except CollapseError:
         return 0
 
@@ -368,7 +368,7 @@ def _reason(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str | No
     """Return in one line why the call fails, or None if it does not."""
     try:
         function(*args, **kwargs)
-    except runs.InUse:
+    except store.InUse:
         raise
     except CollapseError as error:
         return str(error)

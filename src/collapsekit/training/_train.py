@@ -23,7 +23,7 @@ from collapsekit.errors import CollapseError
 from collapsekit.metrics.last_layer import find_head, forward
 from collapsekit.problem import UFM
 from collapsekit.theory._closed_form import predict
-from collapsekit.training import checkpoint, runs
+from collapsekit.training import checkpoint, runs, store
 from collapsekit.training._config import LastLayer, TrainConfig
 from collapsekit.training._split import Split, load_split
 from collapsekit.training.evaluation import history_entry, measured, recompute_batchnorm
@@ -93,14 +93,14 @@ def train(
         with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
             torch.manual_seed(config.seed)
             session = _Session(config, split, place)
-            folder = runs.run_folder(out, config)
-            with runs.locked(folder):
+            folder = store.run_folder(out, config)
+            with store.locked(folder):
                 if resume:
                     checkpoint.require_same_data(folder, (split.checksum, split.training_checksum), config.data)
-                    if (folder / runs.ENVIRONMENT).exists():
+                    if (folder / store.ENVIRONMENT).exists():
                         return runs.finished_run(folder, config)
-                runs.tidy(folder, keep=resume)
-                files.replace(folder / runs.CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+                store.tidy(folder, keep=resume)
+                files.replace(folder / store.CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
                 started = time.monotonic()
                 session.run(folder, progress)
                 return session.finished(folder, time.monotonic() - started)
@@ -150,7 +150,7 @@ class _Session:
                 loss = self._step(step, batch)
                 if step in due:
                     entry = self._evaluated(step, loss)
-                    runs.append_history(folder, entry)
+                    store.append_history(folder, entry)
                     checkpoint.save(folder, self.model, self.optimizer, step, checksum)
                     if progress is not None:
                         progress(step, self.total, entry["loss"] if entry["objective"] is None else entry["objective"])
@@ -169,7 +169,7 @@ class _Session:
             tested = measured(self.model, self.split, self.head.module, self.loss, train_set=False)
             assert tested.recalls is not None  # the network has a head
             recalls = tested.recalls
-        history = runs.read_history(folder)
+        history = store.read_history(folder)
         environment = runs.environment(self.device, seconds)
         run = Run(folder, self.config, self.last_layer, result, recalls, history, environment)
         runs.save_results(run)

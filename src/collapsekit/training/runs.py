@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import platform
-import time
-from collections.abc import Container, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from collapsekit import files
@@ -28,17 +21,22 @@ from collapsekit.metrics import ClassMoments, Measurement
 from collapsekit.problem import UFM
 from collapsekit.theory._closed_form import GeneralOrthogonalFrame, predict
 from collapsekit.training._config import LastLayer, TrainConfig
-from collapsekit.validation import Array, class_names, whole_number
-
-CONFIG, HISTORY, ARRAYS, CHECKPOINT, ENVIRONMENT, FAILURE, LOCK = (
-    "config.json",
-    "history.jsonl",
-    "arrays.safetensors",
-    "checkpoint.safetensors",
-    "env.json",
-    "failure.json",
-    "lock",
+from collapsekit.training.store import (
+    ARRAYS,
+    CONFIG,
+    ENVIRONMENT,
+    FAILURE,
+    HISTORY,
+    Damaged,
+    locked,
+    read_history,
+    read_json,
+    read_tensors,
+    replace_tensors,
+    run_folder,
 )
+from collapsekit.validation import Array, class_names, shorten, whole_number
+
 SCHEMA = 2
 """Of the environment: 2 has checksums, 1 had none."""
 SAID = {"versions", "machine", "device", "threads", "seconds"}
@@ -116,125 +114,6 @@ class Run:
         return f"Run({self.folder.name}: {self.config.recipe} on {self.config.data}, seed {self.config.seed})"
 
 
-def run_folder(out: str | os.PathLike[str], config: TrainConfig) -> Path:
-    """Return (and create) the folder of a run below `out`, named by the hash of its configuration."""
-    folder = Path(out) / config.fingerprint
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = f"{folder}: {error.strerror}" if error.strerror else error
-        raise CollapseError(f"out={str(out)!r}: {reason}; give a folder that can be written") from None
-    return folder
-
-
-class InUse(CollapseError):
-    """Another process trains this run."""
-
-
-class Damaged(CollapseError):
-    """A file of this run cannot be used; training anew replaces it."""
-
-
-PATIENCE = 0.2
-"""Seconds after which a locked folder counts as in use: `in_use` holds the lock for a moment too."""
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for one process; a second one is refused. The lock ends with the process, however that ends."""
-    with ExitStack() as stack:
-        with files.writing(folder / LOCK):
-            handle = stack.enter_context(files.opened(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW))
-        _lock(handle.fileno(), folder, time.monotonic() + PATIENCE)
-        yield
-
-
-def _lock(handle: int, folder: Path, deadline: float) -> None:
-    while True:
-        try:
-            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise InUse(
-                    f"out: {folder} is in use by another process; wait for it or change the configuration"
-                ) from None
-            time.sleep(PATIENCE / 20)
-        except OSError as error:
-            raise CollapseError(
-                f"out: {folder} cannot be locked ({error.strerror}); give a folder on a file system with locks"
-            ) from None
-
-
-def in_use(folder: Path) -> bool:
-    """Return whether a process trains the run now."""
-    try:
-        with files.opened(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW) as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # there is no such folder yet
-        return False
-    return False
-
-
-def tidy(folder: Path, *, keep: bool) -> None:
-    """Remove what a killed process left half-written, and, unless it is to be kept, the run itself."""
-    names = (ENVIRONMENT, ARRAYS, CHECKPOINT, HISTORY, FAILURE, CONFIG)
-    for name in names:
-        for temporary in folder.glob(f".{name}.*"):
-            files.discard(temporary)
-        if not keep:
-            files.discard(folder / name)
-
-
-def replace_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file; in memory first, because safetensors' own temporary files outlive a kill."""
-    files.replace(path, save({key: tensor.contiguous().cpu() for key, tensor in tensors.items()}))
-
-
-def read_tensors(path: Path, keys: Container[str] | None = None) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, or those with these names."""
-    try:
-        if path.exists() and not path.is_file():  # safetensors would wait for the other end of a pipe
-            raise OSError("no regular file")
-        with safe_open(path, framework="pt") as stored:
-            return {key: stored.get_tensor(key) for key in stored.keys() if keys is None or key in keys}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise Damaged(f"run: {path} cannot be read ({error}); train again without resuming") from None
-
-
-def append_history(folder: Path, entry: dict[str, Any]) -> None:
-    """Add one line to the history."""
-    files.append(folder / HISTORY, json.dumps(entry))
-
-
-def read_history(folder: Path, up_to_step: float = np.inf) -> list[dict[str, Any]]:
-    """Return the history up to a step; it ends before the first line that is torn."""
-    path = folder / HISTORY
-    try:
-        lines = files.read(path).splitlines()
-    except FileNotFoundError:  # not begun, or begun again this moment
-        return []
-    except OSError as error:
-        raise Damaged(f"run: {path} cannot be read ({error.strerror}); train again without resuming") from None
-    return [entry for entry in takewhile(bool, map(_entry, lines)) if entry["step"] <= up_to_step]
-
-
-def last_step(folder: Path) -> int:
-    """Return the last step in the history of a run, 0 if there is none."""
-    history = read_history(folder)
-    return int(history[-1]["step"]) if history else 0
-
-
-def _entry(line: bytes) -> dict[str, Any]:
-    """One line of the history; empty if it is torn or anything else."""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else {}
-
-
 def save_results(run: Run) -> None:
     """Write what `load_run` needs; the environment comes last and marks the run as finished."""
     measured = run.measured
@@ -303,19 +182,32 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             loss=config.loss(moments.counts.numpy()),
         )
         test_recalls = arrays["test_recalls"].numpy()
-        return Run(path, config, last_layer, measured, test_recalls, read_history(path), environment)
+        history = read_history(path)
+        _require_numbers(history, num_classes)
+        return Run(path, config, last_layer, measured, test_recalls, history, environment)
     except CollapseError as error:
         raise Damaged(str(error)) from None
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise Damaged(f"run={str(folder)!r}: damaged ({error}); train again without resuming") from None
 
 
+def require_own_name(folder: Path, config: TrainConfig) -> None:
+    """Refuse a folder that has not the name of its configuration."""
+    if folder.resolve().name != config.fingerprint:
+        raise Damaged(
+            f"run={str(folder)!r}: this run was changed ({CONFIG}) or renamed (from {config.fingerprint}); train again "
+            "without resuming, or give it back its name"
+        )
+
+
 def _require_unchanged(path: Path, config: TrainConfig, environment: dict[str, Any]) -> None:
     """Refuse a run that is not as `save_results` left it; one of schema 1 has no checksums that could tell."""
-    if path.resolve().name != config.fingerprint:
-        raise Damaged(f"run={str(path)!r}: was renamed, or its {CONFIG} was changed; train again without resuming")
+    require_own_name(path, config)
     if environment.get("schema") not in (1, SCHEMA):
-        raise Damaged(f"run={str(path)!r}: written by another version of collapsekit; train again without resuming")
+        raise Damaged(
+            f"run={str(path)!r}: this run was changed, or written by another version of collapsekit "
+            f"({ENVIRONMENT} has schema {shorten(environment.get('schema'))}); train again without resuming"
+        )
     if not isinstance(environment.get("versions"), dict) or not environment.keys() >= SAID:
         raise Damaged(f"run={str(path)!r}: {ENVIRONMENT} is damaged; train again without resuming")
     if environment["schema"] == SCHEMA:
@@ -330,6 +222,14 @@ def _checksums(folder: Path, environment: dict[str, Any]) -> dict[str, str]:
     parts = {name: files.read(folder / name) for name in (CONFIG, HISTORY, ARRAYS)}
     parts[ENVIRONMENT] = json.dumps(environment, sort_keys=True).encode()
     return {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
+
+
+def _require_numbers(history: list[dict[str, Any]], num_classes: int) -> None:
+    """Raise KeyError, TypeError or ValueError if an entry is not what an evaluation stores."""
+    for entry in history:
+        np.array([entry["objective"], entry["loss"], entry["nc1"], *dict(entry["metrics"]).values()], dtype=float)
+        if np.array(entry["confidences"], dtype=float).shape != (num_classes,):
+            raise ValueError(f"{HISTORY} has other classes in step {entry['step']}")
 
 
 def _require_shapes(arrays: dict[str, Tensor], num_classes: int, dim: int) -> None:
@@ -357,17 +257,6 @@ def _what_is_there(path: Path) -> str:
     if below:
         return f"holds no run; it holds folders of runs: give one of them, e.g. {str(below[0].parent)!r}"
     return "holds no run; give the folder that train has printed"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object stored in a JSON file."""
-    try:
-        content = json.loads(files.read(path))
-    except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(f"run: {path} cannot be read ({error}); train again without resuming") from None
-    if not isinstance(content, dict):
-        raise Damaged(f"run: {path} holds no object; train again without resuming")
-    return content
 
 
 def environment(device: torch.device, seconds: float) -> dict[str, Any]:
