@@ -7,10 +7,10 @@ from pathlib import Path
 
 from collapsekit import files
 from collapsekit.report import report
-from collapsekit.training import load_run, store, train
+from collapsekit.training import store, train
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["children"])
+CONTEXT.set_forkserver_preload(["_support.children"])
 
 
 def start(function, *arguments):
@@ -39,10 +39,9 @@ def checkpoints(folder, begun):
         begun.touch()
 
 
-def reports(folder, begun):
-    """Write a run's report once, and its page over and over."""
-    page = report(load_run(folder))
-    content = page.read_bytes()
+def pages(folder, begun):
+    """Write a run's page over and over."""
+    content = (folder / "report.html").read_bytes()
     while True:
-        files.replace(page, content)
+        files.replace(folder / "report.html", content)
         begun.touch()
