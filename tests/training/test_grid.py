@@ -551,3 +551,22 @@ def test_the_lock_is_free_once_it_was_asked_for(tmp_path):
     assert not in_use(tmp_path)
     with (tmp_path / "lock").open() as handle:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.heavy
+def test_a_scheduler_without_workers_is_refused_within_seconds(tmp_path, monkeypatch, capsys):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.chdir(tmp_path)
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        assert main(["sweep", "--epochs", "2", "--seeds", "0:1", "--scheduler", cluster.scheduler_address]) == 2
+    assert "has no workers; start one: dask worker tcp://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("odd", ["a link", "a pipe", "a folder"])
+def test_a_lock_that_is_no_file_is_refused_and_nothing_waits_for_it(tmp_path, odd):
+    lock = tmp_path / "lock"
+    {"a link": lambda: lock.symlink_to("victim"), "a pipe": lambda: os.mkfifo(lock), "a folder": lock.mkdir}[odd]()
+    assert not in_use(tmp_path)
+    with pytest.raises(CollapseError, match=r"lock cannot be written \("), locked(tmp_path):
+        pass
+    assert not (tmp_path / "victim").exists()
