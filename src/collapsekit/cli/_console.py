@@ -55,7 +55,8 @@ def progress(what: str) -> Iterator[Advance]:
     finally:
         ended.set()
         shower.join()
-        bar.stop()
+        if bar.live.is_started:  # else it would write an empty line
+            bar.stop()
 
 
 def _line(task: Task) -> str:

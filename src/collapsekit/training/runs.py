@@ -212,14 +212,17 @@ def _require_unchanged(path: Path, config: TrainConfig, environment: dict[str, A
         raise Damaged(f"run={str(path)!r}: {ENVIRONMENT} is damaged; train again without resuming")
     if environment["schema"] == SCHEMA:
         stored = environment.pop("checksums", None)
-        if not isinstance(stored, dict) or stored != (found := _checksums(path, environment)):
-            names = [name for name in found if stored.get(name) != found[name]]
-            raise Damaged(f"run={str(path)!r}: this run was changed ({', '.join(names)}); train again without resuming")
+        found = _checksums(path, environment)
+        changed = [name for name in found if not isinstance(stored, dict) or stored.get(name) != found[name]]
+        if changed:
+            raise Damaged(
+                f"run={str(path)!r}: this run was changed ({', '.join(changed)}); train again without resuming"
+            )
 
 
 def _checksums(folder: Path, environment: dict[str, Any]) -> dict[str, str]:
-    """SHA-256 of all that a finished run is read from."""
-    parts = {name: files.read(folder / name) for name in (CONFIG, HISTORY, ARRAYS)}
+    """SHA-256 of all that a finished run is read from; it is read without its history too."""
+    parts = {name: files.read(folder / name) for name in (CONFIG, HISTORY, ARRAYS) if (folder / name).exists()}
     parts[ENVIRONMENT] = json.dumps(environment, sort_keys=True).encode()
     return {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
 
