@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 import collapsekit
 from collapsekit import UFM, CollapseError, CrossEntropy, Focal, Hinge
-from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
+from collapsekit.cli._console import print_json, print_note, print_table, progress, shown_rows
 from collapsekit.cli._inputs import Counting, Penalties
 from collapsekit.losses import MSE, Loss
 from collapsekit.solver import Solution
@@ -115,7 +115,8 @@ def solve(
     """
     sizes = (counting or Counting()).sizes(counts)
     problem = (head or Head()).problem(penalties or Penalties(), sizes)
-    solution = collapsekit.solve(problem, seed=seed, starts=starts, tol=tol, time_limit=time_limit)
+    with progress("solving"):
+        solution = collapsekit.solve(problem, seed=seed, starts=starts, tol=tol, time_limit=time_limit)
     names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]
     if figure is not None:
         from collapsekit.report.solver_figures import solution_features
