@@ -73,6 +73,7 @@ class Certificate:
         )
 
 
+@np.errstate(all="ignore")  # what is not finite bounds nothing
 def certify(problem: UFM, weights: ArrayLike, features: ArrayLike, bias: ArrayLike | None = None) -> Certificate:
     r"""Bound how far a feasible point is from the global optimum, whatever it came from.
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from collapsekit.errors import CollapseError
 from collapsekit.problem import UFM
-from collapsekit.solver._solve import START_SCALE, Search, random_start
 from collapsekit.solver.model import Balanced, Point
-from collapsekit.solver.newton import Face, Local, Mask, Progress, pack, unpack
+from collapsekit.solver.newton import Face, Local, Mask, pack, unpack
+from collapsekit.solver.progress import Progress
+from collapsekit.solver.search import START_SCALE, Search, random_start
 from collapsekit.validation import Array, positive_number, shorten, whole_number
 
 DEAD = 1e-3
@@ -95,6 +96,7 @@ class Landscape:
         return f"Landscape(reached the optimum: {shares})"
 
 
+@np.errstate(all="ignore")  # descents may leave the range of numbers, and end there
 def landscape(
     problem: UFM,
     starts: int = 10,
@@ -280,7 +282,7 @@ def bounded_lbfgs(model: Balanced, start: Point) -> tuple[Point, int, float]:
 
 def certified(model: Balanced, start: Point) -> tuple[Point, int, float]:
     """The certified solver of :func:`collapsekit.solve`, from the same start."""
-    search = Search(model.problem, 1e-8, Progress(10_000))
+    search = Search(model.problem, 1e-8, Progress(10_000), np.random.default_rng(0))
     search.run(start)
     solution = search.solution()
     point = model.point(solution.weights, solution.features, solution.bias)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from collapsekit.losses.sums import EPS
 from collapsekit.solver.model import Balanced, Point
 from collapsekit.validation import Array
 
@@ -60,12 +61,24 @@ def svd_factors(point: Point) -> Point:
     return Point(u[keep].T * root, v[:, keep] * root, point.b)
 
 
-def tidied(point: Point) -> Point:
-    """Return the point without negligible coordinates, proportional ones merged; the penalty never grows."""
+def cleared(model: Balanced, point: Point) -> Point:
+    """Return the point without coordinates that are a negligible share of the penalty, or a rounding of the objective.
+
+    The latter are what descents leave of a complete collapse.
+    """
+    weight = np.linalg.norm(point.U, axis=0) * np.linalg.norm(point.V, axis=0)
+    keep = weight > max(NEGLIGIBLE * weight.sum(), EPS * model.objective(point) / model.kappa)
+    return Point(point.U[:, keep], point.V[:, keep], point.b)
+
+
+def tidied(model: Balanced, point: Point) -> Point:
+    """Return the point without negligible coordinates, proportional ones merged; the penalty never grows.
+
+    Without ReLU: its singular value decomposition.
+    """
+    point = cleared(model, point if model.problem.relu else svd_factors(point))
     U, V = point.U, point.V
-    weight = np.linalg.norm(U, axis=0) * np.linalg.norm(V, axis=0)
-    keep = weight > NEGLIGIBLE * weight.sum()
-    U, V, lengths = U[:, keep], V[:, keep], np.linalg.norm(V[:, keep], axis=0)
+    lengths = np.linalg.norm(V, axis=0)
     if V.shape[1] == 0:
         return Point(U, V, point.b)
     unit = V / lengths

@@ -12,7 +12,6 @@ with ``G_f = f ⊙ G``, so that no matrix of the size of the variables is ever f
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collapsekit.solver.model import Balanced, Point
+from collapsekit.solver.progress import Progress
 from collapsekit.validation import Array
 
 Mask = NDArray[np.bool_]
@@ -46,25 +46,6 @@ class Effort:
 def effort(size: int) -> Effort:
     """Return the effort for K classes; with many, steps along manifolds of equivalent optima cost most."""
     return Effort(0.1, 400, 12) if size <= SMALL else Effort(10.0, 60, 5)
-
-
-@dataclass
-class Progress:
-    """Steps taken and allowed, the time by which to end, why a search ended early, and the last point reached."""
-
-    steps: int
-    deadline: float = np.inf
-    taken: int = 0
-    ended: str = ""
-    point: Point | None = None
-
-    def spent(self) -> bool:
-        """Whether to end now."""
-        if self.taken >= self.steps:
-            self.ended = f"step limit of {self.steps} reached"
-        elif time.monotonic() > self.deadline:
-            self.ended = "time limit reached"
-        return bool(self.ended)
 
 
 class Local:
@@ -207,11 +188,6 @@ def unpack(x: Array, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
 
 def descend(model: Balanced, point: Point, goal: float, progress: Progress) -> Local:
     """Return a stationary point below `point`: stationarity at most `goal`, or as small as rounding allows."""
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not accepted
-        return _descend(model, point, goal, progress)
-
-
-def _descend(model: Balanced, point: Point, goal: float, progress: Progress) -> Local:
     here, stalled, last = Local(model, point), 0, progress.taken + MOST_STEPS
     radius = -1.0
     while here.stationarity > goal and stalled < 5 and progress.taken < last and not progress.spent():
