@@ -21,7 +21,7 @@ Points = list[Array]
 MOST_POINTS, MOST_LOGITS = 64, 100_000
 """Points that descend at once, and the logits that they may have together: a second or so for a thousand steps."""
 STEPS = 1000
-"""With 300 steps 5 of 60 problems ended above the best of ten descents, with 1,000 one, which structured starts mend."""
+"""With 300 steps 5 of 60 problems ended above the best of ten descents, with 1,000 one, mended by the moves."""
 RATE, MEAN, SQUARE = 0.05, 0.9, 0.99
 """Adam's; the rate in units of the size that gives logits of TYPICAL, which thirty steps then cross."""
 TYPICAL = 10.0
