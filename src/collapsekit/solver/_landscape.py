@@ -20,7 +20,9 @@ from collapsekit.validation import Array, positive_number, shorten, whole_number
 DEAD = 1e-3
 """A class is dead below this share of the largest squared feature norm."""
 GRADIENT_STEPS, ADAM_STEPS, LBFGS_STEPS = 3000, 3000, 15_000
+"""Enough for objectives to stand still to 1e-4 at ten classes and everyday penalties; L-BFGS stops by itself."""
 ADAM_RATE = 0.05
+"""In balanced variables; with the cosine schedule each entry may travel 75 in all, ten times what optima need."""
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from collapsekit.solver.model import Balanced, Point
 from collapsekit.validation import Array
 
 NEGLIGIBLE = 1e-12
-"""A coordinate with less than this share of the penalty is removed."""
+"""A coordinate with less than this share of the penalty is removed: its logits are below what a gap of 1e-8 resolves."""
 PROPORTIONAL = 1e-7
-"""Coordinates whose features point the same way up to this sine are merged."""
+"""Coordinates whose features point the same way up to this sine are merged: cosines resolve no smaller one (1e-15)."""
 
 
 def room(model: Balanced) -> int:
-    """Return the most coordinates that the search keeps, whatever `dim`: the optimum needs about K."""
+    """Return the most coordinates that the search keeps, whatever `dim`: the optimum needs about K, escapes a few."""
     return model.size + model.size // 4 + 4
 
 
@@ -45,6 +45,7 @@ def responding(model: Balanced, point: Point) -> Point:
     responses = -(model.factors[:, None] * slopes).T @ point.V
     lengths = np.maximum(np.linalg.norm(responses, axis=0), 1e-300)
     U = responses / lengths * np.linalg.norm(point.V, axis=0)
+    # powers of 2 from a quarter to a thousand: weak penalties want logits far above those of small starts
     trials = [Point(size * U, size * point.V, point.b) for size in 2.0 ** np.arange(-2, 11)]
     return min(trials, key=model.objective)
 
@@ -105,7 +106,7 @@ def added(model: Balanced, point: Point, directions: Array, slopes: Array) -> Po
     u, v = responses / heights * rise, directions.T * rise
     typical = np.linalg.norm(point.V, axis=0).max(initial=1.0)
     best, least = None, model.objective(point)
-    for size in typical * 2.0 ** np.arange(2, -12, -1):
+    for size in typical * 2.0 ** np.arange(2, -12, -1):  # from four times the typical size to 1/2,000 of it
         trial = Point(np.hstack([point.U, size * u]), np.hstack([point.V, size * v]), point.b)
         value = model.objective(trial)
         if value < least:

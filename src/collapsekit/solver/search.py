@@ -146,7 +146,7 @@ class Search:
         free = most - here.point.V.shape[1]
         if free <= 0:
             return None
-        A = here.scaled @ here.scaled.T
+        A = here.scaled @ here.scaled.T  # whose rounding is below the 1e-12 that is asked at least
         above = model.kappa**2 * (1 + max(1e-12, 4 * here.stationarity))
         directions = escape_directions(A, self.problem.relu, above, free)
         if not len(directions):
@@ -225,6 +225,7 @@ class Search:
 
     def offer(self, model: Balanced, here: Local) -> None:
         """Take the point if it is the best that fits into `dim`, and its bound if it is the highest."""
+        # a polar this close to κ needs no tighter bound: what remains is a thousandth of the tolerance
         bound = bound_at(model, here.point, min(1e-3 * self.tol, 1e-11))
         objective = self._objective(model, here.point)
         dim, count = self.problem.dim, here.point.V.shape[1]
