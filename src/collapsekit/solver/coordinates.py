@@ -9,7 +9,7 @@ from collapsekit.solver.model import Balanced, Point
 from collapsekit.validation import Array
 
 NEGLIGIBLE = 1e-12
-"""A coordinate with less than this share of the penalty is removed: its logits are below what a gap of 1e-8 resolves."""
+"""A coordinate with less than this share of the penalty is removed: a gap of 1e-8 does not resolve it."""
 PROPORTIONAL = 1e-7
 """Coordinates whose features point the same way up to this sine are merged: cosines resolve no smaller one (1e-15)."""
 

@@ -237,7 +237,7 @@ def _trial(face: Face, metric: Array, radius: float) -> tuple[Array, float, bool
         residual = np.where(free, -(gradient + bent), 0.0)
         energy = float(residual @ (residual / metric))
         first = energy if first is None else first
-        # the residual falls with the square root of the gradient, which makes convergence superlinear; energy is a square
+        # the residual falls with the root of the gradient: superlinear convergence; energy is its square
         wanted = min(0.1, np.sqrt(here.stationarity)) ** 2 * first
         if energy <= wanted or energy == 0.0:
             break
