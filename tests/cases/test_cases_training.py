@@ -175,7 +175,6 @@ def trained_weights(kind, measuring):
     return model[3].weight.detach()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A27")
 @pytest.mark.parametrize("kind", ["shuffled", "own generator", "augmented"])
 def test_measuring_between_epochs_changes_nothing(kind):
     assert_array_equal(trained_weights(kind, True), trained_weights(kind, False))

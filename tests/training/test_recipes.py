@@ -13,9 +13,9 @@ from torch import nn
 
 from _support.tolerances import EXACT, FLOAT32, METRICS
 from collapsekit import UFM, CollapseError, CrossEntropy, predict, solve
+from collapsekit.prediction._predict import predicted
 from collapsekit.recipe import LastLayer
 from collapsekit.report import report
-from collapsekit.theory._closed_form import predicted
 from collapsekit.training import (
     TrainConfig,
     checkpoint,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
 from collapsekit import UFM, CollapseError, CrossEntropy
+from collapsekit.data import class_sizes
+from collapsekit.data.lists import Lines
 from collapsekit.recipe import (
     BatchNorm,
     BatchNormDecay,
@@ -19,6 +21,35 @@ from collapsekit.recipe import (
     Plain,
     Recipe,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting:
+    """How the samples of each class are given.
+
+    Attributes
+    ----------
+    long_tail : str
+        LARGEST:SMALLEST:CLASSES, an exponential long tail, e.g. 5000:50:100.
+    label_column : str
+        Column of a table whose values are the class labels; they are counted.
+    lines : str
+        What the numbers of a file are: counts, one a class, or labels, one a sample.
+    delimiter : str
+        Delimiter of a table, where it is none of comma, semicolon and tab.
+    keep_na : bool
+        Labels like NA, null, none and ? are classes, not missing.
+    """
+
+    long_tail: str | None = None
+    label_column: str | None = None
+    lines: Lines | None = None
+    delimiter: str | None = None
+    keep_na: bool = False
+
+    def sizes(self, words: Sequence[str]) -> Any:
+        """Return the samples of each class."""
+        return class_sizes(words, **asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)

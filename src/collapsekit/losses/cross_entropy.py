@@ -214,9 +214,7 @@ class CrossEntropy(MatrixLoss):
         if self.smoothing:
             r = r + self.smoothing * (num_classes - 1) / num_classes
         with np.errstate(divide="ignore", over="ignore"):
-            s = np.asarray(
-                np.maximum((num_classes - 1) * ((1.0 - r) / r), np.exp(-self._margins))
-            )  # e^{s/T − Δ}, s ≥ 0
+            s = np.asarray(np.maximum((num_classes - 1) * ((1.0 - r) / r), np.exp(-self._margins)))  # e^{s/T − Δ}
         np.log(s, out=s)
         if self.margins is not None:
             s += self._margins

@@ -145,7 +145,7 @@ class _Session:
             if step in due:
                 self._require_finite(loss, step)
                 recompute_batchnorm(self.model, self.inputs)
-                result = measured(self.model, self.split, self.head.module, self.loss)
+                result = measured(self.model, self.split, self.head, self.loss)
                 entry = history_entry(step, result, self.prediction)
                 runs.append_history(folder, entry)
                 checkpoint.save(folder, self.model, self.optimizer, step, self.checksum)
@@ -155,10 +155,10 @@ class _Session:
     def finished(self, folder: Path, seconds: float) -> Run:
         """Measure the network and store the run."""
         recompute_batchnorm(self.model, self.inputs)
-        result = measured(self.model, self.split, self.head.module, self.loss)
+        result = measured(self.model, self.split, self.head, self.loss)
         recalls = np.full(len(self.split.names), np.nan)
         if len(self.split.test_labels):
-            tested = measured(self.model, self.split, self.head.module, self.loss, train_set=False)
+            tested = measured(self.model, self.split, self.head, self.loss, train_set=False)
             assert tested.recalls is not None  # the network has a head
             recalls = tested.recalls
         history = runs.read_history(folder)

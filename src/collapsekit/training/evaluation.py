@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from collapsekit.losses import CrossEntropy
 from collapsekit.metrics import Measurement, measure
 from collapsekit.metrics.last_layer import evaluating
+from collapsekit.metrics.linear import Head
 from collapsekit.prediction import Prediction
 from collapsekit.training._split import Split
 from collapsekit.training.objective import BatchNorm
@@ -22,9 +23,7 @@ MEASURED_TOGETHER = 256
 BATCH = 2048
 
 
-def measured(
-    model: nn.Module, split: Split, head: nn.Module, loss: CrossEntropy, *, train_set: bool = True
-) -> Measurement:
+def measured(model: nn.Module, split: Split, head: Head, loss: CrossEntropy, *, train_set: bool = True) -> Measurement:
     """Return the measurement of a network on the training or on the held-out samples."""
     inputs, labels = (split.train_inputs, split.train_labels) if train_set else (split.test_inputs, split.test_labels)
     loader = list(zip(torch.split(inputs, MEASURED_TOGETHER), torch.split(labels, MEASURED_TOGETHER), strict=True))
