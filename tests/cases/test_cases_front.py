@@ -250,7 +250,6 @@ def test_what_no_number_holds_is_refused(words, flags, capsys):
 # D: settings of the caller
 
 
-@pytest.mark.xfail(strict=True, raises=FloatingPointError, reason="D: errstate")
 @pytest.mark.parametrize(
     "problem",
     [
