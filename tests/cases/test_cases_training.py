@@ -184,7 +184,6 @@ def test_measuring_between_epochs_changes_nothing(kind):
 # B3: a recipe without a prediction is measured all the same
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="B3")
 @pytest.mark.parametrize(
     "flags",
     [

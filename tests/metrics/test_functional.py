@@ -209,7 +209,7 @@ def test_frame_metrics_vanish_at_the_predicted_optimum(problem):
 
 def test_residuals_see_the_pure_error_of_scale_that_normalised_metrics_hide():
     frame = predict(UFM([50, 30, 8], 1e-3, 1e-3))
-    assert not frame.collapsed.any()
+    assert not frame.collapses.any()
     weight, features = frame.weights_and_features(4)
     labels = np.repeat(np.arange(3), [50, 30, 8])
     s = Samples(1.5 * features[labels], labels, 2 * weight, np.zeros(3))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from cyclopts import Parameter
 
-from collapsekit import UFM, CollapseError, predict
+from collapsekit import UFM, CollapseError
 from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
 from collapsekit.cli._inputs import Penalties
 from collapsekit.cli.train import print_comparison
@@ -16,6 +16,9 @@ from collapsekit.data import LabelledData, read, read_head
 from collapsekit.diagnosis import Comparison, compare, effective_penalties
 from collapsekit.evidence import scope
 from collapsekit.metrics import Measurement, measure_features
+from collapsekit.prediction import Prediction
+from collapsekit.prediction._predict import predicted
+from collapsekit.recipe import Recipe
 from collapsekit.theory import Nearness, nearest_reference
 from collapsekit.validation import shorten
 
@@ -66,12 +69,12 @@ def measure(
     data = read(str(features), label_column=label_column, delimiter=delimiter, keep_na=keep_na, argument="features")
     measured = _measured(data, features, head, class_names, penalties)
     order = _assumed_order(data, measured, class_names)
-    comparison, grounds = _compared(measured, penalties)
+    expected = _expected(measured, penalties)
+    comparison, grounds = _compared(measured, expected, penalties.recipe)
     estimate = None
     if measured.weight is not None and not measured.moments.unseen:
         estimate = effective_penalties(measured, class_weights=_loss_weights(measured, penalties))
-    predicted = comparison is not None and comparison.outside is None
-    nearest = _nearest(measured, penalties.problem(measured.counts) if predicted else None)
+    nearest = _nearest(measured, None if isinstance(expected, str) else expected.problem)
     if json:
         content: dict[str, Any] = {"measurement": measured.to_dict(), "counts": measured.counts.astype(int).tolist()}
         content["comparison"] = None if comparison is None else comparison.to_dict()
@@ -116,20 +119,29 @@ def _assumed_order(data: LabelledData, measured: Measurement, names: tuple[str, 
     )
 
 
-def _compared(measured: Measurement, penalties: Penalties) -> tuple[Comparison | None, str]:
-    if measured.weight is None:
-        if penalties.given:
-            raise CollapseError("head: missing; a comparison with the prediction needs the head: give --head FILE")
-        return None, ""
+def _expected(measured: Measurement, penalties: Penalties) -> Prediction | str:
+    """The prediction for these penalties, or why there is none."""
     if not penalties.given:
-        return compare(None, measured, outside="no penalties were given"), ""
+        return "no penalties were given"
+    if measured.weight is None:
+        raise CollapseError("head: missing; a comparison with the prediction needs the head: give --head FILE")
     if measured.moments.unseen:
         k = measured.moments.unseen[0]
         raise CollapseError(f"features: class {k} has no samples; give the whole training set")
-    problem = penalties.problem(measured.counts)
-    if measured.bias is not None:
-        return compare(None, measured, outside="the head has a bias, which has no closed form"), ""
-    return compare(predict(problem), measured), str(scope(problem, penalties.recipe))
+    reason = penalties.refusal(measured.counts)
+    if reason is not None:
+        return reason
+    return predicted(penalties.problem(measured.counts, biased=measured.bias is not None))
+
+
+def _compared(
+    measured: Measurement, expected: Prediction | str, recipe: Recipe | None
+) -> tuple[Comparison | None, str]:
+    if measured.weight is None:
+        return None, ""
+    if isinstance(expected, str):
+        return compare(None, measured, outside=expected), ""
+    return compare(expected, measured), str(scope(expected.problem, recipe))
 
 
 def _nearest(measured: Measurement, problem: UFM | None) -> list[Nearness]:

@@ -13,6 +13,9 @@ from collapsekit import UFM, CollapseError
 from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
 from collapsekit.cli._inputs import Counting, Penalties
 from collapsekit.evidence import scope
+from collapsekit.prediction import from_solution
+from collapsekit.prediction._predict import predicted
+from collapsekit.recipe import Penalty
 
 NO_ACCURACY = "The prediction describes the training geometry; what it means for test accuracy has to be measured."
 
@@ -54,9 +57,7 @@ def predict(
     elif html is not None:
         raise CollapseError("--html: a page needs penalties; give --lambda-w and --lambda-h, or the recipe's own units")
     else:
-        unit = UFM.from_training(
-            sizes, weight_decay=1.0, feature_decay=1.0, class_weights=penalties.class_weights, loss=penalties.loss
-        )
+        unit = Penalty(1.0, 1.0).problem(sizes, class_weights=penalties.class_weights, loss=penalties.loss)
         _print_thresholds(unit, names, json)
 
 
@@ -82,7 +83,11 @@ def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
 
 
 def _print_prediction(penalties: Penalties, problem: UFM, names: list[str], html: Path | None, json: bool) -> None:
-    frame, limits = collapsekit.predict(problem), collapsekit.thresholds(problem, hold=penalties.hold)
+    frame = predicted(problem)
+    if isinstance(frame, str):
+        _print_solved(frame, problem, names, html, json)
+        return
+    limits = collapsekit.thresholds(problem, hold=penalties.recipe)
     ground = scope(problem, penalties.recipe)
     table = PredictionTable(frame, limits, names, penalties.weight_decay)
     summary = _summary(frame, limits, problem)
@@ -91,11 +96,11 @@ def _print_prediction(penalties: Penalties, problem: UFM, names: list[str], html
         sheet = pages().Sheet(
             title="Which classes this recipe will lose",
             verdict=[summary],
-            missed=bool(frame.collapsed.any()),
+            missed=bool(frame.collapses.any()),
             caption="Each class on its training samples, predicted",
             headers=table.headers,
             rows=[table.row(k) for k in range(problem.num_classes)],
-            lost=frame.collapsed.tolist(),
+            lost=frame.collapses.tolist(),
             notes=[str(ground), NO_ACCURACY],
         )
         written = page(problem, sheet, html)
@@ -104,13 +109,29 @@ def _print_prediction(penalties: Penalties, problem: UFM, names: list[str], html
         print_json(content | ({} if html is None else {"page": str(written)}))
         return
     shown = shown_rows(problem.num_classes)
-    print_table(table.headers, [table.row(k) for k in shown], muted=[bool(frame.collapsed[k]) for k in shown])
+    print_table(table.headers, [table.row(k) for k in shown], muted=[bool(frame.collapses[k]) for k in shown])
     if len(shown) < problem.num_classes:
         print_note(f"… {problem.num_classes - len(shown)} classes between are not shown; --json prints all.")
     print_note(summary)
     print_note(str(ground))
     if html is not None:
         print_note(f"page: {written}")
+
+
+def _print_solved(reason: str, problem: UFM, names: list[str], html: Path | None, json: bool) -> None:
+    """The prediction of what has no closed form: a certified optimum, without thresholds."""
+    if html is not None:
+        raise CollapseError(f"--html: a page needs thresholds; {reason}")
+    found = from_solution(collapsekit.solve(problem))
+    if json:
+        print_json(found.to_dict() | {"labels": names, "thresholds": None, "scope": None})
+        return
+    table, shown = PredictionTable(found, None, names, None), shown_rows(problem.num_classes)
+    print_table(table.headers, [table.row(k) for k in shown], muted=[bool(found.collapses[k]) for k in shown])
+    print_note(
+        f"{int(found.collapses.sum())} of {problem.num_classes} classes collapse. No thresholds ({reason}); shown is "
+        f"{found.basis.value} (relative gap {found.gap:.1e})."
+    )
 
 
 class PredictionTable:
@@ -122,14 +143,19 @@ class PredictionTable:
     @property
     def headers(self) -> list[str]:
         """What the columns are; a death in units of the recipe where it is given in them."""
+        columns = ["class", "count", "confidence", "margin", "‖h‖²", "‖w‖²"]
+        if self.limits is None:
+            return [*columns, "status"]
         own = [] if self.weight_decay is None else ["dies at weight decay"]
-        columns = ["class", "count", "confidence", "margin", "‖h‖²", "‖w‖²", "headroom"]
-        return [*columns, *own, "dies at count", "status"]
+        return [*columns, "headroom", *own, "dies at count", "status"]
 
     def row(self, k: int) -> list[str]:
         """Class k in words."""
         frame, limits = self.frame, self.limits
-        own = [] if self.weight_decay is None else [f"{self.weight_decay * limits.decay_factor[k]:.4g}"]
+        ends = []
+        if limits is not None:
+            own = [] if self.weight_decay is None else [f"{self.weight_decay * limits.decay_factor[k]:.4g}"]
+            ends = [f"{frame.headroom[k]:.4g}", *own, f"{limits.critical_count[k]:.4g}"]
         return [
             self.names[k],
             f"{frame.problem.counts[k]:.0f}",
@@ -137,10 +163,8 @@ class PredictionTable:
             f"{frame.margins[k]:.4f}",
             f"{frame.feature_sqnorms[k]:.4g}",
             f"{frame.classifier_sqnorms[k]:.4g}",
-            f"{frame.headroom[k]:.4g}",
-            *own,
-            f"{limits.critical_count[k]:.4g}",
-            "collapses" if frame.collapsed[k] else "survives",
+            *ends,
+            "collapses" if frame.collapses[k] else "survives",
         ]
 
 
@@ -156,7 +180,7 @@ def pages() -> Any:
 
 
 def _summary(frame: Any, limits: Any, problem: UFM) -> str:
-    dead, products = int(frame.collapsed.sum()), problem.lambda_w * np.unique(problem.lambda_h)
+    dead, products = int(frame.collapses.sum()), problem.lambda_w * np.unique(problem.lambda_h)
     product = " to ".join(f"{p:.4g}" for p in dict.fromkeys((products[0], products[-1])))
     fate = f"{dead} of {problem.num_classes} classes collapse" if dead else "No class collapses"
     factor = float(np.sqrt(frame.headroom.min()))

@@ -12,8 +12,8 @@ from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy
 from collapsekit.metrics import Measurement
 from collapsekit.metrics.functional import largest_cosine
+from collapsekit.prediction import predict
 from collapsekit.problem import UFM
-from collapsekit.theory._closed_form import predict
 from collapsekit.validation import Array, positive_vector, whole_number
 
 LARGEST_MISFIT = 0.05

@@ -22,8 +22,8 @@ from collapsekit.metrics.batches import as_tensor, class_labels, move, unpack
 from collapsekit.metrics.last_layer import evaluating, find_head, forward
 from collapsekit.metrics.losses import sample_losses
 from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES, ClassMoments
+from collapsekit.prediction import Prediction
 from collapsekit.problem import UFM
-from collapsekit.theory._closed_form import GeneralOrthogonalFrame
 from collapsekit.validation import Array, class_names, whole_number
 
 PLAIN = CrossEntropy()
@@ -109,7 +109,7 @@ class Measurement:
             names=self.names,
         )
 
-    def metrics(self, frame: GeneralOrthogonalFrame | None = None) -> dict[str, float]:
+    def metrics(self, frame: Prediction | None = None) -> dict[str, float]:
         """Return the scalar metrics, those against `frame` included if one is given."""
         result = summary.scalars(self.moments, self.weight, frame)
         for key, values in (("ncc", self.centre_agreement), ("train_accuracy", self.recalls)):

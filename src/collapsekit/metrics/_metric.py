@@ -15,8 +15,8 @@ from torchmetrics import Metric
 from collapsekit.errors import CollapseError
 from collapsekit.metrics import summary
 from collapsekit.metrics.moments import ClassMoments, checked_batch, merge_states, state_size
+from collapsekit.prediction import predict
 from collapsekit.problem import UFM
-from collapsekit.theory._closed_form import predict
 from collapsekit.validation import whole_number
 
 

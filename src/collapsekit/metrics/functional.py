@@ -13,7 +13,7 @@ from torch import Tensor
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.moments import ClassMoments
-from collapsekit.theory._closed_form import GeneralOrthogonalFrame
+from collapsekit.prediction import Prediction
 
 BLOCK_ENTRIES = 2**22
 COLLAPSED_SHARE = 0.01
@@ -178,7 +178,7 @@ def generalised_duality(weight: Tensor, moments: ClassMoments) -> float:
     return _shape(weight.detach().to(moments.state), _scaled_centred(moments, moments.counts.sqrt()))
 
 
-def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: GeneralOrthogonalFrame) -> dict[str, float]:
+def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: Prediction) -> dict[str, float]:
     r"""Return the published NC2 and NC3 metrics against a prediction, each beside its un-normalised residual.
 
     ========== ========================================= =====================================================
@@ -198,7 +198,7 @@ def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: GeneralOr
         Measured.
     weight : Tensor, shape (K, d), optional
         Head; without it only ``nc2_h`` is returned.
-    frame : GeneralOrthogonalFrame
+    frame : Prediction
         The prediction.
 
     Raises

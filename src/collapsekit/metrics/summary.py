@@ -6,7 +6,7 @@ from torch import Tensor
 
 from collapsekit.metrics import functional as F
 from collapsekit.metrics.moments import ClassMoments
-from collapsekit.theory._closed_form import GeneralOrthogonalFrame
+from collapsekit.prediction import Prediction
 
 MEANINGS = {
     "nc1": "within-class over between-class variability; 0 where features of every class coincide",
@@ -35,7 +35,7 @@ MEANINGS = {
 def scalars(
     moments: ClassMoments,
     weight: Tensor | None = None,
-    frame: GeneralOrthogonalFrame | None = None,
+    frame: Prediction | None = None,
 ) -> dict[str, float]:
     """Return every scalar metric that the inputs allow, by lower-case key; what they do not allow is absent."""
     if not bool(moments.seen.any()):

@@ -152,7 +152,7 @@ def _state(folder: Path) -> Row:
 
 def _found(run: Run) -> Row:
     try:
-        frame, outside = run.frame, run.outside
+        frame, outside = run.prediction, run.outside
     except CollapseError as error:  # features too narrow for a closed form
         frame, outside = None, str(error)
     comparison = compare(frame, run.measured, test_recalls=run.test_recalls, outside=outside or "")
@@ -160,7 +160,7 @@ def _found(run: Run) -> Row:
     found["measured_collapsed"] = _measured_collapsed(comparison)
     found["balanced_accuracy"], found["seconds"] = run.balanced_accuracy, _seconds(run)
     if frame is not None:
-        found["predicted_collapsed"] = int(frame.collapsed.sum())
+        found["predicted_collapsed"] = int(frame.collapses.sum())
         found["times_threshold"] = 1 / float(frame.headroom.min())
     return found
 
