@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from collapsekit import solve
+from collapsekit.pool import cluster
 from collapsekit.training import TrainConfig, compare_run, load_run, sweep
-from collapsekit.training.pool import cluster
-from collapsekit.training.runs import run_folder
+from collapsekit.training.store import run_folder
 
 RESULTS = Path(__file__).parent / "results"
 SCOPE = Path(__file__).parents[1] / "src" / "collapsekit" / "scope.json"

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 import harness
 import optimiser
 from collapsekit.training import TrainConfig, compare_run, load_run, sweep
-from collapsekit.training.runs import CHECKPOINT, run_folder
+from collapsekit.training.store import CHECKPOINT, run_folder
 from harness import FAILS, HOLDS, NO_CLAIM, line, setting
 
 LOST = Path("experiments/data/lost")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from collapsekit.errors import CollapseError
 
 Array = NDArray[np.float64]
+AnyArray = TypeVar("AnyArray", bound=NDArray[Any])
 LARGEST_EXACT = 2**53
 SMALLEST, LARGEST = 1e-300, 1e150
 """Of positive numbers: beyond, square roots and squares of them, or a few of them multiplied, leave float64."""
@@ -116,7 +117,7 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", re.sub(r"[\t\n\r]+", " ", text))
 
 
-def frozen(array: Array) -> Array:
+def frozen(array: AnyArray) -> AnyArray:
     """Return the array itself, read-only from now on."""
     array.flags.writeable = False
     return array

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +18,10 @@ from collapsekit.validation import UNPRINTABLE, printable
 
 stderr = Console(stderr=True)
 
+SOON, QUIET = 2.0, 30.0
+"""Seconds after which work shows a bar on a terminal, and between two lines about it elsewhere."""
+Advance = Callable[[float, float, str], None]
+"""Called as ``advance(done, total, note)``."""
 MOST_ROWS = 40
 """A table of more classes shows its head and its tail; --json has all."""
 
@@ -25,6 +32,39 @@ def shown_rows(num_classes: int) -> list[int]:
         return list(range(num_classes))
     half = MOST_ROWS // 2
     return [*range(half), *range(num_classes - half, num_classes)]
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Advance]:
+    """Show on stderr how far work is: a bar with the remaining time on a terminal, a line now and then elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+    bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, transient=True)
+    task = bar.add_task(what, total=None, note="")
+    ended = threading.Event()
+
+    def show() -> None:
+        if stderr.is_terminal:
+            if not ended.wait(SOON):
+                bar.start()
+        else:
+            while not ended.wait(QUIET):
+                stderr.print(Text(_line(bar.tasks[0])), soft_wrap=True)
+
+    shower = threading.Thread(target=show, daemon=True)
+    shower.start()
+    try:
+        yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
+    finally:
+        ended.set()
+        shower.join()
+        if bar.live.is_started:  # else it would write an empty line
+            bar.stop()
+
+
+def _line(task: Task) -> str:
+    """One line about work under way: what, how far, how long it took and will take."""
+    left = "" if task.time_remaining is None else f", about {task.time_remaining:.0f} s left"
+    return f"{task.description}{' ' * bool(task.fields['note'])}{task.fields['note']}: {task.elapsed:.0f} s{left}"
 
 
 def print_json(content: dict[str, Any]) -> None:

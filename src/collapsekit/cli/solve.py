@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 import collapsekit
 from collapsekit import UFM, CollapseError, CrossEntropy, Focal, Hinge
-from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
+from collapsekit.cli._console import print_json, print_note, print_table, progress, shown_rows
 from collapsekit.cli._inputs import Counting, Penalties
 from collapsekit.losses import MSE, Loss
 from collapsekit.solver import Solution
@@ -115,7 +115,8 @@ def solve(
     """
     sizes = (counting or Counting()).sizes(counts)
     problem = (head or Head()).problem(penalties or Penalties(), sizes)
-    solution = collapsekit.solve(problem, seed=seed, starts=starts, tol=tol, time_limit=time_limit)
+    with progress("solving"):
+        solution = collapsekit.solve(problem, seed=seed, starts=starts, tol=tol, time_limit=time_limit)
     names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]
     if figure is not None:
         from collapsekit.report.solver_figures import solution_features
@@ -163,11 +164,11 @@ def _print_solution(solution: Solution, names: list[str]) -> None:
         (
             names[k],
             *(format(float(column[k]), spec) for column, spec in zip(columns, formats, strict=True)),
-            "collapses" if solution.collapsed[k] else "survives",
+            "collapses" if solution.collapses[k] else "survives",
         )
         for k in shown
     ]
-    print_table(headers, rows, muted=[bool(solution.collapsed[k]) for k in shown])
+    print_table(headers, rows, muted=[bool(solution.collapses[k]) for k in shown])
     if len(shown) < problem.num_classes:
         print_note(f"… {problem.num_classes - len(shown)} classes between are not shown; --json prints all.")
     found = solution.certificate
@@ -176,4 +177,5 @@ def _print_solution(solution: Solution, names: list[str]) -> None:
         f"{found.stationarity:.1e}, polar {found.polar:.8g} ({found.kind}); {solution.coordinates} coordinates, "
         f"{solution.steps} steps."
     )
-    print_note(solution.status[0].upper() + solution.status[1:] + ".")
+    sentence = solution.status.value
+    print_note(f"{sentence[0].upper()}{sentence[1:]} (gap {found.gap:.1e}).")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from collapsekit.cli._console import print_json, print_note, print_table, shown_rows, stderr
+from collapsekit.cli._console import print_json, print_note, print_table, progress, shown_rows, stderr
 from collapsekit.diagnosis import ClassFinding, Comparison
 from collapsekit.training import Run, TrainConfig, compare_run
 from collapsekit.training import train as run_training
@@ -29,6 +27,8 @@ def train(
     json: bool = False,
 ) -> None:
     """Train a network on imbalanced data, measure its last layer, and lay it beside the predicted geometry.
+
+    --network module:function runs that function, and so whatever code its module holds: name only what you trust.
 
     Example: collapsekit train --ratio 20 --penalty-scale 0.5 --seed 1
 
@@ -73,22 +73,10 @@ def _report_writer() -> Any:
 
 
 def _trained(config: TrainConfig, out: Path, resume: bool, device: str) -> Run:
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[objective]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    # Without a terminal a bar would be written once, at its end: nothing is better.
-    bar = Progress(*columns, console=stderr) if stderr.is_terminal else None
-    with bar or nullcontext():
-        task = bar.add_task("training", total=config.epochs, objective="") if bar else None
+    with progress("training") as show:
 
         def advance(step: int, total: int, objective: float) -> None:
-            if bar is not None and task is not None:
-                bar.update(task, completed=step, total=total, objective=f"objective {objective:.6g}")
+            show(step, total, f"step {step}/{total}, objective {objective:.6g}")
 
         return run_training(config, out=out, resume=resume, device=device, progress=advance)
 

@@ -177,21 +177,19 @@ class CrossEntropy(MatrixLoss):
     def scalar(self, margins: Array, num_classes: int) -> Array:
         """Return φ_k at each margin, (…, K) or any shape without target margins."""
         self._require_scalar_form()
-        s = self._divided(margins, self.temperature)
-        losses = softplus((np.log(num_classes - 1) + self._margins) - s)
-        if self.smoothing:
-            losses = losses + self.smoothing * (num_classes - 1) / num_classes * (s - self._margins)
-        return losses
+        lead = self._lead(margins)
+        losses = softplus(np.log(num_classes - 1) - lead)
+        return losses + self.smoothing * (num_classes - 1) / num_classes * lead if self.smoothing else losses
 
     def confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the target's softmax probability (of z/T, without target margin) at each margin, same shape."""
         self._require_scalar_form()
-        return confidence_at(self._divided(margins, self.temperature), num_classes)
+        return confidence_at(margins if self.temperature == 1.0 else margins / self.temperature, num_classes)
 
     def training_confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the same inside the loss, where the target's logit lacks its margin Δ_k."""
         self._require_scalar_form()
-        return confidence_at(self._divided(margins, self.temperature) - self._margins, num_classes)
+        return confidence_at(self._lead(margins), num_classes)
 
     def critical_price(self, num_classes: int) -> Array:
         """Return the price q of margin, per unit of loss weight, from which a class keeps none: ``−φ_k'(0)``.
@@ -210,18 +208,15 @@ class CrossEntropy(MatrixLoss):
         roundings of the critical one counts as critical.
         """
         self._require_scalar_form()
-        r = np.asarray(prices if self.temperature == 1.0 else self.temperature * np.asarray(prices))
+        prices = np.asarray(prices)
+        r = self._times_temperature(prices)
         if self.smoothing:
             r = r + self.smoothing * (num_classes - 1) / num_classes
         with np.errstate(divide="ignore", over="ignore"):
-            s = np.asarray(
-                np.maximum((num_classes - 1) * ((1.0 - r) / r), np.exp(-self._margins))
-            )  # e^{s/T − Δ}, s ≥ 0
-        np.log(s, out=s)
+            leads = np.log(np.maximum((num_classes - 1) * (1.0 / r - 1.0), np.exp(-self._margins)))  # s/T − Δ, s ≥ 0
         if self.margins is not None:
-            s += self._margins
-        s *= self.temperature * (prices < SNAP * self.critical_price(num_classes))
-        return s
+            leads = leads + self._margins
+        return self._times_temperature(leads) * (prices < SNAP * self.critical_price(num_classes))
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ_k'`` at each margin: the price at which that margin is optimal, the inverse of :meth:`margin`."""
@@ -240,9 +235,13 @@ class CrossEntropy(MatrixLoss):
             "temperature": self.temperature,
         } | {name: None if values is None else list(values) for name, values in per_class.items()}
 
-    def _divided(self, values: Array, divisor: float) -> Array:
-        """The values over the temperature (or times it): without one no pass over a million classes."""
-        return values if self.temperature == 1.0 else values / divisor
+    def _lead(self, margins: Array) -> Array:
+        """s/T − Δ, what the target's logit leads by inside the loss; plain cross-entropy saves two passes."""
+        divided = margins if self.temperature == 1.0 else margins / self.temperature
+        return divided if self.margins is None else divided - self._margins
+
+    def _times_temperature(self, values: Array) -> Array:
+        return values if self.temperature == 1.0 else self.temperature * values
 
     @cached_property
     def _margins(self) -> Array:

@@ -76,25 +76,17 @@ class Focal(MatrixLoss):
     def margin(self, prices: Array, num_classes: int) -> Array:
         """Return the global minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q, same shape; 0 from the jump on.
 
-        By Newton's method on ``log f'(t) = log q``, kept between bounds; last steps in f' itself take back the
-        roundings of the logarithms.
+        It is where ``f'(t) = q`` on the rising side of f'. ``f'(t) ≤ (1+γ) e^{(γ+1) t}`` bounds t from below.
         """
         if not self.gamma:
             return CrossEntropy().margin(prices, num_classes)
-        last, q = _last_odds(self, num_classes), np.atleast_1d(np.asarray(prices, dtype=np.float64))
-        alive = np.flatnonzero(q < self.critical_price(num_classes) * SNAP)
+        last, q = _last_odds(self, num_classes), np.asarray(prices, dtype=np.float64)
+        alive = q < self.critical_price(num_classes) * SNAP
         wanted = q[alive]
-        # f'(t) ≤ (1+γ) e^{(γ+1)t} bounds the root from below
-        odds = np.minimum((np.log(wanted) - np.log1p(self.gamma)) / (self.gamma + 1.0), last)
-        odds = self._odds_at(np.log(wanted), odds, last)
-        for number in (np.float64, np.longdouble):  # near the inflection a rounding of f' is many of the odds
-            bend, odds = self._log_slope(np.asarray(odds, dtype=np.float64))[1], odds.astype(number)
-            missing = (wanted - self._small_slope(odds)) / wanted
-            odds += np.divide(missing, bend, out=np.zeros_like(odds), where=bend > 1e-4)
-            np.minimum(odds, last, out=odds)
-        margins = np.zeros_like(q)
-        margins[alive] = np.maximum(np.log(np.longdouble(num_classes - 1)) - odds, 0.0)
-        return margins.reshape(np.shape(prices))
+        lowest = np.minimum((np.log(wanted) - np.log1p(self.gamma)) / (self.gamma + 1.0), last) - 1e-9
+        margins = np.zeros(q.shape)
+        margins[alive] = np.log(num_classes - 1) - _root(lambda t, q: self._rising(t) / q - 1.0, lowest, last, wanted)
+        return np.maximum(margins, 0.0)
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ'`` at each margin; NaN where no price makes that margin the minimiser (inside the jump)."""
@@ -121,39 +113,11 @@ class Focal(MatrixLoss):
         curved = (1 + 2 * self.gamma) * wrong + self.gamma * soft * (self.gamma * right - wrong)
         return np.asarray(wrong**self.gamma * right * curved)
 
-    def _odds_at(self, log_prices: Array, odds: Array, last: float) -> Array:
-        """The t ≤ last at which log f'(t) has the given values, from a bound below: Newton, up to rounding."""
-        low, high = odds.copy(), np.full_like(odds, last)
-        todo = np.arange(odds.size)
-        for _ in range(200):
-            if not todo.size:
-                break
-            t = odds[todo]
-            value, slope = self._log_slope(t)
-            missing = log_prices[todo] - value
-            low[todo], high[todo] = np.where(missing > 0, t, low[todo]), np.where(missing > 0, high[todo], t)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                moved = t + missing / slope
-            inside = (moved >= low[todo]) & (moved <= high[todo])
-            moved = np.where(inside, moved, 0.5 * (low[todo] + high[todo]))
-            odds[todo] = moved
-            todo = todo[np.abs(moved - t) > 4 * np.finfo(np.float64).eps * np.maximum(1.0, np.abs(t))]
-        return odds
-
-    def _small_slope(self, t: Array) -> Array:
-        """f'(t) for t that does not overflow once exponentiated, to the last digits of the type of t."""
+    def _rising(self, t: Array) -> Array:
+        """f'(t) for t that does not overflow once exponentiated: fewer roundings than :meth:`slope`."""
         odds = np.exp(t)
         wrong = odds / (1.0 + odds)
         return np.asarray(wrong**self.gamma * (wrong + self.gamma * np.log1p(odds) / (1.0 + odds)))
-
-    def _log_slope(self, t: Array) -> tuple[Array, Array]:
-        """log f'(t) and its derivative, for t that does not overflow once exponentiated."""
-        odds = np.exp(t)
-        right, soft = 1.0 / (1.0 + odds), np.log1p(odds)
-        wrong, bent = odds * right, self.gamma * right * soft
-        factor = wrong + bent
-        curved = right * ((1.0 + self.gamma) * wrong - self.gamma * wrong * soft)
-        return self.gamma * (t - soft) + np.log(factor), self.gamma * right + curved / factor
 
 
 @dataclass(frozen=True)
@@ -204,23 +168,13 @@ def _last_odds(loss: Focal, num_classes: int) -> float:
         """Positive where the tangent at t passes above f at margin 0."""
         return np.asarray(loss.of_odds(t) + loss.slope(t) * (end - t) - loss.of_odds(np.asarray(end)))
 
-    def bends_down(t: Array) -> Array:
-        """Minus the sign of f'' : f''/f' has one zero."""
-        return -loss._log_slope(t)[1]
-
-    inflection = float(_root(bends_down, np.array([-50.0]), np.array([60.0]))[0]) if loss.gamma else np.inf
-    if end <= inflection:
-        return end
-    return float(_root(beyond, np.array([-50.0]), np.array([inflection]))[0])
+    inflection = float(_root(loss.bend, -50.0, 60.0)) if loss.gamma else np.inf
+    return end if end <= inflection else float(_root(beyond, -50.0, inflection))
 
 
-def _root(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """Return where an increasing function crosses 0 in [low, high], by bisection down to neighbouring floats."""
-    low, high = low.copy(), high.copy()
-    for _ in range(200):
-        middle = 0.5 * (low + high)
-        if np.all((middle == low) | (middle == high)):
-            break
-        above = function(middle) > 0
-        low, high = np.where(above, low, middle), np.where(above, middle, high)
-    return 0.5 * (low + high)
+def _root(function: Callable[..., Array], low: Array | float, high: float, *given: Array) -> Array:
+    """Where a function of t (and of what is given beside it) is 0 between two bounds, or the upper one if it is not."""
+    from scipy.optimize import elementwise  # here, because the other losses do without
+
+    found = elementwise.find_root(function, (low, np.full(np.shape(low), high)), args=given)
+    return np.where(found.success, found.x, high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collapsekit.errors import CollapseError
+from collapsekit.losses import CrossEntropy
 from collapsekit.prediction._prediction import Basis, Prediction
 from collapsekit.problem import UFM
 from collapsekit.theory import closed_form
@@ -48,19 +49,20 @@ def predict(problem: UFM) -> Prediction:
     array([False, False, False,  True])
     """
     frame, loss, size = closed_form(problem), problem.loss, problem.num_classes
+    objective = frame.objective
     confidences = frozen(loss.confidence(frame.margins, size))
-    shifted = getattr(loss, "margins", None) is not None
+    shifted = isinstance(loss, CrossEntropy) and loss.margins is not None
     return Prediction(
         problem=problem,
         margins=frame.margins,
         confidences=confidences,
         training_confidences=frozen(loss.training_confidence(frame.margins, size)) if shifted else confidences,
-        feature_sqnorms=frame.feature_sqnorms,
+        feature_sqnorms=frozen(frame.feature_sqnorms),
         classifier_sqnorms=frozen(frame.classifier_sqnorms),
-        collapses=frame.margins == 0,
+        collapses=frozen(frame.margins == 0),
         headroom=frame.headroom,
-        objective=frame.objective,
-        lower_bound=frame.objective,
+        objective=objective,
+        lower_bound=objective,
         gap=0.0,
         basis=Basis.CLOSED_FORM,
         source=frame,

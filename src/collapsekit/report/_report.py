@@ -17,13 +17,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 
+from collapsekit import files
 from collapsekit.diagnosis import Comparison
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.summary import MEANINGS
 from collapsekit.report import figures
 from collapsekit.theory import Nearness, nearest_reference
 from collapsekit.training import Run, TrainConfig, compare_run, run_scope
-from collapsekit.training.runs import replace_text
 from collapsekit.validation import Array
 
 MOST_GRAM_CLASSES = 200
@@ -77,7 +77,7 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
         scope=run_scope(run),
         nearest=_nearest(run),
     )
-    replace_text(target, html)
+    files.replace(target, html)
     return target
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from collapsekit import __version__
+from collapsekit import __version__, files
 from collapsekit.errors import CollapseError
 from collapsekit.losses import MSE, CrossEntropy, Focal, Hinge, Loss
 from collapsekit.prediction import phase_diagram, predict
@@ -18,7 +18,6 @@ from collapsekit.problem import UFM
 from collapsekit.report import figures, theory_figures
 from collapsekit.report._report import Picture, picture, render
 from collapsekit.theory import thresholds
-from collapsekit.training.runs import replace_text
 from collapsekit.validation import Array
 
 MOST_ROWS = 1000
@@ -71,7 +70,7 @@ def _write(problem: UFM, sheet: Sheet, pictures: Iterator[Picture], path: str | 
         version=__version__,
         **content,
     )
-    replace_text(target, html)
+    files.replace(target, html)
     return target
 
 

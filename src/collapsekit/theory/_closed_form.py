@@ -12,6 +12,7 @@ from collapsekit.problem import UFM
 from collapsekit.validation import Array, frozen, shorten, whole_number
 
 LARGEST_GEOMETRY_BYTES = 2 * 1024**3
+TOO_SMALL = "with these penalties and class weights a margin costs less than float64 holds; give larger penalties"
 SOLVE = "solve it numerically: collapsekit.solve(problem)"
 
 
@@ -32,28 +33,34 @@ class Frame:
         Whose optimum it is.
     margins : ndarray, shape (K,)
         ``M_k``; 0 for a class that is lost.
-    feature_sqnorms : ndarray, shape (K,)
-        ``‖h_k‖² = M_k / a_k``.
-    headroom : ndarray, shape (K,)
-        Critical λ_W λ_H over λ_W λ_H: the square of the critical over the actual price of margin.
     scales : ndarray, shape (K,)
         ``a_k``.
-    objective : float
-        The optimal value.
+    headroom : ndarray, shape (K,)
+        Critical λ_W λ_H over λ_W λ_H: the square of the critical over the actual price of margin.
     """
 
     problem: UFM
     margins: Array
-    feature_sqnorms: Array
-    headroom: Array
     scales: Array
-    objective: float
+    headroom: Array
+
+    @property
+    def feature_sqnorms(self) -> Array:
+        """``‖h_k‖² = M_k / a_k``, (K,)."""
+        return self.margins / self.scales
 
     @property
     def classifier_sqnorms(self) -> Array:
         """``‖w_k‖²``, (K,): with ``b_k = a_k M_k`` and their sum B, ``(1 − 2/K) b_k + B/K²``; uncentred ``b_k``."""
         b, size = self.scales * self.margins, self.problem.num_classes
         return (1 - 2 / size) * b + b.sum() / size**2 if self.problem.loss.centred else b
+
+    @property
+    def objective(self) -> float:
+        """The optimal value ``Σ α_k φ(M_k) + c_k M_k``, where ``c_k = λ_W a_k (K−1)/K``."""
+        problem = self.problem
+        losses = problem.loss_weights @ problem.loss.scalar(self.margins, problem.num_classes)
+        return float(losses + problem.lambda_w * centring_share(problem) * (self.scales @ self.margins))
 
     def gram_rows(self, rows: slice) -> tuple[Array, Array, Array]:
         """Return some rows of the Gram matrices of features, of the classifier and between the two, (r, K) each."""
@@ -108,26 +115,17 @@ def closed_form(problem: UFM) -> Frame:
     per-class λ_H and `dim` below K: derived here (docs/theory.md).
     """
     require_closed_form(problem)
-    size, loss = problem.num_classes, problem.loss
     prices = margin_prices(problem)
-    margins = loss.margin(prices, size)
+    margins = problem.loss.margin(prices, problem.num_classes)
     survivors = int(np.count_nonzero(margins))
     if problem.dim is not None and problem.dim < survivors:
         raise CollapseError(
             f"dim={problem.dim}: {survivors} classes survive and need as many dimensions; with fewer no closed form is "
             f"known; widen the feature layer, or {SOLVE}"
         )
-    scales = np.sqrt(problem.lambda_h) / np.sqrt(centring_share(problem) * problem.lambda_w) * np.sqrt(problem.counts)
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        feature_sqnorms = margins / scales
-        objective = float(problem.loss_weights @ (loss.scalar(margins, size) + prices * margins))
-        headroom = (loss.critical_price(size) / prices) ** 2
-        largest = objective + margins.max() * (scales.max() + 1 / scales.min())
-    if not np.isfinite(largest):
-        raise CollapseError(
-            f"lambda_w={problem.lambda_w:g}: with these penalties norms exceed float64; give penalties nearer to 1"
-        )
-    return Frame(problem, frozen(margins), frozen(feature_sqnorms), frozen(headroom), frozen(scales), objective)
+    if not np.isfinite(margins.max()):
+        raise CollapseError(f"lambda_w={problem.lambda_w:g}: {TOO_SMALL}")
+    return Frame(problem, frozen(margins), frozen(duality_scales(problem)), frozen(_headroom(problem, prices)))
 
 
 def require_closed_form(problem: UFM) -> None:
@@ -158,6 +156,12 @@ def margin_costs(problem: UFM) -> Array:
     )
 
 
+def duality_scales(problem: UFM) -> Array:
+    """Return a_k, (K,): how much longer a classifier row is than the class mean that it is made of."""
+    ratio = np.sqrt(problem.lambda_h) / np.sqrt(centring_share(problem) * problem.lambda_w)
+    return np.asarray(ratio * np.sqrt(problem.counts))
+
+
 def margin_prices(problem: UFM) -> Array:
     """Return q_k = c_k/α_k, (K,): the price of margin per unit of loss weight; N c_k / n_k with √n_k cancelled."""
     scale = problem.num_samples * np.sqrt(problem.lambda_w) * np.sqrt(centring_share(problem))
@@ -172,5 +176,9 @@ def centring_share(problem: UFM) -> float:
 
 def headroom_of(problem: UFM) -> Array:
     """(Critical price / price)², (K,); infinite where penalties are too small for float64 to tell."""
+    return _headroom(problem, margin_prices(problem))
+
+
+def _headroom(problem: UFM, prices: Array) -> Array:
     with np.errstate(over="ignore", divide="ignore"):
-        return np.asarray((problem.loss.critical_price(problem.num_classes) / margin_prices(problem)) ** 2)
+        return np.asarray(np.square(problem.loss.critical_price(problem.num_classes) / prices))
