@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
 from collapsekit import UFM, CollapseError, CrossEntropy
+from collapsekit.data.lists import Lines, class_sizes
 from collapsekit.evidence import Recipe
 from collapsekit.theory._thresholds import Hold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting:
+    """How the samples of each class are given.
+
+    Attributes
+    ----------
+    long_tail : str
+        LARGEST:SMALLEST:CLASSES, an exponential long tail, e.g. 5000:50:100.
+    label_column : str
+        Column of a table whose values are the class labels; they are counted.
+    lines : str
+        What the numbers of a file are: counts, one a class, or labels, one a sample.
+    delimiter : str
+        Delimiter of a table, where it is none of comma, semicolon and tab.
+    keep_na : bool
+        Labels like NA, null, none and ? are classes, not missing.
+    """
+
+    long_tail: str | None = None
+    label_column: str | None = None
+    lines: Lines | None = None
+    delimiter: str | None = None
+    keep_na: bool = False
+
+    def sizes(self, words: Sequence[str]) -> Any:
+        """Return the samples of each class."""
+        return class_sizes(words, **asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from cyclopts import Parameter
 
 from collapsekit import UFM, CollapseError, predict, thresholds
 from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
-from collapsekit.cli._inputs import Penalties
-from collapsekit.cli.predict import NO_ACCURACY, class_sizes, pages
+from collapsekit.cli._inputs import Counting, Penalties
+from collapsekit.cli.predict import NO_ACCURACY, pages
 from collapsekit.evidence import scope
 from collapsekit.theory import LargestPenalty, WeightAdvice, counts_for, largest_penalty, margins_for, weights_for
 from collapsekit.theory._thresholds import Hold
@@ -28,8 +28,7 @@ def advise(
     counts: Annotated[tuple[str, ...], Parameter(help="One count a class, or one file.")] = (),
     /,
     *,
-    long_tail: str | None = None,
-    label_column: str | None = None,
+    counting: Annotated[Counting | None, Parameter(name="*")] = None,
     margins: Literal["equal", "ldam"] = "equal",
     keep: str | None = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
@@ -48,11 +47,7 @@ def advise(
     Parameters
     ----------
     counts : tuple of str
-        One count a class, or one file: a count a line, `name,count` a line, or a CSV with --label-column.
-    long_tail : str
-        LARGEST:SMALLEST:CLASSES, an exponential long tail, e.g. 5000:50:100.
-    label_column : str
-        Column of the CSV file whose values are the class labels; they are counted.
+        One count a class, or one file: a count or `name,count` a line, JSON, or labels (one a line, a column, arrays).
     margins : str
         Wanted margins: equal, or ldam (proportional to count^(-1/4)).
     keep : str
@@ -62,7 +57,7 @@ def advise(
     json : bool
         Print one JSON object.
     """
-    sizes = class_sizes(counts, long_tail, label_column)
+    sizes = (counting or Counting()).sizes(counts)
     penalties = penalties or Penalties()
     if not penalties.given:
         raise CollapseError("--weight-decay: missing; advice needs the recipe's penalties, as predict does")
