@@ -272,8 +272,8 @@ def test_comparison_statuses_follow_their_definitions(run):
     per_class = run.measured.per_class()
     largest = per_class["feature_sqnorm"].max()
     for k, finding in enumerate(comparison.classes):
-        gone = per_class["feature_sqnorm"][k] <= 0.01 * largest and abs(finding.measured_confidence - 0.1) <= 0.005
-        assert ("collapsed" in finding.status and "alive" not in finding.status) == gone
+        small = per_class["feature_sqnorm"][k] <= 0.01 * largest or finding.measured_confidence <= 0.105
+        assert (finding.status == "lost") == (small and per_class["recall"][k] == 0)
     deviations = [abs(c.measured_confidence - c.predicted_confidence) for c in comparison.classes]
     assert_allclose(comparison.largest_deviation, max(deviations))
 

@@ -10,10 +10,13 @@ from cyclopts import Parameter
 
 import collapsekit
 from collapsekit import UFM, CollapseError
-from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
+from collapsekit.cli._console import print_classes, print_json, print_note
 from collapsekit.cli._inputs import Counting, Penalties
 from collapsekit.evidence import scope
+from collapsekit.prediction import fates
 
+DROP = ("‖w‖²", "‖h‖²", "margin", "dies at\ncount", "headroom", "dies at\nweight decay")
+"""What a narrow terminal goes without, in this order; never class, count, confidence and status."""
 NO_ACCURACY = "The prediction describes the training geometry; what it means for test accuracy has to be measured."
 
 
@@ -68,12 +71,10 @@ def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
             del content[key]
         print_json(content | {"labels": names, "counts": unit.counts.astype(int).tolist()})
         return
-    print_table(
+    print_classes(
         ("class", "count", "dies at λ_W λ_H ≥", ""),
-        [
-            (names[k], f"{unit.counts[k]:.0f}", f"{limits.critical_product[k]:.6g}", "")
-            for k in shown_rows(unit.num_classes)
-        ],
+        lambda k: (names[k], f"{unit.counts[k]:.0f}", f"{limits.critical_product[k]:.6g}", ""),
+        [""] * unit.num_classes,
     )
     print_note(
         f"The first class dies at λ_W λ_H = {limits.minority_collapse:.6g}, the last at "
@@ -91,22 +92,19 @@ def _print_prediction(penalties: Penalties, problem: UFM, names: list[str], html
         sheet = pages().Sheet(
             title="Which classes this recipe will lose",
             verdict=[summary],
-            missed=bool(frame.collapsed.any()),
+            missed=bool(frame.collapses.any()),
             caption="Each class on its training samples, predicted",
-            headers=table.headers,
+            headers=[header.replace("\n", " ") for header in table.headers],
             rows=[table.row(k) for k in range(problem.num_classes)],
-            lost=frame.collapsed.tolist(),
-            notes=[str(ground), NO_ACCURACY],
+            lost=frame.collapses.tolist(),
+            notes=[ground.details, NO_ACCURACY],
         )
         written = page(problem, sheet, html)
     if json:
         content = frame.to_dict() | {"labels": names, "thresholds": limits.to_dict(), "scope": ground.to_dict()}
         print_json(content | ({} if html is None else {"page": str(written)}))
         return
-    shown = shown_rows(problem.num_classes)
-    print_table(table.headers, [table.row(k) for k in shown], muted=[bool(frame.collapsed[k]) for k in shown])
-    if len(shown) < problem.num_classes:
-        print_note(f"… {problem.num_classes - len(shown)} classes between are not shown; --json prints all.")
+    print_classes(table.headers, table.row, table.fates, [header for header in DROP if header in table.headers])
     print_note(summary)
     print_note(str(ground))
     if html is not None:
@@ -118,13 +116,14 @@ class PredictionTable:
 
     def __init__(self, frame: Any, limits: Any, names: list[str], weight_decay: float | None) -> None:
         self.frame, self.limits, self.names, self.weight_decay = frame, limits, names, weight_decay
+        self.fates = fates(frame.problem.loss, frame.confidences, frame.collapses)
 
     @property
     def headers(self) -> list[str]:
         """What the columns are; a death in units of the recipe where it is given in them."""
-        own = [] if self.weight_decay is None else ["dies at weight decay"]
+        own = [] if self.weight_decay is None else ["dies at\nweight decay"]
         columns = ["class", "count", "confidence", "margin", "‖h‖²", "‖w‖²", "headroom"]
-        return [*columns, *own, "dies at count", "status"]
+        return [*columns, *own, "dies at\ncount", "status"]
 
     def row(self, k: int) -> list[str]:
         """Class k in words."""
@@ -140,7 +139,7 @@ class PredictionTable:
             f"{frame.headroom[k]:.4g}",
             *own,
             f"{limits.critical_count[k]:.4g}",
-            "collapses" if frame.collapsed[k] else "survives",
+            self.fates[k],
         ]
 
 
@@ -156,7 +155,7 @@ def pages() -> Any:
 
 
 def _summary(frame: Any, limits: Any, problem: UFM) -> str:
-    dead, products = int(frame.collapsed.sum()), problem.lambda_w * np.unique(problem.lambda_h)
+    dead, products = int(frame.collapses.sum()), problem.lambda_w * np.unique(problem.lambda_h)
     product = " to ".join(f"{p:.4g}" for p in dict.fromkeys((products[0], products[-1])))
     fate = f"{dead} of {problem.num_classes} classes collapse" if dead else "No class collapses"
     factor = float(np.sqrt(frame.headroom.min()))

@@ -163,11 +163,6 @@ def _legend_above(ax: Axes) -> None:
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0, ncols=2)
 
 
-def short(label: str, most: int = 12) -> str:
-    """A long name by its two ends, which tell it from others that begin alike."""
-    return label if len(label) <= most else f"{label[: most // 2]}…{label[1 - most // 2 :]}"
-
-
 def plain_ticks(ax: Axes) -> None:
     """Label a logarithmic x axis with 1, 2, 5, 10 …, or with powers of ten alone if it is long."""
     low, high = ax.get_xlim()

@@ -24,4 +24,4 @@ def run_scope(run: Run) -> str:
             "comes out larger"
         )
     recipe: Recipe = "batchnorm" if run.config.recipe == "batchnorm" else "penalty"
-    return str(scope(problem, recipe, extras))
+    return scope(problem, recipe, extras).details
