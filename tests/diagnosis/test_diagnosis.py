@@ -243,7 +243,7 @@ def test_objectives_are_those_of_the_problem():
 # Sentences and tables
 
 
-LOST = "Lost (never predicted, nothing of its own learnt): d; weak (recall or confidence below one half): c. "
+LOST = "Lost (never predicted, at chance or without a feature of its own): d; weak (recall or confidence below one half): c. "
 
 
 def test_verdicts():

@@ -131,15 +131,14 @@ def solve(
 def draw(path: Path, figure: Any) -> None:
     """Write a figure, given as a function of axes, to a file."""
     try:
-        import matplotlib as mpl
         from matplotlib.figure import Figure
 
-        from collapsekit.report.figures import STYLE
+        from collapsekit.report.figures import style
     except ModuleNotFoundError as missing:
         raise CollapseError(
             f"--figure: {missing.name} is not installed; run: pip install 'collapsekit[report]'"
         ) from None
-    with mpl.rc_context(STYLE):
+    with style():
         picture = Figure(figsize=(5.4, 3.6), layout="constrained")
         figure(picture.subplots())
         try:

@@ -158,7 +158,7 @@ class Comparison:
         if never:
             parts.append(f"The network never predicts {_listed(never)}, even on the samples it was trained on")
         if lost:
-            parts.append(f"{'lost, too' if never else 'Lost'} (never predicted, nothing of its own learnt): {_listed(lost)}")
+            parts.append(f"{'lost, too' if never else 'Lost'} (never predicted, at chance or without a feature of its own): {_listed(lost)}")
         if weak:
             parts.append(f"{'weak' if parts else 'Weak'} (recall or confidence below one half): {_listed(weak)}")
         return "; ".join(parts) + "." if parts else "Every class is alive on its training samples."
