@@ -39,8 +39,12 @@ class Scope:
     def __str__(self) -> str:
         """One line; :attr:`details` has the rest."""
         if self.inside:
-            return f"Scope: inside the tested range; class confidences deviated by at most {self.largest_deviation:.4f}."
-        return f"Scope: outside the tested range ({'; '.join(r.split(',')[0] for r in self.reasons)}); --json says more."
+            return (
+                f"Scope: inside the tested range; class confidences deviated by at most {self.largest_deviation:.4f}."
+            )
+        return (
+            f"Scope: outside the tested range ({'; '.join(r.split(',')[0] for r in self.reasons)}); --json says more."
+        )
 
     @property
     def details(self) -> str:

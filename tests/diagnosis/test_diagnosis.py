@@ -264,8 +264,8 @@ def test_verdicts():
     )
     never = found(recalls=changed(EXACTLY.recalls, 1, 0.0))
     assert never.verdict.startswith(
-        "The network never predicts b, even on the samples it was trained on; lost, too (never predicted, nothing of its "
-        "own learnt): d; weak (recall or confidence below one half): c. "
+        "The network never predicts b, even on the samples it was trained on; lost, too (never predicted, at chance or "
+        "without a feature of its own): d; weak (recall or confidence below one half): c. "
     )
     alive = compare(None, measured(FRAME, 3 * np.eye(4), 3 * np.eye(4)))
     assert alive.verdict.startswith("Every class is alive on its training samples. No prediction: ")

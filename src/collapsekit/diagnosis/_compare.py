@@ -104,6 +104,8 @@ class Comparison:
         Share of the training samples that the network assigns to their class.
     outside : str or None
         Why no theory predicts this network, or None if there is a prediction.
+    predicted_cosine : float
+        The largest |cosine| at a predicted optimum whose class means are not orthogonal (those of `solve`).
     """
 
     classes: list[ClassFinding]
@@ -116,6 +118,7 @@ class Comparison:
     mean_cosine: float
     train_accuracy: float
     outside: str | None = None
+    predicted_cosine: float = 0.0
 
     @property
     def objective_excess(self) -> float:
@@ -135,7 +138,7 @@ class Comparison:
         )
         if np.isnan(self.largest_cosine):  # fewer than two class means are left: orthogonal as they are
             return found
-        return (*found, Condition("largest_cosine", self.largest_cosine, (0, COSINE_BAND)))
+        return (*found, Condition("largest_cosine", self.largest_cosine, (0, COSINE_BAND + self.predicted_cosine)))
 
     @property
     def same_classes_collapsed(self) -> bool | None:
@@ -158,7 +161,9 @@ class Comparison:
         if never:
             parts.append(f"The network never predicts {_listed(never)}, even on the samples it was trained on")
         if lost:
-            parts.append(f"{'lost, too' if never else 'Lost'} (never predicted, at chance or without a feature of its own): {_listed(lost)}")
+            parts.append(
+                f"{'lost, too' if never else 'Lost'} (never predicted, at chance or without a feature of its own): {_listed(lost)}"
+            )
         if weak:
             parts.append(f"{'weak' if parts else 'Weak'} (recall or confidence below one half): {_listed(weak)}")
         return "; ".join(parts) + "." if parts else "Every class is alive on its training samples."
@@ -310,6 +315,7 @@ def compare(
         mean_cosine=mean,
         train_accuracy=measured.metrics()["train_accuracy"],
         outside=outside if expected is None else None,
+        predicted_cosine=_predicted_cosine(prediction) if isinstance(prediction, Solution) else 0.0,
     )
 
 
@@ -322,6 +328,12 @@ def _words(
         return found, [""] * len(found), [""] * len(found)
     told = fates(expected.problem.loss, expected.confidences, expected.collapses)
     return found, told, agreements(expected, measured, found)
+
+
+def _predicted_cosine(solution: Solution) -> float:
+    """Largest |cosine| between class features of a solution; 0 below two."""
+    cosines = np.abs(solution.geometry().feature_cosines - np.eye(solution.problem.num_classes))
+    return float(np.nanmax(cosines, initial=0.0))
 
 
 def _unit_sqnorms(problem: UFM) -> Array:
