@@ -85,7 +85,7 @@ def row_of(run, extra=None) -> Row:
         "confidences": measured.confidences,
         "margins": measured.margins,
         "recalls": run.test_recalls,
-        "collapsed": sum(c.status.startswith("collapsed") for c in comparison.classes),
+        "collapsed": sum(c.status == "lost" for c in comparison.classes),
         "outside": comparison.outside,
     }
     if frame is not None:
@@ -95,7 +95,9 @@ def row_of(run, extra=None) -> Row:
             "predicted_margins": frame.margins,
             "headroom": frame.headroom,
             "predicted_collapsed": int(frame.collapses.sum()),
-            "spuriously_collapsed": sum(c.status == "collapsed, not predicted" for c in comparison.classes),
+            "spuriously_collapsed": sum(
+                c.status == "lost" and c.agreement == "against the prediction" for c in comparison.classes
+            ),
             "times_threshold": 1 / float(frame.headroom.min()),
         }
     elif run.problem is not None:  # no closed form, but an optimum that can be certified

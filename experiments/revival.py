@@ -61,7 +61,11 @@ def prepare():
 
 def lost(run):
     """The classes that are dead against the theory."""
-    return [k for k, c in enumerate(compare_run(run).classes) if c.status == "collapsed, not predicted"]
+    return [
+        k
+        for k, c in enumerate(compare_run(run).classes)
+        if c.status == "lost" and c.agreement == "against the prediction"
+    ]
 
 
 def before_and_after(run):
