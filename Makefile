@@ -29,18 +29,18 @@ figures: .venv/run
 	$(BIN)/collapsekit train --out runs --resume
 	$(BIN)/python docs/make_figures.py
 	$(BIN)/python docs/make_solver_figures.py
-	$(BIN)/python experiments/summary.py
+	PYTHONPATH=experiments $(BIN)/python -m _tools.summary
 
 # Hours of work at full size; what is in runs/experiments already is not trained again.
 evidence: .venv/test
 	for claim in $(CLAIMS); do $(BIN)/python experiments/$$claim.py --out runs/experiments || exit 1; done
 	$(BIN)/python experiments/solver_certified.py
 	$(BIN)/python experiments/solver_landscape.py
-	$(BIN)/python experiments/summary.py
+	PYTHONPATH=experiments $(BIN)/python -m _tools.summary
 
 # The same at smoke size: minutes, nothing is written, the bands of the smoke size must hold.
 evidence-smoke: .venv/test
-	$(BIN)/python experiments/smoke.py $(CLAIMS)
+	PYTHONPATH=experiments $(BIN)/python -m _tools.smoke $(CLAIMS)
 
 bench: .venv/test
 	mkdir -p .benchmarks
