@@ -66,7 +66,7 @@ def scope(problem: UFM, recipe: Recipe = "penalty", extras: Sequence[str] = ()) 
 
     References
     ----------
-    The tested ranges are written by ``experiments/_tools/summary.py`` from the results of the experiments that it names.
+    The tested ranges are written by ``experiments/_tools/summary.py`` from the results of the experiments it names.
     """
     tested = _tested()[recipe]
     size, imbalance = problem.num_classes, float(problem.counts.max() / problem.counts.min())
