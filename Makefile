@@ -31,7 +31,7 @@ lint: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/vulture
+	$(BIN)/python tests/_support/dead.py
 
 # Before every commit: what `make lint` checks, on the files as they are.
 hooks: .venv/test

@@ -153,10 +153,10 @@ def killed(mutant: Mutant, tree: Path) -> str:
     environment = os.environ | {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
     path.write_text(text, encoding="utf-8")
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
     if done.returncode == 1 and failed:
         return f"killed by {failed[0].split()[1]}"
-    return "SURVIVES" if done.returncode == 0 else f"pytest ended with {done.returncode}: {done.stdout[-200:]}"
+    return "SURVIVES" if done.returncode == 0 else f"NOT RUN, pytest ended with {done.returncode}: {done.stdout[-200:]}"
 
 
 def main(chosen: list[str]) -> int:
