@@ -77,7 +77,7 @@ def scope(problem: UFM, recipe: Recipe | None = None, extras: Sequence[str] = ()
 
     References
     ----------
-    The tested ranges are written by ``experiments/summary.py`` from the results of the experiments that it names.
+    The tested ranges are written by ``experiments/_tools/summary.py`` from the results of the experiments it names.
     """
     tested = _tested()["batchnorm" if isinstance(recipe, BatchNorm) else "penalty"]
     size, imbalance = problem.num_classes, float(problem.counts.max() / problem.counts.min())

@@ -13,6 +13,7 @@ from typing import Any
 
 from collapsekit import files
 from collapsekit.diagnosis import compare
+from collapsekit.diagnosis.status import Status
 from collapsekit.errors import CollapseError
 from collapsekit.training import runs, store
 from collapsekit.training._config import TrainConfig
