@@ -285,7 +285,14 @@ def test_a_class_without_samples_is_left_out(seed, other):
 
 
 @pytest.mark.parametrize("name", ["gram_h", "gram_w", "cross"])
-def test_infinite_entries_are_refused(name):
-    matrices = {key: np.eye(2) for key in ("gram_h", "gram_w", "cross")} | {name: np.array([[1, np.inf], [0, 1]])}
+@pytest.mark.parametrize("entry", [np.inf, -np.inf, 1e151, -1e308])
+def test_infinite_entries_are_refused(name, entry):
+    matrices = {key: np.eye(2) for key in ("gram_h", "gram_w", "cross")} | {name: np.array([[1, entry], [0, 1]])}
     with pytest.raises(CollapseError, match=f"{name}: holds infinite"):
         Geometry(**matrices, counts=[1, 1])
+
+
+@pytest.mark.parametrize("count", [2**53, 2.0**70, 2**70, -1, 0.5, np.nan, np.inf])
+def test_counts_out_of_range_are_refused(count):
+    with pytest.raises(CollapseError, match=r"counts: class 0 has .* whole numbers below 2\*\*53"):
+        Geometry(np.eye(2), np.eye(2), np.eye(2), counts=[count, 1])

@@ -29,6 +29,36 @@ def test_long_tail_falls_from_largest_to_smallest_at_a_constant_rate(arguments):
     UFM(counts, 1, 1)  # whole numbers, at least 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "total"), [((500, 5, 100), 10847), ((5000, 50, 10), 12406), ((5000, 500, 10), 20431)]
+)
+def test_a_long_tail_by_the_rule_of_the_published_ones(arguments, total):
+    largest, smallest, size = arguments
+    counts = long_tail(largest, smallest, size, rounding="truncated")
+    assert counts.sum() == total
+    assert_array_equal(counts, [int(largest * (smallest / largest) ** (k / (size - 1.0))) for k in range(size)])
+
+
+@settings(max_examples=examples(100))
+@given(sizes())
+def test_truncated_counts_keep_both_ends_and_lie_at_most_one_below_rounded_ones(arguments):
+    smallest, ratio, size = arguments
+    rounded, truncated = (long_tail(smallest * ratio, smallest, size, rounding=r) for r in ("nearest", "truncated"))
+    assert (truncated[0], truncated[-1]) == (smallest * ratio, smallest)
+    assert set(rounded - truncated) <= {0, 1}
+
+
+def test_a_rounding_of_the_smallest_count_does_not_truncate_it():
+    assert 49 * (1 / 49) < 1
+    assert long_tail(49, 1, 3, rounding="truncated")[-1] == 1
+
+
+@pytest.mark.parametrize("rounding", ["down", None, 1])
+def test_other_roundings_are_refused(rounding):
+    with pytest.raises(CollapseError, match=r"rounding=.*give 'nearest' or 'truncated'"):
+        long_tail(9, 3, 3, rounding=rounding)
+
+
 @settings(max_examples=examples(100))
 @given(sizes(), st.data())
 def test_step_has_two_levels(arguments, data):

@@ -8,12 +8,13 @@ from collapsekit.losses import MSE as MSE
 from collapsekit.losses import CrossEntropy as CrossEntropy
 from collapsekit.losses import Focal as Focal
 from collapsekit.losses import Hinge as Hinge
+from collapsekit.prediction import Prediction as Prediction
+from collapsekit.prediction import predict as predict
 from collapsekit.problem import UFM as UFM
 from collapsekit.profiles import long_tail as long_tail
 from collapsekit.profiles import step as step
 from collapsekit.solver._certify import certify as certify
 from collapsekit.solver._solve import solve as solve
-from collapsekit.theory._closed_form import predict as predict
 from collapsekit.theory._thresholds import thresholds as thresholds
 
 

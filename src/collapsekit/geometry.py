@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from collapsekit.errors import CollapseError
-from collapsekit.validation import Array, class_names, frozen, numeric, shorten
+from collapsekit.validation import LARGEST, LARGEST_EXACT, Array, class_names, frozen, numeric, shorten
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -70,15 +70,19 @@ class Geometry:
         n = numeric("counts", counts)
         if n.ndim != 1 or n.size < 2:
             raise CollapseError(f"counts: shape {n.shape}; give one count a class, for at least two classes")
-        bad = np.flatnonzero(~np.isfinite(n) | (n < 0) | (n != np.floor(n)))
+        bad = np.flatnonzero(~((n >= 0) & (n < LARGEST_EXACT) & (n == np.floor(n))))
         if bad.size:
-            raise CollapseError(f"counts: class {bad[0]} has {n[bad[0]]:g}; give whole numbers, 0 for an unseen class")
+            raise CollapseError(
+                f"counts: class {bad[0]} has {n[bad[0]]:g}; give whole numbers below 2**53, 0 for an unseen class"
+            )
         for name, value in (("gram_h", gram_h), ("gram_w", gram_w), ("cross", cross)):
             matrix = numeric(name, value)
             if matrix.shape != (n.size, n.size):
                 raise CollapseError(f"{name}: shape {matrix.shape}; expected ({n.size}, {n.size}) for {n.size} counts")
-            if np.isinf(matrix).any():
-                raise CollapseError(f"{name}: holds infinite entries; give finite ones, NaN for unseen classes")
+            if (np.abs(matrix) > LARGEST).any():
+                raise CollapseError(
+                    f"{name}: holds infinite or huge entries; give numbers within ±{LARGEST:g}, NaN for unseen classes"
+                )
             object.__setattr__(self, name, frozen(matrix))
         spread = np.zeros(n.size) if within is None else numeric("within", within)
         if spread.shape != n.shape:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from collapsekit.errors import CollapseError
-from collapsekit.validation import Array, frozen, whole_number
+from collapsekit.validation import Array, frozen, shorten, whole_number
+
+Rounding = Literal["nearest", "truncated"]
 
 
-def long_tail(largest: int, smallest: int, num_classes: int) -> Array:
+def long_tail(largest: int, smallest: int, num_classes: int, *, rounding: Rounding = "nearest") -> Array:
     r"""Return exponentially decaying counts, the usual long tail.
 
     .. math:: n_k = \operatorname{round}\bigl(n_1 (n_K/n_1)^{(k-1)/(K-1)}\bigr)
@@ -19,6 +23,8 @@ def long_tail(largest: int, smallest: int, num_classes: int) -> Array:
         Samples of the first and of the last class, ``largest ≥ smallest ≥ 1``.
     num_classes : int
         K ≥ 2.
+    rounding : {"nearest", "truncated"}
+        How counts become whole. The published data sets (CIFAR-10-LT, CIFAR-100-LT) are truncated.
 
     Returns
     -------
@@ -38,9 +44,15 @@ def long_tail(largest: int, smallest: int, num_classes: int) -> Array:
     --------
     >>> long_tail(5000, 50, 10)
     array([5000., 2997., 1797., 1077.,  646.,  387.,  232.,  139.,   83.,   50.])
+    >>> int(long_tail(500, 5, 100, rounding="truncated").sum())  # CIFAR-100-LT
+    10847
     """
     size, top, bottom = _checked(largest, smallest, num_classes)
-    return frozen(np.round(top * (bottom / top) ** (np.arange(size) / (size - 1))))
+    if rounding not in ("nearest", "truncated"):
+        raise CollapseError(f"rounding={shorten(rounding)}: give 'nearest' or 'truncated'")
+    counts = top * (bottom / top) ** (np.arange(size) / (size - 1))
+    # the maximum, because a rounding of n_1 (n_K/n_1) must not truncate n_K itself
+    return frozen(np.round(counts) if rounding == "nearest" else np.maximum(np.floor(counts), bottom))
 
 
 def step(largest: int, smallest: int, num_classes: int, minorities: int | None = None) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,16 +14,24 @@ from collapsekit.errors import CollapseError
 
 Array = NDArray[np.float64]
 LARGEST_EXACT = 2**53
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+SMALLEST, LARGEST = 1e-300, 1e150
+"""Of positive numbers: beyond, square roots and squares of them, or a few of them multiplied, leave float64."""
+RANGE = f"give a number from {SMALLEST:g} to {LARGEST:g}"
+# C0, DEL, C1; marks, overrides and isolates that turn the direction of a text; line ends; surrogates
+UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
+)
 
 
 def numeric(name: str, value: ArrayLike) -> Array:
     """Return a fresh float64 array, or say that `value` is not numeric."""
     try:
         raw = np.asarray(value)
+        if raw.dtype == object and all(isinstance(one, int) for one in raw.flat):  # whole numbers beyond 64 bits
+            raw = raw.astype(np.float64)
         if raw.dtype.kind not in "iuf":
             raise TypeError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise CollapseError(f"{name}={shorten(value)}: give real numbers") from None
     return np.array(raw, dtype=np.float64)
 
@@ -32,6 +41,8 @@ def positive_number(name: str, value: Any, remedy: str) -> float:
     number = numeric(name, value)
     if number.ndim or not (np.isfinite(number) and number > 0):
         raise CollapseError(f"{name}={shorten(value)}: must be one finite number above 0; {remedy}")
+    if not SMALLEST <= number <= LARGEST:
+        raise CollapseError(f"{name}={shorten(value)}: {RANGE}")
     return float(number)
 
 
@@ -43,7 +54,18 @@ def positive_vector(name: str, value: ArrayLike, num_classes: int, remedy: str) 
     bad = np.flatnonzero(~(np.isfinite(vector) & (vector > 0)))
     if bad.size:
         raise CollapseError(f"{name}: class {bad[0]} has {vector[bad[0]]:g}; must be finite and above 0; {remedy}")
+    bad = np.flatnonzero((vector < SMALLEST) | (vector > LARGEST))
+    if bad.size:
+        raise CollapseError(f"{name}: class {bad[0]} has {vector[bad[0]]:g}; {RANGE}")
     return frozen(vector)
+
+
+def positive_values(name: str, value: ArrayLike, remedy: str) -> Array:
+    """Return one finite number above zero, or a list of them, as a read-only array of at least one."""
+    vector = np.atleast_1d(numeric(name, value))
+    if not vector.size:
+        raise CollapseError(f"{name}=[]: give at least one number; {remedy}")
+    return positive_vector(name, vector, vector.size, remedy)
 
 
 def whole_number(name: str, value: Any, least: int, remedy: str) -> int:
@@ -68,6 +90,9 @@ def class_counts(value: ArrayLike | Mapping[str, int]) -> Array:
         k = bad[0]
         remedy = "drop the class or give it samples" if counts[k] == 0 else "counts are whole numbers, at least 1"
         raise CollapseError(f"counts: class {k} has {counts[k]:g} samples; {remedy}")
+    bad = np.flatnonzero(counts >= LARGEST_EXACT)
+    if bad.size:
+        raise CollapseError(f"counts: class {bad[0]} has {counts[bad[0]]:g} samples; give counts below 2**53")
     return frozen(counts)
 
 
@@ -81,13 +106,13 @@ def class_names(value: Sequence[str] | None, num_classes: int) -> tuple[str, ...
     if len(names) != num_classes:
         raise CollapseError(f"names: {len(names)} names for {num_classes} classes; give one a class")
     if len(set(names)) != num_classes:
-        twice = next(name for name in names if names.count(name) > 1)
-        raise CollapseError(f"names: {twice!r} stands for two classes; names must differ")
+        twice = Counter(names).most_common(1)[0][0]
+        raise CollapseError(f"names: {shorten(twice)} stands for two classes; names must differ")
     return names
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line, control characters and bytes outside UTF-8 replaced: nothing else can be shown."""
+    """Return `text` on one line; what steers a terminal or turns its text, and bytes outside UTF-8, is replaced."""
     return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", re.sub(r"[\t\n\r]+", " ", text))
 
 

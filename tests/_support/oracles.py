@@ -87,7 +87,7 @@ def recipe_objective(weights, features, labels, *, weight_decay, feature_decay=N
             batch, w = features[rows], class_weights[labels[rows]]
             step = recipe.get("loss_factor", 1.0) * (w @ sample_losses(weights, batch, labels[rows])) / w.sum()
             if feature_decay is not None:
-                reduction = recipe.get("feature_reduction", "batch_sum")
+                reduction = recipe.get("reduction", "batch_sum")
                 step = step + feature_decay / 2 * feature_penalty(batch, features, reduction)
             values.append(step)
     return fixed + np.mean(values)
@@ -313,7 +313,7 @@ def assert_is_optimum(frame, optimum=None):
     for name, (actual, expected, unit) in pairs.items():
         error = largest_error(actual, expected, tolerances.BRUTE_FLOOR * unit)
         assert_allclose(error, 0, atol=tolerances.BRUTE_GRAM, err_msg=name)
-    assert_allclose(margins[frame.collapsed], 0, atol=tolerances.BRUTE_GRAM * max(1, margins.max()))
+    assert_allclose(margins[frame.collapses], 0, atol=tolerances.BRUTE_GRAM * max(1, margins.max()))
 
 
 # (c) extended precision

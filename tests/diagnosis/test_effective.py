@@ -188,7 +188,7 @@ def test_margins_of_no_single_product_are_refused(factors):
 
 def test_complete_collapse_is_refused():
     dead = UFM(COUNTS, 1.0, 1.0)
-    assert predict(dead).collapsed.all()
+    assert predict(dead).collapses.all()
     features, labels, weights = sampled(dead, dim=5)
     assert_refused(effective_penalties(measure_features(features, labels, weights)), "no class has a margin")
     features, labels, weights = sampled(PROBLEM)

@@ -1,6 +1,5 @@
 """Every neural-collapse metric against its textbook formula on raw samples; symmetries, limits, row blocks."""
 
-import metric_oracles as oracles
 import numpy as np
 import pytest
 import torch
@@ -8,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from _support import metric_oracles as oracles
 from _support.samples import Samples, draw_samples, rotation, samples
 from _support.strategies import examples, problems
 from _support.tolerances import COLLAPSED_NC1, EXACT, METRICS
@@ -209,7 +209,7 @@ def test_frame_metrics_vanish_at_the_predicted_optimum(problem):
 
 def test_residuals_see_the_pure_error_of_scale_that_normalised_metrics_hide():
     frame = predict(UFM([50, 30, 8], 1e-3, 1e-3))
-    assert not frame.collapsed.any()
+    assert not frame.collapses.any()
     weight, features = frame.weights_and_features(4)
     labels = np.repeat(np.arange(3), [50, 30, 8])
     s = Samples(1.5 * features[labels], labels, 2 * weight, np.zeros(3))

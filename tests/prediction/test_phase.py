@@ -19,7 +19,7 @@ def test_every_cell_counts_the_survivors_of_the_closed_form(profile, counts, los
         sizes = counts(2000, round(2000 / ratio), 6)
         for j, product in enumerate(PRODUCTS):
             frame = predict(UFM(sizes, np.sqrt(product), np.sqrt(product), loss=loss))
-            assert diagram.survivors[i, j] == (~frame.collapsed).sum()
+            assert diagram.survivors[i, j] == (~frame.collapses).sum()
 
 
 def test_borders_are_the_first_and_the_last_death():
@@ -39,6 +39,12 @@ def test_borders_are_the_first_and_the_last_death():
         ({"ratios": [0.5]}, "ratios: 0.5 is below 1"),
         ({"ratios": [-1]}, "class 0 has -1|ratios"),
         ({"products": [0]}, "products"),
+        ({"ratios": []}, r"ratios=\[\]: give at least one number"),
+        ({"products": []}, r"products=\[\]: give at least one number"),
+        ({"ratios": ["wide"]}, "ratios=.*give real numbers"),
+        ({"products": [[1e-6]]}, "products: shape"),
+        ({"ratios": [1e200]}, "ratios: class 0 has 1e"),
+        ({"profile": ["step"]}, "profile="),
         ({"profile": "flat"}, "profile='flat'"),
         ({"num_classes": 1}, "num_classes=1"),
         ({"largest": 0}, "largest=0"),

@@ -56,7 +56,7 @@ def test_the_bias_free_optimum_is_that_of_the_closed_form(scale):
     problem = trial(scale, dim=20)
     frame, solution = predict(problem), solve(problem)
     assert_allclose(solution.objective, frame.objective, rtol=EXACT)
-    assert (solution.collapsed == frame.collapsed).all()
+    assert (solution.collapsed == frame.collapses).all()
     far = solution.geometry().distance(frame.geometry())
     assert max(far.residual.values()) <= BRUTE_GRAM
 
@@ -194,7 +194,7 @@ def test_each_dimension_too_small_is_honest_about_it():
 
 def test_a_small_dimension_that_suffices_is_certified():
     problem = trial(400, dim=3)
-    assert predict(problem).collapsed.sum() >= 7
+    assert predict(problem).collapses.sum() >= 7
     assert solve(problem).optimal
 
 

@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from _support import oracles
 from _support.strategies import examples
 from _support.tolerances import BRUTE_OBJECTIVE, EXACT, FROZEN_SHIFT, GRAMS, INVERSE, LIMIT
-from collapsekit import MSE, UFM, CollapseError, Geometry, Hinge, predict
+from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Geometry, Hinge, predict, solve
 from collapsekit.theory import (
     balanced_without_relu,
     deep_linear_mse,
@@ -89,6 +89,23 @@ def test_balanced_without_relu_is_what_descent_without_bounds_finds(size, scale)
     grams = {"gram_w": model.unit_w**2 * V @ V.T, "gram_h": np.outer(model.unit_h, model.unit_h) * (U @ U.T)}
     for name, expected in grams.items():
         assert_allclose(getattr(geometry, name), expected, atol=1e-5 * max(1e-3, np.abs(expected).max()), rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "shift"), [(0.5, -5.0), (0.3, -6.0), (0.2, -3.5)], ids=["the case", "lower", "barely"]
+)
+def test_losses_that_call_for_negative_margins_without_relu_are_refused(smoothing, shift):
+    """At smoothing 0.5 and margins −5 the optimum is −3.36 (objective 1.0962), not 0 (1.8950)."""
+    loss = CrossEntropy(smoothing=smoothing, margins=[shift] * 4)
+    assert loss.scalar(np.full(4, -0.01), 4)[0] < loss.scalar(np.zeros(4), 4)[0]
+    with pytest.raises(CollapseError, match=r"loss=.*negative margins.*collapsekit\.solve"):
+        balanced_without_relu(UFM([50] * 4, 1e-3, 1e-4, relu=False, loss=loss))
+
+
+def test_a_smoothed_loss_that_falls_at_margin_0_is_solved_without_relu():
+    problem = UFM([50] * 4, 1e-3, 1e-4, relu=False, loss=CrossEntropy(smoothing=0.3, margins=[-0.5] * 4))
+    margins = balanced_without_relu(problem).margins
+    assert_allclose(margins, solve(problem).margins, rtol=1e-5)
 
 
 def test_the_price_of_relu_is_the_root_of_k_over_k_minus_1():
@@ -178,7 +195,7 @@ def test_at_the_layer_peeled_ratio_minorities_die_with_the_norms_used_up(majorit
         found = frame(low)
         assert_allclose(found.classifier_sqnorms.mean(), energy_w, rtol=INVERSE)
         assert_allclose(found.feature_sqnorms.mean(), energy_h, rtol=INVERSE)
-        assert bool(found.collapsed[-1]) is dead
+        assert bool(found.collapses[-1]) is dead
 
 
 def nuclear_objective(x, counts, kappa):
@@ -194,8 +211,9 @@ def nuclear_objective(x, counts, kappa):
 
 
 @pytest.mark.parametrize("factor", [0.8, 1.25])
-def test_minorities_merge_without_relu_exactly_from_the_threshold_on(factor):
-    counts = np.array([90.0, 90.0, 10.0, 10.0])
+@pytest.mark.parametrize("counts", [[90.0, 90.0, 10.0, 10.0], [300.0, 100.0, 10.0, 10.0]], ids=str)
+def test_a_group_merges_without_relu_exactly_from_its_threshold_on(counts, factor):
+    counts = np.array(counts)
     kappa = np.sqrt(merging_threshold(counts)) * factor
     x = np.random.default_rng(0).normal(size=2 * 4 * 6)
     found = minimize(
@@ -211,16 +229,29 @@ def test_minorities_merge_without_relu_exactly_from_the_threshold_on(factor):
     assert bool(apart < 1e-4) is (factor > 1), apart
 
 
+@pytest.mark.parametrize(
+    ("counts", "group"),
+    [([300, 100, 10, 10], 10), ([50, 40, 30, 6, 6, 6], 6), ([12, 700, 90, 12], 12), ([9, 9, 9], 9)],
+)
+def test_every_group_has_a_threshold_and_the_rarest_comes_first(counts, group):
+    assert_allclose(merging_threshold(counts), group / sum(counts) ** 2, rtol=EXACT)
+    assert merging_threshold([*counts, 400, 400], 400) == 400 / (sum(counts) + 800) ** 2
+    assert_allclose(merging_threshold([*counts, 400, 400]), group / (sum(counts) + 800) ** 2, rtol=EXACT)
+
+
 def test_misuse_of_the_references():
     problem = UFM([5, 4], 1e-2, 1e-3)
     for call, fragment in (
         (lambda: simplex_etf(1), "num_classes=1"),
-        (lambda: merging_threshold([5, 4, 3]), "two count levels"),
-        (lambda: merging_threshold([5, 4]), "two minority classes"),
+        (lambda: merging_threshold([5, 4, 3]), "no two classes have the same count"),
+        (lambda: merging_threshold([5, 4, 4], 5), "no two classes have count=5"),
         (lambda: balanced_without_relu(problem), "not balanced"),
         (lambda: balanced_without_relu(UFM([5, 5], 1e-2, 1e-3, bias="free")), "bias"),
         (lambda: balanced_without_relu(UFM([5, 5, 5], 1e-2, 1e-3, dim=1)), "dim=1"),
         (lambda: deep_linear_mse([5, 4], [0.1, 0], 0.1), "class 1 has 0|penalties"),
+        (lambda: deep_linear_mse([5, 4], [], 0.1), r"penalties=\[\]: give at least one"),
+        (lambda: deep_linear_mse([5, 4], ["a"], 0.1), "penalties=.*give real numbers"),
+        (lambda: nearest_reference("frame"), "geometry='frame'"),
         (lambda: layer_peeled_critical_ratio(0, 3, 1, 1), "num_majorities=0"),
         (lambda: nearest_reference(Geometry(np.eye(2), np.eye(2), np.eye(2), [3, 0])), "class 1 has 0"),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from io import TextIOWrapper
 
 SOME_FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
@@ -50,7 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         app.command(f"collapsekit.cli.{name}:{name}", name=name, help=summary if listing else None)
     try:
         os.getcwd()  # else torch's libraries end the process in words of their own
-        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print_error(str(message))
+            code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:
         print_error(f"{error} Try --help.")

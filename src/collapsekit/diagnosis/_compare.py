@@ -13,8 +13,8 @@ from collapsekit.errors import CollapseError
 from collapsekit.geometry import require_same_names
 from collapsekit.metrics import ClassMoments, Measurement
 from collapsekit.metrics.functional import COLLAPSED_SHARE, largest_cosine, mean_cosine
+from collapsekit.prediction import Prediction
 from collapsekit.problem import UFM
-from collapsekit.theory._closed_form import GeneralOrthogonalFrame
 from collapsekit.validation import Array, numeric
 
 CHANCE_BAND = 0.005
@@ -193,7 +193,7 @@ class Comparison:
 
 
 def compare(
-    frame: GeneralOrthogonalFrame | None,
+    frame: Prediction | None,
     measured: Measurement,
     *,
     test_recalls: ArrayLike | None = None,
@@ -208,7 +208,7 @@ def compare(
 
     Parameters
     ----------
-    frame : GeneralOrthogonalFrame or None
+    frame : Prediction or None
         From ``predict``; None where no theory predicts the network.
     measured : Measurement
         With head, over the training samples.
@@ -289,7 +289,7 @@ def compare(
     )
 
 
-def _predicted(frame: GeneralOrthogonalFrame | None, size: int) -> dict[str, Array]:
+def _predicted(frame: Prediction | None, size: int) -> dict[str, Array]:
     """The prediction by the keys of Measurement.per_class; NaN without one."""
     if frame is None:
         return dict.fromkeys(("confidence", "margin", "feature_sqnorm", "classifier_sqnorm"), np.full(size, np.nan))
@@ -328,10 +328,10 @@ def _cosines(measured: Measurement, chosen: np.ndarray[Any, np.dtype[np.bool_]])
     return largest_cosine(alone), mean_cosine(alone)
 
 
-def _statuses(frame: GeneralOrthogonalFrame | None, per_class: dict[str, Array]) -> list[Status]:
+def _statuses(frame: Prediction | None, per_class: dict[str, Array]) -> list[Status]:
     expected = 0.0 if frame is None else frame.feature_sqnorms.max() or _unit_sqnorms(frame.problem)
     dead = collapsed_classes(per_class["feature_sqnorm"], per_class["confidence"], expected)
-    doomed = dead if frame is None else frame.collapsed
+    doomed = dead if frame is None else frame.collapses
     squeezed = np.zeros(len(dead), bool) if frame is None else per_class["margin"] < SQUEEZED_SHARE * frame.margins
     result: list[Status] = []
     for k, predicted in enumerate(doomed):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from collapsekit.compensated import exact_product, exact_sum, pair
 from collapsekit.errors import CollapseError
 from collapsekit.losses.scalar import SNAP, confidence_at, softplus
 from collapsekit.losses.sums import Labels, MatrixLoss, SoftmaxSum
@@ -179,15 +177,21 @@ class CrossEntropy(MatrixLoss):
     def scalar(self, margins: Array, num_classes: int) -> Array:
         """Return φ_k at each margin, (…, K) or any shape without target margins."""
         self._require_scalar_form()
-        shifts, share = self._margins, (num_classes - 1) / num_classes
-        s = margins if self.temperature == 1.0 else margins / self.temperature
-        losses = softplus(np.asarray((np.log(num_classes - 1) + shifts) - s))
-        return np.asarray(losses + self.smoothing * share * (s - shifts)) if self.smoothing else losses
+        s = self._divided(margins, self.temperature)
+        losses = softplus((np.log(num_classes - 1) + self._margins) - s)
+        if self.smoothing:
+            losses = losses + self.smoothing * (num_classes - 1) / num_classes * (s - self._margins)
+        return losses
 
     def confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the target's softmax probability (of z/T, without target margin) at each margin, same shape."""
         self._require_scalar_form()
-        return confidence_at(margins if self.temperature == 1.0 else margins / self.temperature, num_classes)
+        return confidence_at(self._divided(margins, self.temperature), num_classes)
+
+    def training_confidence(self, margins: Array, num_classes: int) -> Array:
+        """Return the same inside the loss, where the target's logit lacks its margin Δ_k."""
+        self._require_scalar_form()
+        return confidence_at(self._divided(margins, self.temperature) - self._margins, num_classes)
 
     def critical_price(self, num_classes: int) -> Array:
         """Return the price q of margin, per unit of loss weight, from which a class keeps none: ``−φ_k'(0)``.
@@ -199,63 +203,23 @@ class CrossEntropy(MatrixLoss):
         share = (num_classes - 1) / num_classes
         return np.asarray((self._error_at_zero(num_classes) - self.smoothing * share) / self.temperature)
 
-    def margin(self, prices: Array, num_classes: int, tails: Array | None = None) -> Array:
+    def margin(self, prices: Array, num_classes: int) -> Array:
         r"""Return the minimiser of ``φ_k(s) + q s`` over s ≥ 0 for each price q, same shape.
 
-        With ``r = T q + ε (K−1)/K`` stationarity reads ``s = T log((K−1) e^Δ (1/r − 1))``. A price within a few
-        roundings of the critical one counts as critical. `tails` is what rounding took from the prices.
-        """
-        prices = np.asarray(prices)
-        out = np.empty((3, *np.broadcast_shapes(prices.shape, self._margins.shape)))
-        return np.asarray(self.optimum(prices, num_classes, out, np.zeros(()) if tails is None else tails)[0])
-
-    def optimum(self, prices: Array, num_classes: int, out: Array, tails: Array | None = None) -> Array:
-        """Write the best margin for each price, its confidence and its value of φ into `out`, (3, …), and return it.
-
-        `tails` is what rounding took from the prices. Near the critical price the digits of a margin cancel without
-        it: then this is for prices elsewhere. One logarithm of each kind, and for plain cross-entropy no further
-        array; the prices may stand in ``out[2]``.
+        With ``r = T q + ε (K−1)/K`` stationarity reads ``s = T (Δ + log((K−1)(1/r − 1)))``. A price within a few
+        roundings of the critical one counts as critical.
         """
         self._require_scalar_form()
-        margins, confidences, losses = (out[i, ...] for i in range(3))  # views, even of single numbers
-        others = num_classes - 1
-        with np.errstate(divide="ignore", over="ignore"):
-            self._odds(prices, num_classes, tails, margins, scratch=confidences)
-        if self.margins is not None:
-            margins *= np.exp(self._margins)
-        confidences[...] = 1.0  # the maximum with an array takes half the time of that with a number
-        np.maximum(margins, confidences, out=margins)  # e^{s/T}; below 1: dead
-        np.add(margins, others, out=confidences)
-        np.divide(margins, confidences, out=confidences)
-        np.divide(others, margins, out=losses)
-        if self.margins is not None:
-            losses *= np.exp(self._margins)
-        np.log1p(losses, out=losses)
-        np.log(margins, out=margins)
+        r = np.asarray(prices if self.temperature == 1.0 else self.temperature * np.asarray(prices))
         if self.smoothing:
-            losses += self.smoothing * others / num_classes * (margins - self._margins)
-        if self.temperature != 1.0:
-            margins *= self.temperature
-        return out
-
-    def _odds(self, prices: Array, num_classes: int, tails: Array | None, out: Array, *, scratch: Array) -> None:
-        """(K−1)(1/r − 1); with tails 0 from the critical price on."""
-        others = num_classes - 1
-        if tails is None:
-            errors = prices
-            if self.temperature != 1.0:
-                errors = np.multiply(errors, self.temperature, out=scratch)
-            if self.smoothing:
-                errors = np.add(errors, self.smoothing * others / num_classes, out=scratch)
-            np.divide(others, errors, out=out)
-            out -= others
-            return
-        floor, low = pair(Fraction(self.smoothing) * Fraction(others, num_classes))
-        product, rest = exact_product(prices, self.temperature)
-        errors, rounding = exact_sum(product, floor)
-        right = (1.0 - errors) - (rounding + (rest + self.temperature * tails + low))
-        alive = prices < SNAP * self.critical_price(num_classes)
-        out[...] = np.where(alive, others * (right / errors), 0.0)
+            r = r + self.smoothing * (num_classes - 1) / num_classes
+        with np.errstate(divide="ignore", over="ignore"):
+            s = np.asarray(np.maximum((num_classes - 1) * ((1.0 - r) / r), np.exp(-self._margins)))  # e^{s/T − Δ}
+        np.log(s, out=s)
+        if self.margins is not None:
+            s += self._margins
+        s *= self.temperature * (prices < SNAP * self.critical_price(num_classes))
+        return s
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ_k'`` at each margin: the price at which that margin is optimal, the inverse of :meth:`margin`."""
@@ -273,6 +237,10 @@ class CrossEntropy(MatrixLoss):
             "smoothing": self.smoothing,
             "temperature": self.temperature,
         } | {name: None if values is None else list(values) for name, values in per_class.items()}
+
+    def _divided(self, values: Array, divisor: float) -> Array:
+        """The values over the temperature (or times it): without one no pass over a million classes."""
+        return values if self.temperature == 1.0 else values / divisor
 
     @cached_property
     def _margins(self) -> Array:

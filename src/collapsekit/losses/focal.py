@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from collapsekit.compensated import Pair
 from collapsekit.errors import CollapseError
 from collapsekit.losses.cross_entropy import CrossEntropy
-from collapsekit.losses.scalar import SNAP, confidence_at, optimum_of, softplus
+from collapsekit.losses.scalar import SNAP, softplus
 from collapsekit.losses.sums import Labels, LossSum, MatrixLoss
 from collapsekit.validation import Array, numeric
 
@@ -70,41 +69,32 @@ class Focal(MatrixLoss):
         """Return φ at each margin, same shape."""
         return self.of_odds(np.log(num_classes - 1) - margins)
 
-    def confidence(self, margins: Array, num_classes: int) -> Array:
-        """Return the target's softmax probability at each margin, same shape."""
-        return confidence_at(margins, num_classes)
-
     def critical_price(self, num_classes: int) -> Array:
         """Return the price from which margin 0 is optimal, (): the steepest chord of φ from margin 0."""
         return np.asarray(self.slope(np.asarray(_last_odds(self, num_classes))))
 
-    def margin(self, prices: Array, num_classes: int, tails: Array | None = None) -> Array:
+    def margin(self, prices: Array, num_classes: int) -> Array:
         """Return the global minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q, same shape; 0 from the jump on.
 
         By Newton's method on ``log f'(t) = log q``, kept between bounds; last steps in f' itself take back the
-        roundings of the logarithms. `tails` is what rounding took from the prices.
+        roundings of the logarithms.
         """
         if not self.gamma:
-            return CrossEntropy().margin(prices, num_classes, tails)
+            return CrossEntropy().margin(prices, num_classes)
         last, q = _last_odds(self, num_classes), np.atleast_1d(np.asarray(prices, dtype=np.float64))
         alive = np.flatnonzero(q < self.critical_price(num_classes) * SNAP)
         wanted = q[alive]
         # f'(t) ≤ (1+γ) e^{(γ+1)t} bounds the root from below
         odds = np.minimum((np.log(wanted) - np.log1p(self.gamma)) / (self.gamma + 1.0), last)
         odds = self._odds_at(np.log(wanted), odds, last)
-        relative = 0.0 if tails is None else np.broadcast_to(tails, q.shape)[alive] / wanted
         for number in (np.float64, np.longdouble):  # near the inflection a rounding of f' is many of the odds
             bend, odds = self._log_slope(np.asarray(odds, dtype=np.float64))[1], odds.astype(number)
-            missing = (wanted - self._small_slope(odds)) / wanted + relative
+            missing = (wanted - self._small_slope(odds)) / wanted
             odds += np.divide(missing, bend, out=np.zeros_like(odds), where=bend > 1e-4)
             np.minimum(odds, last, out=odds)
         margins = np.zeros_like(q)
         margins[alive] = np.maximum(np.log(np.longdouble(num_classes - 1)) - odds, 0.0)
         return margins.reshape(np.shape(prices))
-
-    def optimum(self, prices: Array, num_classes: int, out: Array, tails: Array | None = None) -> Array:
-        """Write the best margin for each price, its confidence and its value of φ into `out`, (3, …), and return it."""
-        return optimum_of(self, prices, num_classes, out, tails)
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ'`` at each margin; NaN where no price makes that margin the minimiser (inside the jump)."""
@@ -156,7 +146,7 @@ class Focal(MatrixLoss):
         wrong = odds / (1.0 + odds)
         return np.asarray(wrong**self.gamma * (wrong + self.gamma * np.log1p(odds) / (1.0 + odds)))
 
-    def _log_slope(self, t: Array) -> Pair:
+    def _log_slope(self, t: Array) -> tuple[Array, Array]:
         """log f'(t) and its derivative, for t that does not overflow once exponentiated."""
         odds = np.exp(t)
         right, soft = 1.0 / (1.0 + odds), np.log1p(odds)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from collapsekit.losses.scalar import SNAP, confidence_at, optimum_of
+from collapsekit.losses.scalar import SNAP
 from collapsekit.losses.sums import HingeSum, Labels, MatrixLoss
 from collapsekit.validation import Array
 
@@ -63,21 +63,13 @@ class Hinge(MatrixLoss):
         """Return φ at each margin, same shape."""
         return np.maximum(0.0, 1.0 - margins)
 
-    def confidence(self, margins: Array, num_classes: int) -> Array:
-        """Return the target's softmax probability at each margin, same shape."""
-        return confidence_at(margins, num_classes)
-
     def critical_price(self, num_classes: int) -> Array:
         """Return the price from which margin 0 is optimal, (): 1."""
         return np.asarray(1.0)
 
-    def margin(self, prices: Array, num_classes: int, tails: Array | None = None) -> Array:
+    def margin(self, prices: Array, num_classes: int) -> Array:
         """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q; 0 at price 1, where all of [0, 1] tie."""
         return np.where(np.asarray(prices) < SNAP, 1.0, 0.0)
-
-    def optimum(self, prices: Array, num_classes: int, out: Array, tails: Array | None = None) -> Array:
-        """Write the best margin for each price, its confidence and its value of φ into `out`, (3, …), and return it."""
-        return optimum_of(self, prices, num_classes, out, tails)
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return NaN: no price makes one margin between 0 and 1 optimal, and every price below 1 makes 1 optimal."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from collapsekit.losses.scalar import SNAP, confidence_at, optimum_of
+from collapsekit.losses.scalar import SNAP
 from collapsekit.losses.sums import Labels, MatrixLoss, SquaredSum
 from collapsekit.validation import Array
 
@@ -39,31 +39,16 @@ class MSE(MatrixLoss):
 
     def scalar(self, margins: Array, num_classes: int) -> Array:
         """Return φ at each margin, same shape."""
-        missing = np.asarray(1.0 - margins)
-        missing *= missing
-        missing *= 0.5
-        return missing
-
-    def confidence(self, margins: Array, num_classes: int) -> Array:
-        """Return the target's softmax probability at each margin, same shape."""
-        return confidence_at(margins, num_classes)
+        return np.asarray(0.5 * (1.0 - margins) ** 2)
 
     def critical_price(self, num_classes: int) -> Array:
         """Return the price from which margin 0 is optimal, (): 1."""
         return np.asarray(1.0)
 
-    def margin(self, prices: Array, num_classes: int, tails: Array | None = None) -> Array:
+    def margin(self, prices: Array, num_classes: int) -> Array:
         """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q: ``max(0, 1 − q)``."""
-        saved = np.asarray(1.0 - np.asarray(prices))
-        if tails is not None:
-            saved -= tails
-        np.maximum(saved, 0.0, out=saved)
-        saved *= np.asarray(prices) < SNAP
-        return saved
-
-    def optimum(self, prices: Array, num_classes: int, out: Array, tails: Array | None = None) -> Array:
-        """Write the best margin for each price, its confidence and its value of φ into `out`, (3, …), and return it."""
-        return optimum_of(self, prices, num_classes, out, tails)
+        prices = np.asarray(prices)
+        return np.where(prices < SNAP, 1.0 - prices, 0.0)
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ'`` at each margin: ``1 − s``."""

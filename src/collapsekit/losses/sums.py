@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from collapsekit.losses.scalar import confidence_at
 from collapsekit.validation import Array
 
 Labels = NDArray[np.intp]
@@ -38,6 +39,14 @@ class MatrixLoss(ABC):
     def gradient(self, logits: Array, labels: Labels | None = None) -> Array:
         """Return the gradient of each row's loss in its logits, (n, K)."""
         return self._of_rows(logits, labels).evaluate(logits)[1]
+
+    def confidence(self, margins: Array, num_classes: int) -> Array:
+        """Return the target's softmax probability at each margin, same shape."""
+        return confidence_at(margins, num_classes)
+
+    def training_confidence(self, margins: Array, num_classes: int) -> Array:
+        """Return the same inside the loss, after target margins."""
+        return self.confidence(margins, num_classes)
 
     def _of_rows(self, logits: Array, labels: Labels | None) -> LossSum:
         size, num_classes = logits.shape

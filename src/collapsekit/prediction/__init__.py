@@ -2,3 +2,7 @@
 
 from collapsekit.prediction._phase import PhaseDiagram as PhaseDiagram
 from collapsekit.prediction._phase import phase_diagram as phase_diagram
+from collapsekit.prediction._predict import predict as predict
+from collapsekit.prediction._prediction import Basis as Basis
+from collapsekit.prediction._prediction import Prediction as Prediction
+from collapsekit.prediction._prediction import from_solution as from_solution

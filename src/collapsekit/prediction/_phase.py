@@ -14,7 +14,7 @@ from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy, Loss
 from collapsekit.problem import UFM
 from collapsekit.theory._thresholds import thresholds
-from collapsekit.validation import Array, frozen, positive_vector, shorten, whole_number
+from collapsekit.validation import Array, frozen, positive_values, shorten, whole_number
 
 Profile = Literal["long-tail", "step"]
 PROFILES: dict[str, Callable[[int, int, int], Array]] = {"long-tail": profiles.long_tail, "step": profiles.step}
@@ -91,12 +91,11 @@ def phase_diagram(
     """
     size = whole_number("num_classes", num_classes, 2, "give the number of classes")
     top = whole_number("largest", largest, 1, "give the samples of the largest class")
-    r, p = (np.atleast_1d(np.asarray(values, dtype=np.float64)) for values in (ratios, products))
-    r = positive_vector("ratios", r, r.size, "give largest over smallest count")
-    p = positive_vector("products", p, p.size, "give values of λ_W λ_H")
+    r = positive_values("ratios", ratios, "give largest over smallest count")
+    p = positive_values("products", products, "give values of λ_W λ_H")
     if r.min() < 1:
         raise CollapseError(f"ratios: {r.min():g} is below 1; give largest over smallest count")
-    if profile not in PROFILES:
+    if not isinstance(profile, str) or profile not in PROFILES:
         raise CollapseError(f"profile={shorten(profile)}: give one of {', '.join(PROFILES)}")
     counts = [PROFILES[profile](top, max(1, round(top / ratio)), size) for ratio in r]
     critical = np.array([thresholds(UFM(n, 1.0, 1.0, loss=loss)).critical_product for n in counts])

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from collapsekit.diagnosis import Comparison
-from collapsekit.theory._closed_form import GeneralOrthogonalFrame
+from collapsekit.prediction import Prediction
 from collapsekit.validation import Array
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
@@ -37,7 +37,7 @@ def new_axes(width: float = 4.6, height: float = 3.4) -> Axes:
     return Figure(figsize=(width, height)).add_subplot()
 
 
-def collapse_line(frame: GeneralOrthogonalFrame, comparison: Comparison, *, ax: Axes | None = None) -> Axes:
+def collapse_line(frame: Prediction, comparison: Comparison, *, ax: Axes | None = None) -> Axes:
     """Draw class confidence against headroom: the predicted line, its collapse at 1, and the measured classes."""
     ax = ax or new_axes()
     measured = np.array([c.measured_confidence for c in comparison.classes])

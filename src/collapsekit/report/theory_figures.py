@@ -15,10 +15,10 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from collapsekit.losses import Loss
+from collapsekit.prediction import predict
 from collapsekit.prediction._phase import PhaseDiagram
 from collapsekit.problem import UFM
 from collapsekit.report.figures import BLUE, GREEN, GREY, MOST_LABELS, ORANGE, new_axes, plain_ticks, short
-from collapsekit.theory._closed_form import predict
 from collapsekit.theory._thresholds import thresholds
 from collapsekit.validation import Array
 

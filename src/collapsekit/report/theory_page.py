@@ -13,11 +13,11 @@ import numpy as np
 from collapsekit import __version__, files
 from collapsekit.errors import CollapseError
 from collapsekit.losses import MSE, CrossEntropy, Focal, Hinge, Loss
-from collapsekit.prediction import phase_diagram
+from collapsekit.prediction import phase_diagram, predict
 from collapsekit.problem import UFM
 from collapsekit.report import figures, theory_figures
 from collapsekit.report._report import Picture, picture, render
-from collapsekit.theory import predict, thresholds
+from collapsekit.theory import thresholds
 from collapsekit.validation import Array
 
 MOST_ROWS = 1000

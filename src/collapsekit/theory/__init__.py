@@ -1,7 +1,8 @@
 """Closed forms: what a last layer converges to, and where classes die."""
 
-from collapsekit.theory._closed_form import GeneralOrthogonalFrame as GeneralOrthogonalFrame
-from collapsekit.theory._closed_form import predict as predict
+from collapsekit.theory._closed_form import Frame as Frame
+from collapsekit.theory._closed_form import closed_form as closed_form
+from collapsekit.theory._closed_form import headroom_of as headroom_of
 from collapsekit.theory._inverse import CountRange as CountRange
 from collapsekit.theory._inverse import LargestPenalty as LargestPenalty
 from collapsekit.theory._inverse import WeightAdvice as WeightAdvice

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Distance, Geometry
 from collapsekit.problem import UFM
-from collapsekit.validation import Array, class_counts, positive_number, positive_vector, shorten, whole_number
+from collapsekit.validation import Array, class_counts, positive_number, positive_values, shorten, whole_number
 
 
 def simplex_etf(num_classes: int) -> Geometry:
@@ -131,13 +131,13 @@ def balanced_without_relu(problem: UFM) -> Geometry:
     Parameters
     ----------
     problem : UFM
-        With equal counts, weights, λ_H and target margins, a loss of margins, no bias, and `dim` of at least K − 1.
-        Its `relu` is not looked at.
+        With equal counts, weights, λ_H and target margins, a loss of margins that falls at margin 0, no bias, and `dim`
+        of at least K − 1. Its `relu` is not looked at.
 
     Raises
     ------
     CollapseError
-        If the problem is not balanced, or has a bias, or too few dimensions.
+        If the problem is not balanced, has a bias or too few dimensions, or its loss calls for negative margins.
 
     References
     ----------
@@ -159,6 +159,11 @@ def balanced_without_relu(problem: UFM) -> Geometry:
     if problem.bias is not None or not problem.loss.centred:
         raise CollapseError(
             f"problem: {problem!r} has a bias or an uncentred loss; give bias=None and a loss of margins"
+        )
+    if not problem.loss.critical_price(size).min() > 0:
+        raise CollapseError(
+            f"loss={shorten(problem.loss)}: it falls towards negative margins, which without ReLU may be the optimum; "
+            "raise its target margins, smooth less, or solve it numerically: collapsekit.solve(problem)"
         )
     if problem.dim is not None and problem.dim < size - 1:
         raise CollapseError(f"dim={problem.dim}: a simplex of {size} classes needs {size - 1} dimensions")
@@ -204,9 +209,7 @@ def deep_linear_mse(counts: ArrayLike, penalties: ArrayLike, lambda_h: float) ->
     >>> deep_linear_mse([60, 30, 10], [1e-3], 1e-4).margins.round(4)
     array([0.9959, 0.9942, 0.99  ])
     """
-    n = class_counts(counts)
-    layers = np.atleast_1d(np.asarray(penalties, dtype=np.float64))
-    layers = positive_vector("penalties", layers, layers.size, "give one penalty a layer")
+    n, layers = class_counts(counts), positive_values("penalties", penalties, "give one penalty a layer")
     feature_penalty = positive_number("lambda_h", lambda_h, "without it features grow for ever")
     factors = layers.size + 1
     mean = np.exp((np.log(layers).sum() + np.log(feature_penalty)) / factors)
@@ -216,39 +219,48 @@ def deep_linear_mse(counts: ArrayLike, penalties: ArrayLike, lambda_h: float) ->
     return Geometry(np.diag(feature_sqnorms), np.diag(scales**2 / safe), np.diag(scales), n)
 
 
-def merging_threshold(counts: ArrayLike) -> float:
-    """Return λ_W λ_H from which minority directions merge without ReLU, under STEP imbalance: ``n_B/N²``.
+def merging_threshold(counts: ArrayLike, count: int | None = None) -> float:
+    """Return λ_W λ_H from which the directions of equally frequent classes merge without ReLU: ``n_g/N²``.
 
-    Under other imbalance minorities approach each other without merging at one point.
+    Exact for every group of at least two classes with one count, whatever the others are, with or without a bias:
+    features and rows of the group coincide from there on. (With smoothing ε, temperature T and one class weight ω of
+    the group it is ``((1−ε) ω/(T N))² n_g``.) Classes with a count of their own come nearer without merging.
 
     Parameters
     ----------
     counts : array_like of int, shape (K,)
-        Two values, the smaller of which at least two classes have.
+        Samples of each class.
+    count : int, optional
+        n_g of the group; left out: the rarest group, which merges first.
 
     Raises
     ------
     CollapseError
-        If the counts are no step with at least two minority classes.
+        If no two classes have that count, or any count in common.
 
     References
     ----------
     Hong and Ling, "Neural collapse for unconstrained feature model under cross-entropy loss with imbalanced data",
-    2023.
+    2023, for two count levels; for any group: derived here (docs/theory.md).
 
     Examples
     --------
     >>> merging_threshold([90, 90, 10, 10])
     0.00025
+    >>> round(merging_threshold([300, 100, 10, 10]) * 420**2, 9)
+    10.0
     """
     n = class_counts(counts)
     values, times = np.unique(n, return_counts=True)
-    if len(values) != 2 or times[0] < 2:
+    shared = values[times > 1]
+    if count is not None:
+        shared = shared[shared == count]
+    if not shared.size:
+        wanted = "no two classes have the same count" if count is None else f"no two classes have count={count}"
         raise CollapseError(
-            f"counts={shorten(n.astype(int).tolist())}: the threshold is exact for two count levels with at least two "
-            "minority classes only"
+            f"counts={shorten(n.astype(int).tolist())}: {wanted}; only classes of one count merge at a threshold"
         )
-    return float(values[0] / n.sum() ** 2)
+    return float(shared[0] / n.sum() ** 2)
 
 
 def layer_peeled_critical_ratio(num_majorities: int, num_minorities: int, energy_w: float, energy_h: float) -> float:
@@ -341,8 +353,10 @@ def nearest_reference(geometry: Geometry, problem: UFM | None = None) -> list[Ne
     >>> [near.name for near in nearest_reference(predict(problem).geometry(), problem)]
     ['prediction', 'orthogonal frame', 'simplex ETF', 'SELI', 'general orthogonal frame, λ → 0']
     """
-    from collapsekit.theory._closed_form import predict
+    from collapsekit.theory._closed_form import closed_form
 
+    if not isinstance(geometry, Geometry):
+        raise CollapseError(f"geometry={shorten(geometry)}: give a Geometry")
     counts = class_counts(geometry.counts)
     size = counts.size
     references = {
@@ -352,7 +366,7 @@ def nearest_reference(geometry: Geometry, problem: UFM | None = None) -> list[Ne
         "SELI": seli(counts),
     }
     if problem is not None:
-        references["prediction"] = predict(problem).geometry()
+        references["prediction"] = closed_form(problem).geometry()
     found = [Nearness(name, geometry.distance(reference)) for name, reference in references.items()]
     return sorted(found, key=lambda near: near.shape)
 

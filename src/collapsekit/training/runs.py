@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +19,11 @@ from torch import Tensor
 from collapsekit import files
 from collapsekit.errors import CollapseError
 from collapsekit.metrics import ClassMoments, Measurement
+from collapsekit.prediction import Prediction
+from collapsekit.prediction._predict import predicted
 from collapsekit.problem import UFM
-from collapsekit.theory._closed_form import GeneralOrthogonalFrame, predict
-from collapsekit.training._config import LastLayer, TrainConfig
+from collapsekit.recipe import LastLayer, Recipe
+from collapsekit.training._config import TrainConfig
 from collapsekit.training.store import (
     ARRAYS,
     CONFIG,
@@ -76,28 +79,33 @@ class Run:
     environment: dict[str, Any]
 
     @property
-    def outside(self) -> str | None:
-        """Why no theory predicts this run, or None if it does."""
-        return self.config.outside(self.last_layer)
+    def recipe(self) -> Recipe:
+        """What was penalised."""
+        return self.config.recipe_of(self.measured.counts, self.last_layer)
 
-    @property
+    @cached_property
     def problem(self) -> UFM | None:
-        """What the run minimised; None where no theory predicts it."""
-        if self.outside is not None:
+        """What the run minimised, also where only ``collapsekit.solve`` finds the optimum; None if there is nothing."""
+        if self.config.refusal(self.last_layer, self.measured.counts) is not None:
             return None
         return self.config.problem(self.measured.counts, self.last_layer, self.measured.names)
 
-    @property
-    def minimised(self) -> UFM | None:
-        """What the run minimised, also where only ``collapsekit.solve`` finds the optimum; None if there is nothing."""
-        if self.config.aimless(self.last_layer) is not None:
-            return None
-        return self.config.minimised(self.measured.counts, self.last_layer, self.measured.names)
+    @cached_property
+    def _expected(self) -> Prediction | str:
+        """The predicted optimum, or why no theory predicts the run."""
+        if self.problem is None:
+            return self.config.refusal(self.last_layer, self.measured.counts) or ""
+        return predicted(self.problem)
 
     @property
-    def frame(self) -> GeneralOrthogonalFrame | None:
+    def prediction(self) -> Prediction | None:
         """The predicted optimum; None where no theory predicts the run."""
-        return None if self.problem is None else predict(self.problem)
+        return None if isinstance(self._expected, str) else self._expected
+
+    @property
+    def outside(self) -> str | None:
+        """Why no theory predicts this run, or None if it does."""
+        return self._expected if isinstance(self._expected, str) else None
 
     @property
     def unverifiable(self) -> bool:

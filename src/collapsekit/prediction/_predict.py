@@ -1,0 +1,76 @@
+"""predict: each class's fate before training."""
+
+from __future__ import annotations
+
+from collapsekit.errors import CollapseError
+from collapsekit.prediction._prediction import Basis, Prediction
+from collapsekit.problem import UFM
+from collapsekit.theory import closed_form
+from collapsekit.theory._closed_form import require_closed_form
+from collapsekit.validation import frozen
+
+
+def predict(problem: UFM) -> Prediction:
+    r"""Return what training converges to, class by class, in closed form.
+
+    For plain cross-entropy the error probability of a surviving class is
+
+    .. math:: q_k = \frac{N}{\omega_k}\sqrt{\frac{(K-1)\lambda_W\lambda_{H,k}}{K n_k}},
+
+    and the class is lost when :math:`q_k \ge (K-1)/K`; label smoothing, target margins and temperature move both
+    (:meth:`CrossEntropy.margin`). It takes O(K) time and memory.
+
+    Parameters
+    ----------
+    problem : UFM
+        Without bias, with ReLU features, and with `dim` (if given) at least the number of surviving classes.
+
+    Returns
+    -------
+    Prediction
+
+    Raises
+    ------
+    CollapseError
+        If the problem has no closed form; the message says which property is in the way.
+
+    References
+    ----------
+    Dang et al., ICML 2024 (arXiv 2401.02058), Theorem 4.1; other losses, class weights, per-class λ_H: derived here
+    (docs/theory.md).
+
+    Examples
+    --------
+    >>> prediction = predict(UFM([500, 300, 40, 10], lambda_w=3e-2, lambda_h=1e-3))
+    >>> prediction.margins
+    array([2.61284583, 2.29128039, 0.53408249, 0.        ])
+    >>> prediction.collapses
+    array([False, False, False,  True])
+    """
+    frame, loss, size = closed_form(problem), problem.loss, problem.num_classes
+    confidences = frozen(loss.confidence(frame.margins, size))
+    shifted = getattr(loss, "margins", None) is not None
+    return Prediction(
+        problem=problem,
+        margins=frame.margins,
+        confidences=confidences,
+        training_confidences=frozen(loss.training_confidence(frame.margins, size)) if shifted else confidences,
+        feature_sqnorms=frame.feature_sqnorms,
+        classifier_sqnorms=frozen(frame.classifier_sqnorms),
+        collapses=frame.margins == 0,
+        headroom=frame.headroom,
+        objective=frame.objective,
+        lower_bound=frame.objective,
+        gap=0.0,
+        basis=Basis.CLOSED_FORM,
+        source=frame,
+    )
+
+
+def predicted(problem: UFM) -> Prediction | str:
+    """Return the prediction, or in a sentence why there is no closed form; features too narrow for it are refused."""
+    try:
+        require_closed_form(problem)
+    except CollapseError as refused:
+        return str(refused)
+    return predict(problem)

@@ -1,0 +1,217 @@
+"""Prediction: what is expected of each class, whatever it was computed from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collapsekit.errors import CollapseError
+from collapsekit.geometry import Geometry
+from collapsekit.losses import CrossEntropy
+from collapsekit.problem import UFM
+from collapsekit.solver import Solution
+from collapsekit.theory import Frame
+from collapsekit.validation import Array, frozen, shorten
+
+TIE = 1e-6
+"""A class whose own logit leads by less than this share of the largest lead ties: what a certified optimum resolves."""
+SMALLEST_LEAD = 1e-9
+"""Leads below this many nats are rounding, also where no class has a larger one."""
+
+
+class Basis(Enum):
+    """What a prediction rests on; the value is the sentence for it."""
+
+    CLOSED_FORM = "the closed form of the global optimum"
+    CERTIFIED = "a numerical optimum, certified to be the global one"
+    NOT_CERTIFIED = "the best point found, not certified to be the global optimum"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction:
+    """What is expected of each class of a trained last layer.
+
+    Attributes
+    ----------
+    problem : UFM
+        What is minimised.
+    margins : ndarray, shape (K,)
+        Target logit minus the mean of the others at the class's feature; 0 for a class that is lost (without a bias).
+    confidences : ndarray, shape (K,)
+        Softmax probability of the target on training samples, from the logits (over the temperature) as they are.
+    training_confidences : ndarray, shape (K,)
+        The same with offsets, target margins and scales: what the loss sees.
+    feature_sqnorms : ndarray, shape (K,)
+        ``‖h_k‖²``.
+    classifier_sqnorms : ndarray, shape (K,)
+        ``‖w_k‖²``.
+    collapses : ndarray of bool, shape (K,)
+        Classes whose own logit is not strictly the largest at their feature: they are lost.
+    headroom : ndarray, shape (K,)
+        Critical λ_W λ_H divided by λ_W λ_H; a class is lost at headroom ≤ 1, and both decays may grow by its square
+        root before it is. NaN without a closed form, where thresholds are not known.
+    objective, lower_bound, gap : float
+        Value of the point, a bound below which no point lies, and their relative distance; 0 for the closed form.
+    basis : Basis
+        What all this rests on.
+
+    Examples
+    --------
+    >>> from collapsekit import UFM, solve
+    >>> from collapsekit.prediction import from_solution
+    >>> from_solution(solve(UFM([500, 300, 40, 10], lambda_w=3e-2, lambda_h=1e-3, bias="free"))).basis.value
+    'a numerical optimum, certified to be the global one'
+    """
+
+    problem: UFM
+    margins: Array
+    confidences: Array
+    training_confidences: Array
+    feature_sqnorms: Array
+    classifier_sqnorms: Array
+    collapses: NDArray[np.bool_]
+    headroom: Array
+    objective: float
+    lower_bound: float
+    gap: float
+    basis: Basis
+    source: Frame | Solution = field(compare=False)
+
+    def geometry(self) -> Geometry:
+        """Return the Gram matrices, (K, K) each.
+
+        Raises
+        ------
+        CollapseError
+            If the three matrices together would exceed 2 GiB.
+
+        Examples
+        --------
+        >>> from collapsekit import UFM, predict
+        >>> prediction = predict(UFM([500, 300, 40, 10], lambda_w=3e-2, lambda_h=1e-3))
+        >>> round(float(prediction.geometry().gram_w[0, 1]), 10)
+        -3.8336768322
+        """
+        return self.source.geometry()
+
+    def gram_rows(self, rows: slice) -> tuple[Array, Array, Array]:
+        """Return some rows of the Gram matrices of features, of the classifier and between the two, (r, K) each."""
+        if isinstance(self.source, Frame):
+            return self.source.gram_rows(rows)
+        W, H = self.source.weights, self.source.features
+        return H[rows] @ H.T, W[rows] @ W.T, W[rows] @ H.T
+
+    @property
+    def bias(self) -> Array | None:
+        """The predicted bias of the head, (K,), or None."""
+        return None if isinstance(self.source, Frame) else self.source.bias
+
+    def weights_and_features(self, dim: int | None = None) -> tuple[Array, Array]:
+        """Return one optimal pair of classifier and class features, (K, d) each; others are its rotations.
+
+        Parameters
+        ----------
+        dim : int, optional
+            d; at least the number of surviving classes. None: the problem's own `dim`, or else that number. A solved
+            point has its own d.
+
+        Raises
+        ------
+        CollapseError
+            If `dim` leaves no room for the surviving classes.
+
+        Examples
+        --------
+        >>> from collapsekit import UFM, predict
+        >>> problem = UFM([200, 100, 50, 50], lambda_w=5e-3, lambda_h=5e-4)
+        >>> prediction = predict(problem)
+        >>> abs(problem.objective(*prediction.weights_and_features()) - prediction.objective) < 1e-12
+        True
+        """
+        if isinstance(self.source, Frame):
+            return self.source.weights_and_features(dim)
+        if dim is not None and dim != self.source.features.shape[1]:
+            raise CollapseError(f"dim={dim}: the solved point has {self.source.features.shape[1]}; leave it out")
+        return self.source.weights, self.source.features
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the prediction as plain values (JSON-ready), with its schema version."""
+        vectors = ("margins", "confidences", "training_confidences", "feature_sqnorms", "classifier_sqnorms")
+        return {
+            "schema": 2,
+            "problem": self.problem.to_dict(),
+            **{key: getattr(self, key).tolist() for key in (*vectors, "collapses", "headroom")},
+            "objective": self.objective,
+            "lower_bound": self.lower_bound,
+            "gap": self.gap,
+            "basis": self.basis.name.lower().replace("_", " "),
+        }
+
+    def __repr__(self) -> str:
+        least = "" if np.isnan(self.headroom).any() else f", smallest headroom {self.headroom.min():.4g}"
+        return (
+            f"Prediction(K={self.problem.num_classes}, {int(self.collapses.sum())} lost, "
+            f"confidences {self.confidences.min():.4g} … {self.confidences.max():.4g}{least}, "
+            f"objective {self.objective:.6g}, {self.basis.name.lower().replace('_', ' ')})"
+        )
+
+
+def from_solution(solution: Solution) -> Prediction:
+    """Return what a numerical optimum says of each class.
+
+    Parameters
+    ----------
+    solution : Solution
+        From :func:`collapsekit.solve`.
+
+    Returns
+    -------
+    Prediction
+
+    Raises
+    ------
+    CollapseError
+        If it is no solution.
+    """
+    if not isinstance(solution, Solution):
+        raise CollapseError(f"solution={shorten(solution)}: give what collapsekit.solve returned")
+    W, H = solution.weights, solution.features
+    logits = H @ W.T + (0.0 if solution.bias is None else solution.bias)
+    return Prediction(
+        problem=solution.problem,
+        margins=frozen(solution.margins),
+        confidences=frozen(solution.confidences),
+        training_confidences=frozen(_seen_by_the_loss(solution.problem, logits)),
+        feature_sqnorms=frozen((H**2).sum(axis=1)),
+        classifier_sqnorms=frozen((W**2).sum(axis=1)),
+        collapses=_tied(logits),
+        headroom=frozen(np.full(len(logits), np.nan)),
+        objective=solution.objective,
+        lower_bound=solution.lower_bound,
+        gap=solution.gap,
+        basis=Basis.CERTIFIED if solution.optimal else Basis.NOT_CERTIFIED,
+        source=solution,
+    )
+
+
+def _seen_by_the_loss(problem: UFM, logits: Array) -> Array:
+    """Softmax probability of each target inside the loss, (K,)."""
+    own = np.arange(len(logits))
+    loss = problem.loss
+    if isinstance(loss, CrossEntropy):
+        rows = loss.summed(np.ones(len(own)), own, len(own))
+        logits = logits * rows.slopes + rows.shifts
+    apart = logits - np.diagonal(logits)[:, None]
+    with np.errstate(over="ignore"):
+        return np.asarray(1 / np.exp(apart).sum(axis=1))
+
+
+def _tied(logits: Array) -> NDArray[np.bool_]:
+    """Which classes do not strictly lead with their own logit, (K,)."""
+    others = np.where(np.eye(len(logits), dtype=bool), -np.inf, logits).max(axis=1)
+    lead = np.diagonal(logits) - others
+    return np.asarray(lead <= max(TIE * float(lead.max()), SMALLEST_LEAD))
