@@ -6,8 +6,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from collapsekit import UFM, long_tail
+from collapsekit import long_tail
 from collapsekit.prediction import phase_diagram
+from collapsekit.recipe import BatchNorm, LastLayer
 from collapsekit.report import figures, theory_figures
 from collapsekit.report.theory_page import FAMILIES
 from collapsekit.training import TrainConfig, compare_run, load_run
@@ -15,7 +16,7 @@ from collapsekit.training import TrainConfig, compare_run, load_run
 
 def main():
     run = load_run(Path("runs") / TrainConfig().fingerprint)
-    frame = run.frame
+    frame = run.prediction
     comparison = compare_run(run)
     with mpl.rc_context(figures.STYLE):
         picture = Figure(figsize=(9.6, 3.4))
@@ -27,7 +28,7 @@ def main():
 
 
 def theory():
-    problem = UFM.from_training(long_tail(5000, 50, 10), weight_decay=0.05, batchnorm_branches=1)
+    problem = BatchNorm(0.05).problem(long_tail(5000, 50, 10), LastLayer(branches=1))
     diagram = phase_diagram(10, 5000, ratios=np.geomspace(1, 1000, 120), products=np.geomspace(1e-8, 1e-4, 160))
     with mpl.rc_context(figures.STYLE):
         picture = Figure(figsize=(12.6, 7.0))

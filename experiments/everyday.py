@@ -18,8 +18,9 @@ is given it is within a factor of 1.5 of λ_W = wd and λ_H = wd/N, otherwise a 
 import numpy as np
 
 import harness
-from collapsekit import UFM, predict
+from collapsekit import predict
 from collapsekit.diagnosis import effective_penalties
+from collapsekit.recipe import BatchNorm, LastLayer
 from collapsekit.training import TrainConfig
 from harness import line, setting, spread
 
@@ -55,7 +56,7 @@ SMOKE_BANDS = BANDS | {"law_deviation": 0.03}
 def said(run):
     """What the toolkit says of a run: the law as if its conditions held, effective penalties or why there are none."""
     counts = run.measured.counts
-    law = predict(UFM.from_training(counts, weight_decay=run.config.weight_decay, batchnorm_branches=1))
+    law = predict(BatchNorm(run.config.weight_decay).problem(counts, LastLayer(branches=1)))
     estimate = effective_penalties(run.measured)
     return {
         "law_confidences": law.confidences,

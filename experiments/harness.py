@@ -74,7 +74,7 @@ class Experiment:
 
 def row_of(run, extra=None) -> Row:
     """Return what the results keep of a run; the configuration as far as it differs from the defaults."""
-    comparison, frame, measured = compare_run(run), run.frame, run.measured
+    comparison, frame, measured = compare_run(run), run.prediction, run.measured
     row = {
         "config": changed(run.config),
         "train_accuracy": comparison.train_accuracy,
@@ -98,8 +98,8 @@ def row_of(run, extra=None) -> Row:
             "spuriously_collapsed": sum(c.status == "collapsed, not predicted" for c in comparison.classes),
             "times_threshold": 1 / float(frame.headroom.min()),
         }
-    elif run.minimised is not None:  # no closed form, but an optimum that can be certified
-        row |= solved(run.minimised)
+    elif run.problem is not None:  # no closed form, but an optimum that can be certified
+        row |= solved(run.problem)
     return {key: plain(value) for key, value in (row | (extra(run) if extra else {})).items()}
 
 

@@ -81,26 +81,3 @@ def test_numbers_that_leave_float64_are_refused_with_the_range(name, value):
 def test_misuse_of_options(options, fragment):
     with pytest.raises(CollapseError, match=fragment):
         UFM([5, 3], **({"lambda_w": 0.1, "lambda_h": 0.1} | options))
-
-
-@pytest.mark.parametrize(
-    ("recipe", "fragment"),
-    [
-        ({"feature_decay": 1, "optimizer": "adamw"}, "decoupled decay.*SGD or Adam"),
-        ({"feature_decay": 1, "optimizer": "lion"}, "optimizer='lion'"),
-        ({}, "feature_decay=None.*batchnorm_branches=1"),
-        ({"feature_decay": 1, "batchnorm_branches": 1}, "give one of the two"),
-        ({"feature_decay": -1}, "feature_decay=-1"),
-        ({"feature_decay": 1, "weight_decay": 0}, "weight_decay=0"),
-        ({"feature_decay": 1, "batch_size": 0}, "batch_size=0"),
-        ({"feature_decay": 1, "batch_size": 99, "drop_last": True}, "no step is taken"),
-        ({"feature_decay": 1, "feature_reduction": "mean"}, "feature_reduction='mean'"),
-        ({"feature_decay": 1, "feature_reduction": "entry_mean"}, "feature_dim=None"),
-        ({"feature_decay": 1, "loss_factor": 0}, "loss_factor=0"),
-        ({"batchnorm_branches": 0}, "batchnorm_branches=0"),
-        ({"feature_decay": 1, "class_weights": [1, 2]}, "class_weights: shape"),
-    ],
-)
-def test_refused_recipes(recipe, fragment):
-    with pytest.raises(CollapseError, match=fragment):
-        UFM.from_training([6, 3, 3], **({"weight_decay": 0.1} | recipe))

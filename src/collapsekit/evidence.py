@@ -6,13 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from collapsekit.losses import CrossEntropy
 from collapsekit.problem import UFM
+from collapsekit.recipe import BatchNorm, Recipe
 from collapsekit.theory._thresholds import thresholds
-
-Recipe = Literal["penalty", "batchnorm"]
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,15 @@ class Scope:
         return {"schema": 1} | asdict(self) | {"reasons": list(self.reasons)}
 
 
-def scope(problem: UFM, recipe: Recipe = "penalty", extras: Sequence[str] = ()) -> Scope:
+def scope(problem: UFM, recipe: Recipe | None = None, extras: Sequence[str] = ()) -> Scope:
     """Return what a prediction for `problem` rests on.
 
     Parameters
     ----------
     problem : UFM
         What is predicted.
-    recipe : {"penalty", "batchnorm"}
-        Whether the features are penalised themselves, or by the decay of the BatchNorm that they come from.
+    recipe : Recipe, optional
+        What made the problem; left out: the theory's own penalties, which are tested as explicit ones are.
     extras : sequence of str
         What else lies outside the tested range, known to the caller.
 
@@ -68,7 +67,7 @@ def scope(problem: UFM, recipe: Recipe = "penalty", extras: Sequence[str] = ()) 
     ----------
     The tested ranges are written by ``experiments/summary.py`` from the results of the experiments that it names.
     """
-    tested = _tested()[recipe]
+    tested = _tested()["batchnorm" if isinstance(recipe, BatchNorm) else "penalty"]
     size, imbalance = problem.num_classes, float(problem.counts.max() / problem.counts.min())
     scale = 1 / float(thresholds(problem).headroom.min())
     least, most = tested["penalty_scale"]

@@ -1,10 +1,9 @@
-"""The optimisation problem (UFM) and the one table that turns a training recipe into its penalties."""
+"""The optimisation problem (UFM) of a last layer; recipes, which are turned into it, are in recipe.py."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -17,17 +16,12 @@ from collapsekit.validation import (
     Array,
     class_counts,
     class_names,
-    frozen,
     numeric,
     positive_number,
     positive_vector,
     shorten,
     whole_number,
 )
-
-FeatureReduction = Literal["batch_sum", "batch_mean", "entry_mean", "full_sum"]
-BatchNormDecay = Literal["gain_and_shift", "gain_frozen_shift", "gain", "none"]
-COUPLED_OPTIMIZERS = ("sgd", "adam")
 
 
 @dataclass(frozen=True, eq=False, repr=False, init=False)
@@ -42,7 +36,7 @@ class UFM:
         \;+\; \frac12 \sum_k \lambda_{H,k} \sum_i \lVert h_{k,i}\rVert^2
         \;\Bigl(+\; \frac{\lambda_b}{2}\lVert b\rVert^2\Bigr)
 
-    The feature penalty is a SUM over all N samples; :meth:`from_training` converts the other conventions.
+    The feature penalty is a SUM over all N samples; :mod:`collapsekit.recipe` converts other conventions.
     At every minimiser of a convex loss all features of a class coincide, so the class features decide.
 
     Parameters
@@ -56,7 +50,7 @@ class UFM:
     loss : CrossEntropy, Focal, Hinge or MSE
         The loss ℓ.
     class_weights : array_like, shape (K,), optional
-        ω_k > 0 as they stand in the formula above (torch's ``weight=`` is normalised: see :meth:`from_training`).
+        ω_k > 0 as they stand in the formula above (torch's ``weight=`` is normalised: see :mod:`collapsekit.recipe`).
     bias : None, "free" or float
         No bias, an unpenalised one, or its penalty λ_b > 0.
     relu : bool
@@ -202,136 +196,6 @@ class UFM:
         penalties = self.lambda_w * (W**2).sum() + (self.lambda_h * self.counts) @ (H**2).sum(axis=1)
         return float(loss + 0.5 * (penalties + self.bias_penalty * (b @ b)))
 
-    @classmethod
-    def from_training(
-        cls,
-        counts: ArrayLike | Mapping[str, int],
-        *,
-        weight_decay: float,
-        feature_decay: float | None = None,
-        batch_size: int | None = None,
-        drop_last: bool = False,
-        feature_reduction: FeatureReduction = "batch_sum",
-        feature_dim: int | None = None,
-        loss_factor: float = 1.0,
-        optimizer: str = "sgd",
-        batchnorm_branches: int | None = None,
-        batchnorm_decay: BatchNormDecay = "gain_and_shift",
-        class_weights: ArrayLike | None = None,
-        **problem: Any,
-    ) -> UFM:
-        r"""Return the problem that a training recipe minimises: the one table of units.
-
-        With ``wd = weight_decay``, ``fd = feature_decay``, ``B = batch_size`` and N samples, a step minimises
-        ``loss_factor · mean CE + (wd/2)‖W‖² + (fd/2) R`` where R is
-
-        ==================== ================================================ ==================================
-        `feature_reduction`  R                                                λ_H (λ_W is wd)
-        ==================== ================================================ ==================================
-        ``"batch_sum"``      Σ over the batch of ‖h‖²                         fd B/N (fd / steps an epoch when the
-                                                                              last batch is shorter and kept)
-        ``"batch_mean"``     mean over the batch of ‖h‖²                      fd / N
-        ``"entry_mean"``     mean over all entries, ``h.pow(2).mean()``       fd / (N d)
-        ``"full_sum"``       Σ over all N samples of ‖h‖²                     fd
-        BatchNorm, no fd     (wd/2)(‖γ‖² + ‖β‖²) of m BatchNorms              wd / (m N)
-        the same, β = 0      (wd/2)‖γ‖²                                       wd / (m N (1 − π_k)), π_k ≤ 1/2
-        ==================== ================================================ ==================================
-
-        with ``π_k = n_k/N``. Both penalties are divided by `loss_factor` (0.5 for a halved loss).
-
-        Parameters
-        ----------
-        counts : array_like of int, shape (K,), or mapping
-            As in :class:`UFM`.
-        weight_decay : float
-            wd on the head, as an L2 penalty with the factor ½: what torch's SGD and Adam call ``weight_decay``.
-        feature_decay : float, optional
-            fd of an explicit feature penalty with the factor ½.
-        batch_size : int, optional
-            B, samples a step; None is the full batch. With several processes or gradient accumulation: the size
-            of ONE process's micro-batch.
-        drop_last : bool
-            Whether an incomplete last batch is dropped.
-        feature_reduction : {"batch_sum", "batch_mean", "entry_mean", "full_sum"}
-            How the feature penalty adds up; see the table.
-        feature_dim : int, optional
-            d; needed by ``"entry_mean"`` only.
-        loss_factor : float
-            Factor in front of the mean cross-entropy.
-        optimizer : {"sgd", "adam", "adamw"}
-            AdamW is refused: decoupled decay minimises no L2 objective.
-        batchnorm_branches : int, optional
-            m, the number of BatchNorm outputs summed before the ReLU that feeds the head; their γ and β decay with
-            `weight_decay` and no feature penalty is used.
-        batchnorm_decay : {"gain_and_shift", "gain_frozen_shift", "gain", "none"}
-            What of those BatchNorms decays: γ and β; γ, with β frozen at 0; γ alone, with β free; nothing. The last
-            two are refused, because no penalty on the features of this form follows from them.
-        class_weights : array_like, shape (K,), optional
-            torch's ``CrossEntropyLoss(weight=...)``, whose mean divides by the weights in the batch, so that
-            ``ω_k = w_k N / Σ_m w_m n_m`` (exact for full batches).
-        **problem
-            Further arguments of :class:`UFM` (`loss`, `bias`, `relu`, `dim`, `names`). torch weighs label smoothing
-            by the weights of the other classes too; the loss then gets them as its `smoothing_weights`.
-
-        Returns
-        -------
-        UFM
-
-        Raises
-        ------
-        CollapseError
-            If the recipe defines no such problem (AdamW; neither feature penalty nor BatchNorm; both) or an
-            argument is out of range.
-
-        References
-        ----------
-        Derived here (docs/theory.md, "Units of a training recipe"); every row is tested against the gradient of the
-        training objective itself.
-
-        Examples
-        --------
-        >>> UFM.from_training([60, 30, 10], weight_decay=1e-3, feature_decay=1e-4, batch_size=20)
-        UFM(K=3, N=100, counts 60 … 10, lambda_w=0.001, lambda_h=2e-05)
-        """
-        n = class_counts(counts)
-        unknown = set(problem) - {"loss", "bias", "relu", "dim", "names"}
-        if unknown:
-            raise CollapseError(f"{min(unknown)}: no argument of a recipe; see UFM.from_training")
-        decay = positive_number("weight_decay", weight_decay, "the closed form needs a penalty on the head")
-        factor = positive_number("loss_factor", loss_factor, "give 1 for the mean cross-entropy")
-        _check_optimizer(optimizer)
-        total = float(n.sum())
-        share = _penalty_share(total, batch_size, drop_last, feature_reduction, feature_dim)
-        lambda_h: float | Array
-        if feature_decay is None and batchnorm_branches is None:
-            raise CollapseError(
-                "feature_decay=None: without a feature penalty or BatchNorm before the last ReLU the recipe fixes no "
-                "λ_H; give feature_decay, or batchnorm_branches=1 if the head is fed by BatchNorm → ReLU"
-            )
-        if feature_decay is not None and batchnorm_branches is not None:
-            raise CollapseError(
-                f"feature_decay={shorten(feature_decay)} with batchnorm_branches={shorten(batchnorm_branches)}: the "
-                "decay of a BatchNorm before the ReLU is itself the feature penalty; give one of the two"
-            )
-        if batchnorm_branches is not None:
-            branches = whole_number("batchnorm_branches", batchnorm_branches, 1, "count the summed BatchNorm outputs")
-            lambda_h = decay / (branches * total) * _batchnorm_factor(n / total, batchnorm_decay)
-        else:
-            lambda_h = share * positive_number("feature_decay", feature_decay, "give None for no feature penalty")
-        if class_weights is not None:
-            w = positive_vector("class_weights", class_weights, n.size, "leave it out for equal weights")
-            class_weights = frozen(w * (total / (w @ n)))
-            loss = problem.get("loss")
-            if isinstance(loss, CrossEntropy) and loss.smoothing and loss.smoothing_weights is None:
-                problem["loss"] = replace(loss, smoothing_weights=tuple(w.tolist()))
-        return cls(
-            counts,
-            decay / factor,
-            lambda_h / factor,
-            class_weights=class_weights,
-            **problem,
-        )
-
     def to_dict(self) -> dict[str, Any]:
         """Return the problem as plain numbers, lists and strings (JSON-ready), with its schema version."""
         return {
@@ -357,60 +221,3 @@ class UFM:
             f"UFM(K={self.num_classes}, N={self.num_samples:.0f}, counts {spread}, "
             f"lambda_w={self.lambda_w:g}, lambda_h={lambda_h}{weighted}{shown})"
         )
-
-
-def _check_optimizer(optimizer: str) -> None:
-    name = str(optimizer).lower()
-    if name == "adamw":
-        raise CollapseError(
-            "optimizer='adamw': decoupled decay minimises no L2 objective, so λ_W is undefined; use torch's SGD or "
-            "Adam with weight_decay, or add the penalty to the loss and set AdamW's weight_decay to 0"
-        )
-    if name not in COUPLED_OPTIMIZERS:
-        raise CollapseError(f"optimizer={optimizer!r}: give one of {', '.join(COUPLED_OPTIMIZERS)} or adamw")
-
-
-def _batchnorm_factor(shares: Array, decayed: str) -> float | Array:
-    """Return λ_H relative to that of decay on γ and β, from the class shares π_k."""
-    if decayed == "gain_and_shift":
-        return 1.0
-    if decayed == "gain_frozen_shift":
-        if shares.max() > 0.5:
-            raise CollapseError(
-                f"batchnorm_decay='gain_frozen_shift': class {shares.argmax()} holds {shares.max():.0%} of the "
-                "samples, and above one half features of a class do not collapse; no closed form; let β decay too"
-            )
-        return np.asarray(1 / (1 - shares))
-    if decayed == "gain":
-        raise CollapseError(
-            "batchnorm_decay='gain': with γ decayed and β free the cost of a feature is its variance, not its square, "
-            "which is another model; let β decay too or freeze it at 0"
-        )
-    if decayed == "none":
-        raise CollapseError(
-            "batchnorm_decay='none': with γ and β excluded from weight decay nothing penalises the features, and no "
-            "class is lost to regularisation; let γ and β decay to predict"
-        )
-    raise CollapseError(
-        f"batchnorm_decay={shorten(decayed)}: give 'gain_and_shift', 'gain_frozen_shift', 'gain' or 'none'"
-    )
-
-
-def _penalty_share(
-    total: float, batch_size: int | None, drop_last: bool, reduction: str, feature_dim: int | None
-) -> float:
-    """Return λ_H / feature_decay for an explicit feature penalty."""
-    batch = total if batch_size is None else whole_number("batch_size", batch_size, 1, "give None for full batch")
-    if drop_last and batch > total:
-        raise CollapseError(f"batch_size={batch:g}: larger than N = {total:g} with drop_last, so no step is taken")
-    if reduction == "batch_sum":
-        return batch / total if drop_last else 1.0 / math.ceil(total / batch)
-    if reduction == "batch_mean":
-        return 1.0 / total
-    if reduction == "full_sum":
-        return 1.0
-    if reduction == "entry_mean":
-        if feature_dim is None:
-            raise CollapseError("feature_dim=None: a mean over all entries divides by N d; give feature_dim")
-        return 1.0 / (total * whole_number("feature_dim", feature_dim, 1, "give the width of the features"))
-    raise CollapseError(f"feature_reduction={reduction!r}: give 'batch_sum', 'batch_mean', 'entry_mean' or 'full_sum'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,7 +18,10 @@ LARGEST_EXACT = 2**53
 SMALLEST, LARGEST = 1e-300, 1e150
 """Of positive numbers: beyond, square roots and squares of them, or a few of them multiplied, leave float64."""
 RANGE = f"give a number from {SMALLEST:g} to {LARGEST:g}"
-UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+# C0, DEL, C1; marks, overrides and isolates that turn the direction of a text; line ends; surrogates
+UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
+)
 
 
 def numeric(name: str, value: ArrayLike) -> Array:
@@ -103,13 +107,13 @@ def class_names(value: Sequence[str] | None, num_classes: int) -> tuple[str, ...
     if len(names) != num_classes:
         raise CollapseError(f"names: {len(names)} names for {num_classes} classes; give one a class")
     if len(set(names)) != num_classes:
-        twice = next(name for name in names if names.count(name) > 1)
-        raise CollapseError(f"names: {twice!r} stands for two classes; names must differ")
+        twice = Counter(names).most_common(1)[0][0]
+        raise CollapseError(f"names: {shorten(twice)} stands for two classes; names must differ")
     return names
 
 
 def printable(text: str) -> str:
-    """Return `text` on one line, control characters and bytes outside UTF-8 replaced: nothing else can be shown."""
+    """Return `text` on one line; what steers a terminal or turns its text, and bytes outside UTF-8, is replaced."""
     return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", re.sub(r"[\t\n\r]+", " ", text))
 
 

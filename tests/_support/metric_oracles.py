@@ -79,6 +79,8 @@ def nc1(features, labels, num_classes, *, centre="samples", per_class=True):
     table = class_table(features, labels, num_classes)
     means = seen_means(features, labels, num_classes)
     middle = np.asarray(features, dtype=float).mean(axis=0) if centre == "samples" else means.mean(axis=0)
+    if (table.counts < 2).all():
+        return np.nan
     between = sum(np.outer(mean - middle, mean - middle) for mean in means) / len(means)
     within = table.scatter.astype(float) / len(features)
     ratio = np.trace(within @ np.linalg.pinv(between, rcond=1e-10, hermitian=True))
@@ -93,7 +95,7 @@ def cdnv(features, labels, num_classes, *, exponent=2, unbiased=False):
         with np.errstate(invalid="ignore", divide="ignore"):
             variance = np.where(table.counts > 1, variance * table.counts / (table.counts - 1), np.nan)
     known = np.flatnonzero(np.isfinite(variance))
-    if len(known) < 2:
+    if len(known) < 2 or (table.counts < 2).all():
         return np.nan, np.full(num_classes, np.nan)
     partners = {k: [] for k in known}
     for k, m in combinations(known, 2):
@@ -177,16 +179,21 @@ def against_frame(weight, features, labels, frame):
     result |= {f"{name}_residual": residual(*pair) for name, pair in pairs.items()}
     problem = frame.problem
     scales = np.sqrt(num_classes * problem.lambda_h * problem.counts / ((num_classes - 1) * problem.lambda_w))
-    expected = sum(scales[k] * np.outer(np.eye(num_classes)[k] - 1 / num_classes, means[k]) for k in range(num_classes))
+    alive = np.flatnonzero(~frame.collapses)
+    expected = sum(scales[k] * np.outer(np.eye(num_classes)[k] - 1 / num_classes, means[k]) for k in alive)
     return result | {"nc2_w_residual": residual(weight, expected)}
 
 
 def softmax_table(logits, labels, num_classes):
-    """Mean target probability, mean cross-entropy and recall, (K,) each, sample by sample; NaN without samples."""
+    """Mean target probability, mean cross-entropy and recall, (K,) each, sample by sample; NaN without samples.
+
+    A sample is right if its own logit leads every other by more than 1 % of the median lead.
+    """
     rows = {k: [] for k in range(num_classes)}
+    median = np.median([np.sort(z)[-1] - np.sort(z)[-2] for z in np.asarray(logits, dtype=float)])
     for z, y in zip(np.asarray(logits, dtype=np.longdouble), np.asarray(labels), strict=True):
         share = np.exp(z[y] - z.max()) / np.exp(z - z.max()).sum()
-        rows[int(y)].append((share, -np.log(share), float(z.argmax() == y)))
+        rows[int(y)].append((share, -np.log(share), float(z[y] - np.delete(z, y).max() > 0.01 * median)))
     empty = np.full(3, np.nan)
     return np.stack([np.mean(rows[k], axis=0) if rows[k] else empty for k in range(num_classes)]).T.astype(float)
 

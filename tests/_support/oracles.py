@@ -87,7 +87,7 @@ def recipe_objective(weights, features, labels, *, weight_decay, feature_decay=N
             batch, w = features[rows], class_weights[labels[rows]]
             step = recipe.get("loss_factor", 1.0) * (w @ sample_losses(weights, batch, labels[rows])) / w.sum()
             if feature_decay is not None:
-                reduction = recipe.get("feature_reduction", "batch_sum")
+                reduction = recipe.get("reduction", "batch_sum")
                 step = step + feature_decay / 2 * feature_penalty(batch, features, reduction)
             values.append(step)
     return fixed + np.mean(values)

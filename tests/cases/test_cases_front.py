@@ -21,7 +21,7 @@ from numpy.testing import assert_array_equal
 from collapsekit import UFM, CollapseError, CrossEntropy, Hinge, predict, solve, thresholds
 from collapsekit.cli import main
 from collapsekit.metrics import NeuralCollapse
-from collapsekit.theory import phase_diagram
+from collapsekit.prediction import phase_diagram
 from collapsekit.training import TrainConfig, train
 
 NOT_REFUSED = pytest.fail.Exception
@@ -89,7 +89,6 @@ def assert_harmless(text):
     assert not set(text) & {*map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x61C])}
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="D: terminal")
 @pytest.mark.parametrize("characters", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize("flags", [[], PREDICT[4:]], ids=["thresholds", "prediction"])
 def test_class_names_are_harmless(characters, flags, tmp_path, capsys):
@@ -98,7 +97,6 @@ def test_class_names_are_harmless(characters, flags, tmp_path, capsys):
     assert_harmless(capsys.readouterr().out)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="D: terminal")
 @pytest.mark.parametrize("characters", [HOSTILE[key] for key in HOSTILE if key != "escape"])
 def test_json_is_harmless(characters, tmp_path, capsys):
     (tmp_path / "counts.csv").write_text(f"good,500\nb{characters}ad,10\n", encoding="utf-8")
@@ -108,7 +106,6 @@ def test_json_is_harmless(characters, tmp_path, capsys):
     assert len(json.loads(out)["labels"]) == 2
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="D: terminal")
 @pytest.mark.parametrize("kind", ["escape", "override"])
 def test_folder_names_are_harmless(kind, run, tmp_path, capsys):
     folder = run.rename(tmp_path / f"r{HOSTILE[kind]}un")
@@ -118,7 +115,6 @@ def test_folder_names_are_harmless(kind, run, tmp_path, capsys):
     assert_harmless("".join(capsys.readouterr()))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="D: terminal")
 @pytest.mark.parametrize("characters", [HOSTILE["escape"], HOSTILE["C1"], HOSTILE["override"]])
 def test_stored_failures_are_harmless(characters, run, capsys):
     (run / "env.json").unlink()
@@ -171,7 +167,6 @@ def test_a_lock_that_is_a_link_truncates_nothing(resume, tmp_path):
 # D: archives that unpack to far more than they are
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="D: zip bomb")
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
 def test_an_archive_that_numpy_would_not_write_is_refused(method, tmp_path, capsys):
     with zipfile.ZipFile(tmp_path / "f.npz", "w", method) as archive:

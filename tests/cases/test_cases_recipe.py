@@ -39,14 +39,12 @@ def test_the_known_confidences_of_weighted_smoothing():
     assert_allclose(weighted_smoothing(*WEIGHTED["two classes"]), [0.662, 0.986], atol=5e-4)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A8")
 @pytest.mark.parametrize("case", WEIGHTED.values(), ids=WEIGHTED)
 def test_smoothing_with_class_weights_is_that_of_torch(case, capsys):
     words = f"predict {words_of(*case[:3])} --lambda-w {case[3][0]} --lambda-h {case[3][1]}"
     assert_allclose(printed(capsys, words)["confidences"], weighted_smoothing(*case), atol=1e-4)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A8")
 @pytest.mark.parametrize("case", WEIGHTED.values(), ids=WEIGHTED)
 def test_smoothing_with_class_weights_is_predicted_from_a_weight_decay(case, capsys):
     counts, weights, smoothing, (weight_decay, feature_decay) = case
@@ -79,7 +77,6 @@ def test_the_least_count_survives_and_one_fewer_does_not(others, weight_decay, l
         assert min(found[:-1]) > chance
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A23")
 @pytest.mark.parametrize("count", [5, 20])
 @pytest.mark.parametrize(("others", "weight_decay", "least"), FROZEN.values(), ids=FROZEN)
 def test_oversampling_under_a_frozen_shift_is_told_the_count_that_survives(others, weight_decay, least, count, capsys):

@@ -21,13 +21,11 @@ def at_the_prediction(problem):
 # A1: the frame's algebra was written three times, twice for centred rows only
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A1")
 @pytest.mark.parametrize("key", ["nc2_wwt_residual", "nc3_wh_residual", "nc2_w_residual"])
 def test_residuals_vanish_on_the_frame_of_mse(key):
     assert_allclose(at_the_prediction(UFM(COUNTS, 3e-2, 1e-3, loss=MSE()))[key], 0, atol=1e-9)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A1")
 def test_residuals_and_shapes_vanish_on_the_frame_of_weighted_mse():
     found = at_the_prediction(UFM([120, 80, 9], 1e-2, 2e-3, loss=MSE(), class_weights=[0.5, 1, 4]))
     keys = ["nc2_h", "nc2_w", "nc2_wwt", "nc3_wh"]

@@ -175,7 +175,6 @@ def trained_weights(kind, measuring):
     return model[3].weight.detach()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A27")
 @pytest.mark.parametrize("kind", ["shuffled", "own generator", "augmented"])
 def test_measuring_between_epochs_changes_nothing(kind):
     assert_array_equal(trained_weights(kind, True), trained_weights(kind, False))
@@ -184,7 +183,6 @@ def test_measuring_between_epochs_changes_nothing(kind):
 # B3: a recipe without a prediction is measured all the same
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="B3")
 @pytest.mark.parametrize(
     "flags",
     [

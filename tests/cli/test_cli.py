@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from collapsekit import UFM, long_tail, predict
 from collapsekit.cli import COMMANDS, main
+from collapsekit.recipe import BatchNorm, LastLayer, Penalty
 from collapsekit.theory import weights_for
 
 SMOKE = ["train", "--epochs", "3", "--hidden", "8", "--feature-dim", "12"]
@@ -52,7 +53,7 @@ def test_predict_prints_the_golden_values(capsys):
 def test_predict_json_equals_the_library(capsys):
     assert main(["predict", "60", "30", "10", "--weight-decay", "1e-3", "--feature-decay", "1e-4", "--json"]) == 0
     content = printed(capsys)
-    problem = UFM.from_training([60, 30, 10], weight_decay=1e-3, feature_decay=1e-4)
+    problem = Penalty(1e-3, 1e-4).problem([60, 30, 10])
     assert content["problem"]["lambda_h"] == problem.lambda_h
     assert content["labels"] == ["0", "1", "2"]
     assert set(content["thresholds"]) >= {"critical_product", "minority_collapse", "complete_collapse"}
@@ -89,7 +90,7 @@ MISUSE = [
     (["predict", "5", "nan"], "class 1 has nan"),
     (["predict", "5", "x"], "'x' is not a number"),
     (["predict", "missing.csv"], "No such file"),
-    (["predict", "."], "directory"),
+    (["predict", "."], "folder"),
     (["predict", "5", "3", "--long-tail", "5:3:2"], "counts: give"),
     (["predict", "--long-tail", "5:3"], "LARGEST:SMALLEST:CLASSES"),
     (["predict", "--long-tail", "3:5:2"], "swap the two"),
@@ -101,7 +102,7 @@ MISUSE = [
     (["predict", "5", "3", "--weight-decay", "1", "--lambda-w", "1"], "not both"),
     (["predict", "binary", "--label-column", "x"], "UTF-8"),
     (["predict", "empty"], "empty"),
-    (["predict", "labels.csv", "--label-column", "nothing"], "its columns are"),
+    (["predict", "labels.csv", "--label-column", "nothing"], "not among its columns"),
     (["predict", "labels.csv", "--label-column", "species"], "row 3"),
     (["train", "--profile", "flat"], "--profile"),
     (["train", "--ratio", "0.5"], "ratio=0.5"),
@@ -219,14 +220,14 @@ ADVISED = ["--weight-decay", "0.1", "--batchnorm-branches", "1"]
 def test_advise_json_is_what_the_library_says_before_and_after_every_remedy(capsys):
     assert main(["advise", "--long-tail", "5000:50:10", *ADVISED, "--json"]) == 0
     content = printed(capsys)
-    problem = UFM.from_training(long_tail(5000, 50, 10), weight_decay=0.1, batchnorm_branches=1)
+    problem = BatchNorm(0.1).problem(long_tail(5000, 50, 10), LastLayer(branches=1))
     advice = weights_for(problem)
     assert_allclose(content["class_weights"], advice.torch_weights)
     assert_allclose(content["confidences"], predict(problem).confidences)
     after = content["confidences_after"]
     assert set(after) == {"0.9 × largest decays", "class weights", "oversampling"}
     assert_allclose(after["class weights"], predict(advice.problem).confidences)
-    again = UFM.from_training(content["counts"], weight_decay=0.1, batchnorm_branches=1)  # the recipe as it stands
+    again = BatchNorm(0.1).problem(content["counts"], LastLayer(branches=1))  # the recipe as it stands
     assert_allclose(after["oversampling"], predict(again).confidences)
     assert not predict(again).collapses.any()
     assert min(after["0.9 × largest decays"]) > 0.1
@@ -263,7 +264,7 @@ def test_predict_says_at_which_decay_each_class_dies(capsys):
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("3 "))
     decay = float(row.split()[7])
     for shift, dead in ((-0.001, False), (0.001, True)):
-        recipe = UFM.from_training([500, 300, 40, 10], weight_decay=decay * (1 + shift), batchnorm_branches=1)
+        recipe = BatchNorm(decay * (1 + shift)).problem([500, 300, 40, 10], LastLayer(branches=1))
         assert bool(predict(recipe).collapses[3]) is dead
 
 

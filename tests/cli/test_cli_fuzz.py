@@ -21,7 +21,21 @@ WORDS = st.one_of(
     NUMBERS,
     st.text(max_size=8),
     st.sampled_from(
-        ["data.csv", "data.npz", "data.txt", "counts", ".", "..", "/dev/null", "--", "-", "\x00", "[red]x[/]"]
+        [
+            "data.csv",
+            "data.npz",
+            "data.txt",
+            "counts",
+            "labels",
+            ";",
+            ".",
+            "..",
+            "/dev/null",
+            "--",
+            "-",
+            "\x00",
+            "[red]x[/]",
+        ]
     ),
 )
 FLAGS = {
@@ -42,6 +56,9 @@ FLAGS = {
         "--smoothing",
         "--long-tail",
         "--label-column",
+        "--lines",
+        "--delimiter",
+        "--keep-na",
         "--json",
         "--nonsense",
     ],

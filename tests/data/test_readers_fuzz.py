@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_readers import (
@@ -73,6 +74,10 @@ FORMATS = {
     "safetensors": (
         "data.safetensors",
         lambda folder: safetensors.numpy.save_file({"X": ROWS, "y": DIGITS}, folder / "data.safetensors"),
+    ),
+    "pt": (
+        "data.pt",
+        lambda folder: torch.save({"X": torch.from_numpy(ROWS), "y": torch.from_numpy(DIGITS)}, folder / "data.pt"),
     ),
     "csv": ("data.csv", lambda folder: (folder / "data.csv").write_bytes(TABLE)),
     "tsv": ("data.tsv", lambda folder: (folder / "data.tsv").write_bytes(TABLE.replace(b",", b"\t"))),

@@ -321,7 +321,7 @@ SMOKE = TrainConfig(epochs=30, hidden=(8,), feature_dim=12)
 def test_compare_run_lays_the_run_beside_its_own_prediction(tmp_path, recipe):
     run = train(replace(SMOKE, recipe=recipe), out=tmp_path)
     comparison = compare_run(run)
-    again = compare(run.frame, run.measured, test_recalls=run.test_recalls, outside=run.outside or "")
+    again = compare(run.prediction, run.measured, test_recalls=run.test_recalls, outside=run.outside or "")
     assert comparison.to_dict() == again.to_dict()
     assert_array_equal([c.test_recall for c in comparison.classes], run.test_recalls)
     assert_array_equal([c.measured_confidence for c in comparison.classes], run.measured.confidences)
@@ -329,7 +329,7 @@ def test_compare_run_lays_the_run_beside_its_own_prediction(tmp_path, recipe):
         assert comparison.verdict.startswith(f"No prediction: {run.outside}. ")
     else:
         assert comparison.predicted_objective == predict(run.problem).objective
-        assert_array_equal([c.predicted_margin for c in comparison.classes], run.frame.margins)
+        assert_array_equal([c.predicted_margin for c in comparison.classes], run.prediction.margins)
 
 
 @pytest.fixture

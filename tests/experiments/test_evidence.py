@@ -10,7 +10,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 from collapsekit import predict
-from collapsekit.training import LastLayer, TrainConfig
+from collapsekit.recipe import LastLayer
+from collapsekit.training import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"

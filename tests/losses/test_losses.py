@@ -15,6 +15,7 @@ from _support.strategies import examples, losses
 from _support.tolerances import EXACT, GOLDEN, MARGIN, THRESHOLD_BAND, UNITS
 from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Focal, Hinge, predict, thresholds
 from collapsekit.metrics.losses import sample_losses
+from collapsekit.recipe import Penalty
 from collapsekit.training.objective import mean_loss
 
 LOSS = CrossEntropy()
@@ -259,9 +260,7 @@ def test_torch_weighs_a_mean_of_weighted_smoothing_as_the_problem_does():
     loss = CrossEntropy(smoothing=0.2, smoothing_weights=weights)
     assert_allclose(mean_loss(logits, labels, loss, w), expected, rtol=EXACT)
     counts = np.bincount(labels, minlength=5)
-    problem = UFM.from_training(
-        counts, weight_decay=0.1, feature_decay=0.1, class_weights=weights, loss=CrossEntropy(smoothing=0.2)
-    )
+    problem = Penalty(0.1, 0.1).problem(counts, class_weights=weights, loss=CrossEntropy(smoothing=0.2))
     assert problem.loss == loss
     means = [sample_losses(logits, labels, problem.loss)[labels == k].mean() for k in range(5)]
     assert_allclose(problem.loss_weights @ np.array(means), expected, rtol=EXACT)

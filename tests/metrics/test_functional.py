@@ -1,6 +1,5 @@
 """Every neural-collapse metric against its textbook formula on raw samples; symmetries, limits, row blocks."""
 
-import metric_oracles as oracles
 import numpy as np
 import pytest
 import torch
@@ -8,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from _support import metric_oracles as oracles
 from _support.samples import Samples, draw_samples, rotation, samples
 from _support.strategies import examples, problems
 from _support.tolerances import COLLAPSED_NC1, EXACT, METRICS

@@ -4,7 +4,6 @@ import warnings
 from collections import OrderedDict
 from types import SimpleNamespace
 
-import metric_oracles as oracle
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, ResNetConfig, ResNetForImageClassification
 
+from _support import metric_oracles as oracle
 from _support.tolerances import EXACT, FLOAT32, METRICS
 from collapsekit import CollapseError
 from collapsekit.metrics import measure, measure_features
@@ -346,9 +346,13 @@ UNAVERAGED = {
 @pytest.mark.parametrize("reduce", UNAVERAGED.values(), ids=UNAVERAGED)
 def test_positions_that_are_not_averaged_are_refused(reduce):
     model = Positions(nn.Linear(5, 8), nn.Linear(8, K), reduce)
-    with pytest.raises(CollapseError, match=r"head='head': is applied at every position, output \(7, 6, 4\)"):
+    is_output = reduce(torch.ones(1, 6, 4)).ndim == 3
+    why = (
+        "is applied at every position, output" if is_output else r"its W h \+ b, \(7, 6, 4\), is not the model's output"
+    )
+    with pytest.raises(CollapseError, match=f"head='head': {why}"):
         measure(model, [batch(shape=(N, 6, 5))], "head")
-    with pytest.raises(CollapseError, match=r"head=None: .*'head'"):
+    with pytest.raises(CollapseError, match=f"head='head': {why}" if is_output else "head=None: .*'head'"):
         measure(model, [batch(shape=(N, 6, 5))])
 
 
@@ -360,7 +364,7 @@ def test_a_masked_mean_is_refused_in_the_first_batch_that_shows_it():
     whole = measure(model, [((inputs, full), labels)])
     assert_allclose(whole.counts, torch.bincount(labels))
     for name in (None, "head"):
-        with pytest.raises(CollapseError, match="head='head': is applied at every position"):
+        with pytest.raises(CollapseError, match=r"batch 1: head='head': .* is not the model's output"):
             measure(model, [((inputs, full), labels), ((inputs, padded), labels)], name)
 
 
@@ -422,11 +426,26 @@ def test_heads_that_are_not_linear_are_refused(head, fragment, name):
     assert all(module.training for module in model.modules())
 
 
-def test_logits_scaled_outside_the_head_need_its_name():
-    model = Wrapped(form=lambda features, logits: 30 * logits)
-    with pytest.raises(CollapseError, match=r"head=None: .*'head'"):
-        measure(model, [batch()])
-    measure(model, [batch()], "head")
+def test_logits_scaled_outside_the_head_are_refused_and_the_remedy_works():
+    model, (inputs, labels) = Wrapped(form=lambda features, logits: 30 * logits), batch()
+    for name, fragment in (
+        (None, r"head=None: .*merge .*'head'"),
+        ("head", r"head='head': .*not the model's output.*merge"),
+    ):
+        with pytest.raises(CollapseError, match=fragment):
+            measure(model, [(inputs, labels)], name)
+    stored = measure_features(model.body(inputs), labels, 30 * model.head.weight)
+    model.form = FORMS["tensor"]  # merged
+    with torch.no_grad():
+        model.head.weight.mul_(30)
+    assert_same(measure(model, [(inputs, labels)]), stored, FLOAT32)
+
+
+@pytest.mark.parametrize("squash", [nn.Softmax(dim=1), nn.LogSoftmax(dim=1)], ids=["softmax", "log-softmax"])
+@pytest.mark.parametrize("name", [None, "head"])
+def test_what_softmax_makes_of_the_logits_is_as_good(squash, name):
+    model, (inputs, labels) = Wrapped(form=lambda features, logits: squash(logits)), batch()
+    assert_measures(measure(model, [(inputs, labels)], name), model.body(inputs), labels, model.head.weight)
 
 
 @pytest.mark.parametrize("squeeze", [True, False])

@@ -2,7 +2,6 @@
 
 import json
 
-import metric_oracles as oracle
 import numpy as np
 import pytest
 import torch
@@ -11,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from _support import metric_oracles as oracle
 from _support.samples import draw_samples, samples
 from _support.strategies import examples
 from _support.tolerances import EXACT, FLOAT32, METRICS
@@ -455,10 +455,10 @@ def test_heads_that_cannot_be_used():
     batch = [(torch.randn(3, 5), torch.tensor([0, 1, 2]))]
     with pytest.raises(CollapseError, match="called 2 times"):
         measure(Twice(), batch, "fc")
-    with pytest.raises(CollapseError, match=r"head=None: no nn.Linear makes .*one of .*'fc'"):
+    with pytest.raises(CollapseError, match=r"head=None: no linear layer makes .*'fc'"):
         measure(Twice(), batch)
-    with pytest.raises(CollapseError, match=r"no nn.Linear makes .*'0'"):
-        measure(nn.Sequential(nn.Linear(5, 3), nn.Softmax(dim=1)), batch)
+    with pytest.raises(CollapseError, match=r"no linear layer makes .*'0'"):
+        measure(nn.Sequential(nn.Linear(5, 3), nn.Tanh()), batch)
     with pytest.raises(CollapseError, match=r"head=.*single logit"):  # one logit for two classes
         measure(nn.Linear(5, 1), [(torch.randn(3, 5), torch.tensor([0, 1, 1]))])
     foreign = Network()
@@ -535,7 +535,6 @@ def test_names_are_checked(case):
         ({"weight": 3.0}, "weight: shape"),
         ({"weight": np.zeros((2, 3)), "bias": np.zeros(3)}, "bias: shape"),
         ({"weight": np.zeros((2, 3)), "num_classes": 3}, "weight: shape"),
-        ({"labels": [0] * 4, "weight": np.zeros((1, 3))}, "num_classes|weight"),
         ({"weight": np.full((2, 3), np.nan)}, "diverged"),
         ({"names": ["a"]}, "1 names for 2 classes"),
     ],
@@ -550,3 +549,43 @@ def test_a_frame_of_other_classes_is_refused():
     s = draw_samples([9, 5], 4)
     with pytest.raises(CollapseError, match="classes"):
         measure_features(*s).metrics(predict(UFM([3, 3, 3], 1e-3, 1e-3)))
+
+
+# recall
+
+
+@pytest.mark.parametrize(("lead", "right"), [(0.0101, 1.0), (0.0099, 0.0), (0.0, 0.0), (-1.0, 0.0)])
+def test_a_sample_is_right_if_its_logit_leads_by_a_hundredth_of_the_median_lead(lead, right):
+    logits = np.array([[3.0, 2.0, 0.0]] * 5 + [[0.0, 4.0, 4.0 + lead]])
+    found = measure_features(np.eye(6), [0] * 5 + [2], logits.T)
+    assert_array_equal(found.recalls, [1, np.nan, right])
+    assert_allclose(found.metrics()["train_accuracy"], (5 + right) / 6)
+
+
+def test_reasons_are_given_for_what_cannot_be_known():
+    lost = measure_features(np.zeros((6, 2)), [0, 0, 1, 1, 2, 2], np.zeros((3, 2)))
+    assert set(lost.reasons) == {key for key, value in lost.metrics().items() if np.isnan(value)} >= {"nc1", "ncc"}
+    assert lost.to_dict()["reasons"]["nc1"] == "all class means coincide"
+    single = measure_features(np.eye(3), [0, 1, 2])
+    assert single.reasons == dict.fromkeys(("nc1", "cdnv"), "no class has two samples")
+    assert measure_features(np.eye(2), [1, 1]).reasons["nc1"] == "fewer than two classes have samples"
+    s = draw_samples([12, 7, 3], 5)
+    assert measure_features(*s).reasons == {}
+
+
+def test_pixels_are_samples():
+    conv = nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, K, 1))
+    images = torch.randn(3, 2, 5, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(75).reshape(3, 5, 5) % K
+    labels[0, :2] = 255
+    with torch.no_grad():
+        features = conv[:2](images).movedim(1, -1)
+    head = conv[2].weight.flatten(1), conv[2].bias
+    found = measure(conv, [(images, labels)], ignore_index=255)
+    assert found.counts.sum() == 65
+    for one in (
+        measure_features(features, labels, *head, ignore_index=255),
+        measure(conv, [(images, labels)], "2", ignore_index=255),
+    ):
+        assert_array_equal(found.counts, one.counts)
+        assert_allclose(found.confidences, one.confidences, rtol=FLOAT32)

@@ -60,11 +60,6 @@ def two_epochs(rows):
     return results(metric)
 
 
-def forward(metric, rows_of_steps):
-    steps = [metric(*SAMPLES.part(rows).tensors) for rows in rows_of_steps]
-    return {"steps": steps, **results(metric)}
-
-
 def rank_main(rank, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
@@ -73,8 +68,6 @@ def rank_main(rank, folder):
     everything = np.arange(40)
     found = {name: one_pass(np.split(everything, [cut])[rank], name == "empty batch") for name, cut in SPLITS.items()}
     found["two epochs"] = two_epochs(np.split(everything, [13])[rank])
-    metric = NeuralCollapse(5, 7, dist_sync_on_step=True)
-    found["forward"] = forward(metric, everything.reshape(5, 8)[:, 4 * rank : 4 * rank + 4])
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
 
@@ -113,14 +106,6 @@ def test_centres_are_those_of_all_ranks(ranks, part):
     assert 0 < single["compute"]["ncc"] < 1
     for found in ranks:
         assert_same(found["two epochs"][part], single[part])
-
-
-def test_forward_synchronises_each_step(ranks):
-    single = forward(NeuralCollapse(5, 7), np.arange(40).reshape(5, 8))
-    for found in ranks:
-        for step, expected in zip(found["forward"]["steps"], single["steps"], strict=True):
-            assert_same(step, expected)
-        assert_same(found["forward"]["compute"], single["compute"])
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def points(ax, label):
 
 
 def test_pictures_show_the_prediction_and_the_measurement(run, shown):
-    find, frame = shown(run), run.frame
+    find, frame = shown(run), run.prediction
     means, weight = run.measured.moments.means.numpy(), run.measured.weight.numpy()
     sides = {
         "Confidence of each class on": (frame.confidences, run.measured.confidences),
@@ -242,14 +242,14 @@ def test_a_run_without_its_history_has_a_report(run, plain, capsys):
 def test_a_page_has_words_where_there_is_no_number(tmp_path):
     """In a complete collapse what is relative to the prediction is relative to 0."""
     run = train(TrainConfig(penalty_scale=100, epochs=5, hidden=(8,), feature_dim=8), out=tmp_path)
-    assert run.frame.collapses.all()
+    assert run.prediction.collapses.all()
     content = Page(report(run).read_text(encoding="utf-8"))
     assert not re.search(r"\b(inf|nan)\b", " ".join(content.texts()))
     assert any("no finite value: what it is relative to is 0" in text for text in content.texts("td"))
 
 
 def test_the_page_says_what_every_metric_compares(run):
-    assert set(run.measured.metrics(run.frame)) == set(MEANINGS)
+    assert set(run.measured.metrics(run.prediction)) == set(MEANINGS)
 
 
 # The rest of the page

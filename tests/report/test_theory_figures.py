@@ -11,11 +11,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from _support.tolerances import EXACT
 from collapsekit import UFM, CollapseError, CrossEntropy, Focal, Hinge, long_tail, predict, thresholds
 from collapsekit.prediction import phase_diagram
+from collapsekit.recipe import BatchNorm, LastLayer
 from collapsekit.report import figures, theory_figures, theory_page
 
 COUNTS = long_tail(5000, 50, 10)
-LIVING = UFM.from_training(COUNTS, weight_decay=0.05, batchnorm_branches=1)
-DYING = UFM.from_training(COUNTS, weight_decay=0.12, batchnorm_branches=1)
+LIVING = BatchNorm(0.05).problem(COUNTS, LastLayer(branches=1))
+DYING = BatchNorm(0.12).problem(COUNTS, LastLayer(branches=1))
 ALL = {
     "predicted line": lambda problem: theory_figures.predicted_line(problem),
     "regimes": lambda problem: theory_figures.norm_regimes(problem),

@@ -13,9 +13,10 @@ from torch import nn
 
 from _support.tolerances import EXACT, FLOAT32, METRICS
 from collapsekit import UFM, CollapseError, CrossEntropy, predict, solve
+from collapsekit.prediction._predict import predicted
+from collapsekit.recipe import LastLayer
 from collapsekit.report import report
 from collapsekit.training import (
-    LastLayer,
     TrainConfig,
     checkpoint,
     compare_run,
@@ -229,22 +230,22 @@ def test_logit_adjustment_adds_the_log_prior():
     adjusted = logits + 1.5 * torch.log(torch.from_numpy(COUNTS / COUNTS.sum()))
     expected = nn.functional.cross_entropy(adjusted, labels)
     assert_allclose(mean_loss(logits, labels, config.loss(COUNTS)), expected, rtol=EXACT)
-    assert config.outside(LastLayer(6)) == "logit adjustment has no closed form"
+    assert config.refusal(LastLayer(6)) is None
+    assert "logit adjustment" in predicted(config.problem(COUNTS, LastLayer(6)))
     assert config.penalties(COUNTS, LastLayer(6)) == TrainConfig().penalties(COUNTS, LastLayer(6))
 
 
 def test_what_only_the_solver_can_solve_is_minimised_all_the_same():
     adjusted = TrainConfig(logit_adjustment=1.5, weight_decay=0.01, feature_decay=1e-4)
-    problem = adjusted.minimised(COUNTS, LastLayer(6))
+    problem = adjusted.problem(COUNTS, LastLayer(6))
     plain = replace(adjusted, logit_adjustment=None)
     assert problem.loss == adjusted.loss(COUNTS)
     assert (problem.lambda_w, problem.lambda_h, problem.bias) == (0.01, 1e-4, None)
-    assert plain.minimised(COUNTS, LastLayer(6)).to_dict() == plain.problem(COUNTS, LastLayer(6)).to_dict()
-    assert plain.minimised(COUNTS, LastLayer(6, biased=True)).bias == "free"  # the penalties are on W and h alone
+    assert plain.problem(COUNTS, LastLayer(6, biased=True)).bias == "free"  # the penalties are on W and h alone
     lawful = TrainConfig(recipe="batchnorm", weight_decay=0.01)
-    assert lawful.minimised(COUNTS, LastLayer(6, biased=True, branches=1)).bias == 0.01  # it decays with the head
+    assert lawful.problem(COUNTS, LastLayer(6, biased=True, branches=1)).bias == 0.01  # it decays with the head
     with pytest.raises(CollapseError, match="no L2 penalty"):
-        replace(lawful, optimizer="adamw").minimised(COUNTS, LastLayer(6, branches=1))
+        replace(lawful, optimizer="adamw").problem(COUNTS, LastLayer(6, branches=1))
 
 
 @pytest.mark.parametrize("values", [{"logit_adjustment": 1.0}, {"network": "recipe_biased:build"}], ids=str)
@@ -255,22 +256,22 @@ def test_a_network_lands_on_the_optimum_that_the_solver_certifies(values, tmp_pa
     decays = {"weight_decay": 0.1, "feature_decay": 1e-4}
     config = TrainConfig(**SMALL_DIGITS | values | decays, epochs=1500, learning_rate=3e-3, feature_dim=128)
     run = train(config, out=tmp_path)
-    assert run.problem is None
-    solution = solve(run.minimised)
+    assert run.prediction is None
+    solution = solve(run.problem)
     assert solution.optimal
-    objective = run.measured.objective(run.minimised)
+    objective = run.measured.objective(run.problem)
     assert solution.lower_bound <= objective * (1 + FLOAT32)
     assert_allclose(objective, solution.objective, rtol=0.005)
     assert_allclose(run.measured.confidences, solution.confidences, atol=0.02)
     without = replace(config, network="mlp", logit_adjustment=None).problem(run.measured.counts, LastLayer(128))
-    other = run.minimised.objective(*predict(without).weights_and_features())
+    other = run.problem.objective(*predict(without).weights_and_features())
     assert other > 1.01 * solution.objective
 
 
 def test_resampled_batches_have_statistics_of_their_own():
     config = TrainConfig(recipe="batchnorm", resampling="balanced")
-    assert "resampled batches" in config.outside(LastLayer(6, branches=1))
-    assert TrainConfig(resampling="balanced").outside(LastLayer(6)) is None
+    assert "resampled batches" in config.refusal(LastLayer(6, branches=1))
+    assert TrainConfig(resampling="balanced").refusal(LastLayer(6)) is None
 
 
 @pytest.mark.parametrize("values", [{"logit_adjustment": 1.0}, {"resampling": "balanced"}], ids=str)
@@ -279,7 +280,7 @@ def test_runs_with_logit_adjustment_or_resampling_are_stored_and_read(values, tm
     again = load_run(run.folder)
     assert again.outside == run.outside
     assert again.measured.loss == run.measured.loss
-    assert again.history[-1]["metrics"].keys() == (run.measured.metrics(run.frame)).keys()
+    assert again.history[-1]["metrics"].keys() == (run.measured.metrics(run.prediction)).keys()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64], ids=str)
@@ -487,7 +488,7 @@ def assert_stored_and_compared(run):
     assert [row["count"] for row in rows] == run.measured.counts.tolist()
     for row in rows:
         assert np.isfinite([row["measured_confidence"], row["margin"], row["test_recall"]]).all()
-        assert (row["predicted_confidence"] is None) == (run.frame is None)
+        assert (row["predicted_confidence"] is None) == (run.prediction is None)
     return comparison
 
 
@@ -508,7 +509,7 @@ def test_runs_with_a_prediction(values, tmp_path):
 def test_runs_without_a_prediction(values, reason, tmp_path):
     run = train(replace(SMOKE, **values), out=tmp_path)
     comparison = assert_stored_and_compared(run)
-    assert run.frame is None
+    assert run.prediction is None
     assert run.problem is None
     assert reason in run.outside
     assert reason in comparison.verdict
@@ -550,9 +551,9 @@ class Said(Network):
 @pytest.mark.parametrize(
     ("function", "values", "reason"),
     [
-        ("Network", {}, "the head has a bias"),
+        ("Network", {}, "a bias changes the geometry"),
         ("Network", {"drop_bias": True}, None),
-        ("Said", {"recipe": "batchnorm"}, "the head has a bias"),
+        ("Said", {"recipe": "batchnorm"}, "a bias changes the geometry"),
         ("Said", {"recipe": "batchnorm", "drop_bias": True, "head": "fc"}, None),
         ("Network", {"recipe": "batchnorm", "drop_bias": True, "decay_on": "everything"}, "fixes no λ_H"),
         ("Network", {"recipe": "batchnorm", "drop_bias": True, "decay_on": "everything", "branches": 1}, None),
@@ -620,7 +621,7 @@ def test_an_image_network_of_transformers_is_trained_by_every_recipe(recipe, tra
         assert_allclose(run.problem.lambda_h, wd / (2 * run.measured.counts.sum()), rtol=EXACT)
     biased = train(replace(config, drop_bias=False, head="classifier"), out="runs")
     assert biased.measured.bias is not None
-    assert "the head has a bias" in biased.outside
+    assert ("no λ_H" if recipe == "plain" else "a bias changes the geometry") in biased.outside
 
 
 def test_a_text_transformer_lands_on_the_prediction(transformers_networks, tmp_path):
@@ -770,4 +771,4 @@ def test_ufm_of_a_run_is_that_of_its_recipe(tmp_path):
     counts = run.measured.counts
     expected = UFM(counts, 0.05, 0.05 / (3 * counts.sum()), dim=12, names=run.measured.names)
     assert run.problem.to_dict() == expected.to_dict()
-    assert_allclose(run.frame.objective, predict(expected).objective, rtol=EXACT)
+    assert_allclose(run.prediction.objective, predict(expected).objective, rtol=EXACT)

@@ -39,7 +39,7 @@ def row_of(folder, config):
 
 def test_a_finished_run_is_its_configuration_and_its_comparison(folder):
     row, run = row_of(folder, TINY), load_run(folder / TINY.fingerprint)
-    comparison, frame = compare_run(run), run.frame
+    comparison, frame = compare_run(run), run.prediction
     assert (row["status"], row["reason"], row["step"]) == ("finished", None, 5)
     assert TrainConfig.from_dict({"schema": 2} | {key: row[key] for key in TINY.to_dict() if key != "schema"}) == TINY
     for key in ("largest_deviation", "objective_excess", "mean_cosine", "train_accuracy"):

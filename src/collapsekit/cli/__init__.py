@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from io import TextIOWrapper
 
 SOME_FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
@@ -48,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     for name, summary in COMMANDS.items():
         app.command(f"collapsekit.cli.{name}:{name}", name=name, help=summary if listing else None)
     try:
-        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print_error(str(message))
+            code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         print_error(f"{error} Try --help.")
         return USER_ERROR

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from collapsekit.validation import UNPRINTABLE, printable
+
 stderr = Console(stderr=True)
 
 MOST_ROWS = 40
@@ -26,8 +28,9 @@ def shown_rows(num_classes: int) -> list[int]:
 
 
 def print_json(content: dict[str, Any]) -> None:
-    """Print one JSON object on stdout; what is no finite number is null."""
-    print(json.dumps(_finite(content), ensure_ascii=False, allow_nan=False))
+    """Print one JSON object on stdout; what is no finite number is null, what steers a terminal is escaped."""
+    text = json.dumps(_finite(content), ensure_ascii=False, allow_nan=False)
+    print(UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def _finite(value: Any) -> Any:
@@ -40,12 +43,12 @@ def _finite(value: Any) -> Any:
 
 def print_error(message: str) -> None:
     """Print one line on stderr, as it stands: user text is never read as markup."""
-    stderr.print(Text(" ".join(f"collapsekit: {message}".split())), soft_wrap=True)
+    stderr.print(Text(printable(" ".join(f"collapsekit: {message}".split()))), soft_wrap=True)
 
 
 def print_note(message: str) -> None:
     """Print a sentence on stdout, as it stands."""
-    Console(highlight=False).print(Text(message), soft_wrap=True)
+    Console(highlight=False).print(Text(printable(message)), soft_wrap=True)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, muted: Sequence[bool] = ()) -> None:
@@ -81,5 +84,5 @@ def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], muted: Sequenc
     for i, header in enumerate(headers):
         table.add_column(Text(header), justify="left" if i in (0, last) else "right", no_wrap=i != last)
     for i, row in enumerate(rows):
-        table.add_row(*map(Text, row), style="dim" if i < len(muted) and muted[i] else None)
+        table.add_row(*(Text(printable(cell)) for cell in row), style="dim" if i < len(muted) and muted[i] else None)
     return table

@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
 from collapsekit import UFM, CollapseError, CrossEntropy
-from collapsekit.evidence import Recipe
-from collapsekit.theory._thresholds import Hold
+from collapsekit.data import class_sizes
+from collapsekit.data.lists import Lines
+from collapsekit.recipe import (
+    BatchNorm,
+    BatchNormDecay,
+    FeatureReduction,
+    LastLayer,
+    Optimizer,
+    Penalty,
+    Plain,
+    Recipe,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting:
+    """How the samples of each class are given.
+
+    Attributes
+    ----------
+    long_tail : str
+        LARGEST:SMALLEST:CLASSES, an exponential long tail, e.g. 5000:50:100.
+    label_column : str
+        Column of a table whose values are the class labels; they are counted.
+    lines : str
+        What the numbers of a file are: counts, one a class, or labels, one a sample.
+    delimiter : str
+        Delimiter of a table, where it is none of comma, semicolon and tab.
+    keep_na : bool
+        Labels like NA, null, none and ? are classes, not missing.
+    """
+
+    long_tail: str | None = None
+    label_column: str | None = None
+    lines: Lines | None = None
+    delimiter: str | None = None
+    keep_na: bool = False
+
+    def sizes(self, words: Sequence[str]) -> Any:
+        """Return the samples of each class."""
+        return class_sizes(words, **asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +77,7 @@ class Penalties:
     loss_factor : float
         Factor in front of the mean loss.
     optimizer : str
-        sgd or adam (adamw is refused: its decay is no L2 penalty).
+        sgd, adam, or adamw (whose decay is no L2 penalty: no prediction).
     batchnorm_branches : int
         Number of BatchNorm outputs summed before the ReLU that feeds the head; no feature penalty then.
     batchnorm_decay : str
@@ -55,19 +94,19 @@ class Penalties:
     feature_decay: float | None = None
     batch_size: int | None = None
     drop_last: bool = False
-    feature_reduction: Literal["batch_sum", "batch_mean", "entry_mean", "full_sum"] = "batch_sum"
+    feature_reduction: FeatureReduction = "batch_sum"
     feature_dim: int | None = None
     loss_factor: float = 1.0
     optimizer: str = "sgd"
     batchnorm_branches: int | None = None
-    batchnorm_decay: Literal["gain_and_shift", "gain_frozen_shift", "gain", "none"] = "gain_and_shift"
+    batchnorm_decay: BatchNormDecay = "gain_and_shift"
     class_weights: tuple[float, ...] | None = None
     smoothing: float = 0.0
 
     @property
     def loss(self) -> CrossEntropy:
-        """The loss that these flags describe."""
-        return CrossEntropy(smoothing=self.smoothing)
+        """The loss that these flags describe, as torch computes it: class weights weigh its smoothing, too."""
+        return CrossEntropy(smoothing=self.smoothing, smoothing_weights=self.class_weights if self.smoothing else None)
 
     @property
     def given(self) -> bool:
@@ -79,32 +118,51 @@ class Penalties:
         return True
 
     @property
-    def recipe(self) -> Recipe:
-        """What penalises the features."""
-        return "penalty" if self.batchnorm_branches is None else "batchnorm"
-
-    @property
-    def hold(self) -> Hold:
-        """What stays when N moves: N λ_H in a recipe, whose steps see means, and λ_H where it is given itself."""
-        own_units = self.weight_decay is None or (
-            self.batchnorm_branches is None and self.feature_reduction == "full_sum"
-        )
-        return "penalties" if own_units else "recipe"
-
-    def problem(self, counts: ArrayLike | Mapping[str, int]) -> UFM:
-        """Return the problem that these flags describe for a training set with these counts."""
-        recipe: dict[str, Any] = asdict(self)
-        del recipe["smoothing"]
-        lambda_w, lambda_h = recipe.pop("lambda_w"), recipe.pop("lambda_h")
-        if self.weight_decay is not None:
-            if lambda_w is not None or lambda_h is not None:
+    def recipe(self) -> Recipe | None:
+        """The recipe that these flags name; None where they name the theory's own penalties."""
+        if self.weight_decay is None:
+            return None
+        if self.lambda_w is not None or self.lambda_h is not None:
+            raise CollapseError("--weight-decay: give either the recipe's units or --lambda-w and --lambda-h, not both")
+        if self.batchnorm_branches is not None:
+            if self.feature_decay is not None:
                 raise CollapseError(
-                    "--weight-decay: give either the recipe's units or --lambda-w and --lambda-h, not both"
+                    f"--feature-decay={self.feature_decay:g}: the decay of a BatchNorm before the ReLU is itself the "
+                    "feature penalty; leave it out, or leave out --batchnorm-branches"
                 )
-            return UFM.from_training(counts, loss=self.loss, **recipe)
-        if lambda_w is None or lambda_h is None:
-            missing = "--lambda-w" if lambda_w is None else "--lambda-h"
+            return BatchNorm(self.weight_decay, self.batchnorm_decay, self.loss_factor)
+        if self.feature_decay is None:
+            return Plain(self.weight_decay, self.loss_factor)
+        return Penalty(
+            self.weight_decay,
+            self.feature_decay,
+            self.feature_reduction,
+            self.batch_size,
+            self.drop_last,
+            self.loss_factor,
+        )
+
+    def refusal(self, counts: ArrayLike) -> str | None:
+        """Return why these flags describe no problem for a training set with these counts, or None if they do."""
+        recipe = self.recipe
+        return None if recipe is None else recipe.refusal(self._last, Optimizer(self.optimizer), counts)
+
+    def problem(self, counts: ArrayLike | Mapping[str, int], *, biased: bool = False) -> UFM:
+        """Return the problem that these flags describe for a training set with these counts and a head."""
+        if self.recipe is not None:
+            last, optimizer = replace(self._last, biased=biased), Optimizer(self.optimizer)
+            made = self.recipe.problem(
+                counts, last, loss=self.loss, class_weights=self.class_weights, optimizer=optimizer
+            )
+            return replace(made, dim=None)  # the width of the features is said for their mean only
+        if self.lambda_w is None or self.lambda_h is None:
+            missing = "--lambda-w" if self.lambda_w is None else "--lambda-h"
             raise CollapseError(f"{missing}: missing; the closed form needs both penalties")
         if self.feature_decay is not None or self.batchnorm_branches is not None:
             raise CollapseError("--lambda-h: already the feature penalty; give it or a recipe's units, not both")
-        return UFM(counts, lambda_w, lambda_h, loss=self.loss, class_weights=self.class_weights)
+        bias: Literal["free"] | None = "free" if biased else None
+        return UFM(counts, self.lambda_w, self.lambda_h, loss=self.loss, class_weights=self.class_weights, bias=bias)
+
+    @property
+    def _last(self) -> LastLayer:
+        return LastLayer(self.feature_dim, branches=self.batchnorm_branches or 0)

@@ -12,11 +12,12 @@ from cyclopts import Parameter
 
 from collapsekit import UFM, CollapseError, predict, thresholds
 from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
-from collapsekit.cli._inputs import Penalties
-from collapsekit.cli.predict import NO_ACCURACY, class_sizes, pages
+from collapsekit.cli._inputs import Counting, Penalties
+from collapsekit.cli.predict import NO_ACCURACY, pages
 from collapsekit.evidence import scope
+from collapsekit.recipe import Recipe
 from collapsekit.theory import LargestPenalty, WeightAdvice, counts_for, largest_penalty, margins_for, weights_for
-from collapsekit.theory._thresholds import Hold
+from collapsekit.theory._inverse import with_counts
 from collapsekit.validation import Array, shorten
 
 Result = TypeVar("Result")
@@ -28,8 +29,7 @@ def advise(
     counts: Annotated[tuple[str, ...], Parameter(help="One count a class, or one file.")] = (),
     /,
     *,
-    long_tail: str | None = None,
-    label_column: str | None = None,
+    counting: Annotated[Counting | None, Parameter(name="*")] = None,
     margins: Literal["equal", "ldam"] = "equal",
     keep: str | None = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
@@ -48,11 +48,7 @@ def advise(
     Parameters
     ----------
     counts : tuple of str
-        One count a class, or one file: a count a line, `name,count` a line, or a CSV with --label-column.
-    long_tail : str
-        LARGEST:SMALLEST:CLASSES, an exponential long tail, e.g. 5000:50:100.
-    label_column : str
-        Column of the CSV file whose values are the class labels; they are counted.
+        One count a class, or one file: a count or `name,count` a line, JSON, or labels (one a line, a column, arrays).
     margins : str
         Wanted margins: equal, or ldam (proportional to count^(-1/4)).
     keep : str
@@ -62,13 +58,13 @@ def advise(
     json : bool
         Print one JSON object.
     """
-    sizes = class_sizes(counts, long_tail, label_column)
+    sizes = (counting or Counting()).sizes(counts)
     penalties = penalties or Penalties()
     if not penalties.given:
         raise CollapseError("--weight-decay: missing; advice needs the recipe's penalties, as predict does")
     problem = penalties.problem(sizes)
     names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]
-    advice = Advice(problem, margins, _position(keep, names), penalties.hold)
+    advice = Advice(problem, margins, _position(keep, names), penalties.recipe)
     ground, table = str(scope(problem, penalties.recipe)), AdviceTable(advice, names, penalties.weight_decay)
     written = None if html is None else _write_page(table, ground, html)
     if json:
@@ -95,7 +91,7 @@ def _position(keep: str | None, names: list[str]) -> int | None:
 class Advice:
     """Every remedy for one problem; a remedy that is impossible is the sentence that says why."""
 
-    def __init__(self, problem: UFM, wish: Literal["equal", "ldam"], keep: int | None, hold: Hold) -> None:
+    def __init__(self, problem: UFM, wish: Literal["equal", "ldam"], keep: int | None, hold: Recipe | None) -> None:
         self.problem, self.keep, self.hold = problem, keep, hold
         self.now, self.limits = predict(problem), thresholds(problem, hold=hold)
         self.limit: LargestPenalty = largest_penalty(problem, keep)
@@ -112,17 +108,12 @@ class Advice:
         if isinstance(self.margins, UFM):
             after["target margins"] = predict(self.margins).confidences
         if isinstance(self.counts, np.ndarray):
-            after["oversampling"] = predict(self._with_counts(self.counts)).confidences
+            after["oversampling"] = predict(with_counts(self.problem, self.counts, self.hold)).confidences
         return after
 
     def _with_decays(self, factor: float) -> UFM:
         one = self.problem
         return replace(one, lambda_w=one.lambda_w * factor, lambda_h=one.lambda_h * factor)
-
-    def _with_counts(self, counts: Array) -> UFM:
-        one = self.problem
-        shrunk = one.num_samples / float(counts.sum()) if self.hold == "recipe" else 1.0
-        return replace(one, counts=counts, lambda_h=one.lambda_h * shrunk)
 
     @property
     def target_margins(self) -> tuple[float, ...] | None:

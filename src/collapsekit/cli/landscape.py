@@ -9,8 +9,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from collapsekit.cli._console import print_json, print_note, print_table
-from collapsekit.cli._inputs import Penalties
-from collapsekit.cli.predict import class_sizes
+from collapsekit.cli._inputs import Counting, Penalties
 from collapsekit.cli.solve import Head, draw
 from collapsekit.solver import Landscape
 from collapsekit.solver import landscape as find_landscape
@@ -20,8 +19,7 @@ def landscape(
     counts: Annotated[tuple[str, ...], Parameter(help="One count a class, or one file.")] = (),
     /,
     *,
-    long_tail: str | None = None,
-    label_column: str | None = None,
+    counting: Annotated[Counting | None, Parameter(name="*")] = None,
     head: Annotated[Head | None, Parameter(name="*")] = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
     seed: int = 0,
@@ -39,11 +37,7 @@ def landscape(
     Parameters
     ----------
     counts : tuple of str
-        One count a class, or one file: a count a line, `name,count` a line, or a CSV with --label-column.
-    long_tail : str
-        LARGEST:SMALLEST:CLASSES, an exponential long tail, e.g. 5000:50:100.
-    label_column : str
-        Column of the CSV file whose values are the class labels; they are counted.
+        One count a class, or one file: a count or `name,count` a line, JSON, or labels (one a line, a column, arrays).
     seed : int
         Of the random starts.
     starts : int
@@ -55,7 +49,7 @@ def landscape(
     json : bool
         Print one JSON object.
     """
-    sizes = class_sizes(counts, long_tail, label_column)
+    sizes = (counting or Counting()).sizes(counts)
     problem = (head or Head()).problem(penalties or Penalties(), sizes)
     found = find_landscape(problem, starts, seed=seed, scale=scale)
     if figure is not None:

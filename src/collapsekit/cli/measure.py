@@ -8,16 +8,19 @@ from typing import Annotated, Any
 import numpy as np
 from cyclopts import Parameter
 
-from collapsekit import UFM, CollapseError, predict
+from collapsekit import UFM, CollapseError
 from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
 from collapsekit.cli._inputs import Penalties
 from collapsekit.cli.train import print_comparison
-from collapsekit.data import read, read_head
+from collapsekit.data import LabelledData, read, read_head
 from collapsekit.diagnosis import Comparison, compare, effective_penalties
 from collapsekit.evidence import scope
 from collapsekit.metrics import Measurement, measure_features
+from collapsekit.prediction import Prediction
+from collapsekit.prediction._predict import predicted
+from collapsekit.recipe import Recipe
 from collapsekit.theory import Nearness, nearest_reference
-from collapsekit.validation import class_names as checked_names
+from collapsekit.validation import shorten
 
 MOST_CLASSES = 2000
 """Of more classes no reference geometries are computed: they take a singular value decomposition."""
@@ -27,8 +30,10 @@ def measure(
     features: Path,
     /,
     *,
-    head: Path | None = None,
+    head: str | None = None,
     label_column: str | None = None,
+    delimiter: str | None = None,
+    keep_na: bool = False,
     class_names: tuple[str, ...] | None = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
     json: bool = False,
@@ -46,29 +51,36 @@ def measure(
     ----------
     features : Path
         File of features and labels.
-    head : Path
-        File of the head (.npz, .safetensors with weight and bias, or .npy with the weight), one row a class.
+    head : str
+        File of the head (.npz, .safetensors with weight and bias, or .npy with the weight), one row a class; of a whole
+        network FILE:LAYER, e.g. checkpoint.safetensors:fc.
     label_column : str
         Column of a table that holds the labels.
+    delimiter : str
+        Delimiter of a table, where it is none of comma, semicolon and tab.
+    keep_na : bool
+        Labels like NA, null, none and ? are classes, not missing.
     class_names : tuple of str
-        One name a class.
+        One name a row of the head, in the order of its rows. Left out: labels that are words are taken in sorted order.
     json : bool
         Print one JSON object.
     """
     penalties = penalties or Penalties()
-    measured = _measured(features, head, label_column, class_names, penalties)
-    comparison, grounds = _compared(measured, penalties)
+    data = read(str(features), label_column=label_column, delimiter=delimiter, keep_na=keep_na, argument="features")
+    measured = _measured(data, features, head, class_names, penalties)
+    order = _assumed_order(data, measured, class_names)
+    expected = _expected(measured, penalties)
+    comparison, grounds = _compared(measured, expected, penalties.recipe)
     estimate = None
     if measured.weight is not None and not measured.moments.unseen:
         estimate = effective_penalties(measured, class_weights=_loss_weights(measured, penalties))
-    predicted = comparison is not None and comparison.outside is None
-    nearest = _nearest(measured, penalties.problem(measured.counts) if predicted else None)
+    nearest = _nearest(measured, None if isinstance(expected, str) else expected.problem)
     if json:
         content: dict[str, Any] = {"measurement": measured.to_dict(), "counts": measured.counts.astype(int).tolist()}
         content["comparison"] = None if comparison is None else comparison.to_dict()
         content["effective_penalties"] = None if estimate is None else estimate.to_dict()
         content["nearest_references"] = [near.to_dict() for near in nearest]
-        print_json({"schema": 1} | content | {"scope": grounds})
+        print_json({"schema": 1} | content | {"scope": grounds, "assumed_order": order})
         return
     if comparison is not None:
         print_comparison(comparison)
@@ -77,57 +89,59 @@ def measure(
     print_note("; ".join(f"{key} {value:.4g}" for key, value in measured.metrics().items()) + ".")
     ranking = ", ".join(f"{near.name} {near.shape:.3g}" for near in nearest)
     references = f"Distance in shape (0: the same, up to 2): {ranking}." if ranking else ""
-    for sentence in (comparison and comparison.verdict, estimate and str(estimate), references, grounds):
+    for sentence in (comparison and comparison.verdict, estimate and str(estimate), references, order, grounds):
         if sentence:
             print_note(sentence)
 
 
 def _measured(
-    path: Path,
-    head: Path | None,
-    label_column: str | None,
-    names: tuple[str, ...] | None,
-    penalties: Penalties,
+    data: LabelledData, path: Path, head: str | None, names: tuple[str, ...] | None, penalties: Penalties
 ) -> Measurement:
-    data = read(str(path), label_column=label_column, argument="features")
     if data.inputs.ndim != 2:
         raise CollapseError(
             f"features={str(path)!r}: a sample has the shape {data.inputs.shape[1:]}; give the vectors that enter the "
             "head, (N, d)"
         )
-    weight, bias = read_head(str(path if head is None else head), required=head is not None)
-    labels, shown = data.labels, data.names
-    if weight is not None and len(weight) != len(shown):
-        labels, shown = _rows_of_head(labels, shown, len(weight))
-    if names is not None:
-        shown = checked_names(names, len(shown)) or shown
-    return measure_features(data.inputs, labels, weight, bias, num_classes=len(shown), names=shown, loss=penalties.loss)
+    weight, bias = read_head(str(path) if head is None else head, required=head is not None)
+    size = len(weight) if weight is not None else max(len(names or ()), len(data.names))
+    rows, shown = data.rows(size, names)
+    labels = rows[data.labels]
+    return measure_features(data.inputs, labels, weight, bias, num_classes=size, names=shown, loss=penalties.loss)
 
 
-def _rows_of_head(labels: Any, names: tuple[str, ...], size: int) -> tuple[Any, tuple[str, ...]]:
-    """Labels that are row numbers of the head, where some classes have no samples."""
-    rows = np.array([int(name) if name.isdecimal() else size for name in names])
-    if (rows >= size).any():
-        raise CollapseError(
-            f"head: {size} rows for {len(names)} classes; give one row a class, or labels that are its row numbers"
-        )
-    return rows[labels], tuple(str(k) for k in range(size))
+def _assumed_order(data: LabelledData, measured: Measurement, names: tuple[str, ...] | None) -> str | None:
+    """Words do not say which row of the head is theirs; sorted order is that of scikit-learn and of image folders."""
+    if names is not None or measured.weight is None or not data.sorted_words:
+        return None
+    return (
+        f"The head's rows are taken to be the classes in sorted order ({shorten(', '.join(data.names))}); "
+        "--class-names gives another."
+    )
 
 
-def _compared(measured: Measurement, penalties: Penalties) -> tuple[Comparison | None, str]:
-    if measured.weight is None:
-        if penalties.given:
-            raise CollapseError("head: missing; a comparison with the prediction needs the head: give --head FILE")
-        return None, ""
+def _expected(measured: Measurement, penalties: Penalties) -> Prediction | str:
+    """The prediction for these penalties, or why there is none."""
     if not penalties.given:
-        return compare(None, measured, outside="no penalties were given"), ""
+        return "no penalties were given"
+    if measured.weight is None:
+        raise CollapseError("head: missing; a comparison with the prediction needs the head: give --head FILE")
     if measured.moments.unseen:
         k = measured.moments.unseen[0]
         raise CollapseError(f"features: class {k} has no samples; give the whole training set")
-    problem = penalties.problem(measured.counts)
-    if measured.bias is not None:
-        return compare(None, measured, outside="the head has a bias, which has no closed form"), ""
-    return compare(predict(problem), measured), str(scope(problem, penalties.recipe))
+    reason = penalties.refusal(measured.counts)
+    if reason is not None:
+        return reason
+    return predicted(penalties.problem(measured.counts, biased=measured.bias is not None))
+
+
+def _compared(
+    measured: Measurement, expected: Prediction | str, recipe: Recipe | None
+) -> tuple[Comparison | None, str]:
+    if measured.weight is None:
+        return None, ""
+    if isinstance(expected, str):
+        return compare(None, measured, outside=expected), ""
+    return compare(expected, measured), str(scope(expected.problem, recipe))
 
 
 def _nearest(measured: Measurement, problem: UFM | None) -> list[Nearness]:

@@ -12,8 +12,7 @@ from cyclopts import Parameter
 import collapsekit
 from collapsekit import UFM, CollapseError, CrossEntropy, Focal, Hinge
 from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
-from collapsekit.cli._inputs import Penalties
-from collapsekit.cli.predict import class_sizes
+from collapsekit.cli._inputs import Counting, Penalties
 from collapsekit.losses import MSE, Loss
 from collapsekit.solver import Solution
 from collapsekit.validation import shorten
@@ -79,8 +78,7 @@ def solve(
     counts: Annotated[tuple[str, ...], Parameter(help="One count a class, or one file.")] = (),
     /,
     *,
-    long_tail: str | None = None,
-    label_column: str | None = None,
+    counting: Annotated[Counting | None, Parameter(name="*")] = None,
     head: Annotated[Head | None, Parameter(name="*")] = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
     seed: int = 0,
@@ -101,11 +99,7 @@ def solve(
     Parameters
     ----------
     counts : tuple of str
-        One count a class, or one file: a count a line, `name,count` a line, or a CSV with --label-column.
-    long_tail : str
-        LARGEST:SMALLEST:CLASSES, an exponential long tail, e.g. 5000:50:100.
-    label_column : str
-        Column of the CSV file whose values are the class labels; they are counted.
+        One count a class, or one file: a count or `name,count` a line, JSON, or labels (one a line, a column, arrays).
     seed : int
         Of the random starts.
     starts : int
@@ -119,7 +113,7 @@ def solve(
     json : bool
         Print one JSON object.
     """
-    sizes = class_sizes(counts, long_tail, label_column)
+    sizes = (counting or Counting()).sizes(counts)
     problem = (head or Head()).problem(penalties or Penalties(), sizes)
     solution = collapsekit.solve(problem, seed=seed, starts=starts, tol=tol, time_limit=time_limit)
     names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]

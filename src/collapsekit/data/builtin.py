@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from collapsekit.data.binaries import read_idx_folder
 from collapsekit.data.files import parsing
-from collapsekit.data.idx import read_idx_folder
 from collapsekit.data.labelled import LabelledData, assemble
 from collapsekit.errors import CollapseError
 

@@ -1,7 +1,8 @@
-"""Image folders: one sub-folder a class."""
+"""Images: folders with one sub-folder a class, and lists of `path label` lines."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collapsekit.data.files import check_size, parsing
-from collapsekit.data.labelled import LabelledData, assemble
+from collapsekit.data.labelled import LabelledData, RawLabels, assemble, typed
 from collapsekit.errors import CollapseError
 from collapsekit.validation import shorten
 
@@ -20,7 +21,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM")
 GREY = ("1", "L", "LA")
 COLOUR = ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 MAX_PIXELS = 50_000_000
-DAMAGED = "give an intact image or remove it"
+DAMAGED = "give an intact image or take it out"
+TRAINING, TESTING = ("train", "training"), ("test", "testing", "val", "valid", "validation", "dev")
+LINE = re.compile(r"(.*?)[\s,]+([^\s,]+)")
 
 Sample = tuple[Path, str]
 
@@ -37,31 +40,63 @@ def read_image_folder(folder: Path) -> LabelledData:
     classes of the training set and of the held-out set. Transparency is dropped.
     """
     root = folder.resolve()
-    train_folder, test_folder = _halves(root)
-    train = _samples(train_folder, root)
-    test = _samples(test_folder, root) if test_folder else []
+    train, test = folder_samples(root)
     size, mode = _common_format([path for path, _ in train + test], root)
-    held_out = _read(test, size, mode, root) if test else None
-    return assemble(*_read(train, size, mode, root), "images", held_out=held_out)
+    held_out = (_pixels(test, size, mode, root), [label for _, label in test]) if test else None
+    labels = [label for _, label in train]
+    return assemble(
+        _pixels(train, size, mode, root), labels, "images", names=sorted(set(labels)), held_out=held_out, keep_na=True
+    )
 
 
-def _halves(root: Path) -> tuple[Path, Path | None]:
-    names = {path.name for path in _entries(root, root)}
-    if "train" not in names or not names <= {"train", "test", "val"}:
-        return root, None
-    held_out = next((root / name for name in ("test", "val") if name in names), None)
-    return root / "train", held_out
+def folder_samples(root: Path) -> tuple[list[Sample], list[Sample]]:
+    """Return the files of the training and of the held-out set with their classes; no file is opened."""
+    parts = {path.name.lower(): path for path in _entries(root, root) if path.is_dir()}
+    train = next((parts[name] for name in TRAINING if name in parts), None)
+    if train is None or not parts.keys() <= {*TRAINING, *TESTING}:
+        return _samples(root, root), []
+    test = next((parts[name] for name in TESTING if name in parts), None)
+    return _samples(train, root), _samples(test, root, held_out=True) if test else []
 
 
-def _samples(folder: Path, root: Path) -> list[Sample]:
-    samples = []
+def list_samples(path: Path) -> list[Sample] | None:
+    """Return the files and labels of a list, one `path label` a line, None if its first line names no image.
+
+    Blanks, a TAB or a comma stand before the label; paths start at the list's folder and stay inside it.
+    """
+    root = path.parent.resolve()
+    with parsing(path.name, "save it as UTF-8 text"), path.open(encoding="utf-8-sig") as stream:
+        lines = [line.strip() for line in stream if line.strip()]
+    samples = list[Sample]()
+    for line in lines:
+        match = LINE.fullmatch(line)
+        if not samples and (match is None or not match[1].lower().endswith(SUFFIXES)):
+            return None
+        if match is None or not (root / match[1]).resolve().is_relative_to(root):
+            raise CollapseError(f"{shorten(line)}: give `path label` lines, and the list in a folder above its images")
+        samples.append((root / match[1], match[2]))
+    return samples or None
+
+
+def read_image_list(samples: Sequence[Sample], folder: Path, keep_na: bool) -> LabelledData:
+    """Return the images of a list."""
+    root = folder.resolve()
+    size, mode = _common_format([path for path, _ in samples], root)
+    labels: RawLabels = typed([label for _, label in samples])
+    return assemble(_pixels(samples, size, mode, root), labels, "images", keep_na=keep_na)
+
+
+def _samples(folder: Path, root: Path, held_out: bool = False) -> list[Sample]:
+    samples = list[Sample]()
     for directory in _entries(folder, root):
         name = _inside(directory, root)
         if not directory.is_dir():
-            raise CollapseError(f"{name} is a file beside the class folders; move it into one or remove it")
+            if directory.suffix.lower() in SUFFIXES:
+                raise CollapseError(f"{name} is a file beside the class folders; put it into the folder of its class")
+            continue  # a licence, a table
         files = _entries(directory, root)
-        if not files and folder in (root, root / "train"):
-            raise CollapseError(f"the class folder {name} is empty; add images or remove it")
+        if not files and not held_out:
+            raise CollapseError(f"the class folder {name} is empty; add images, or rename it to begin with a dot")
         samples += [(_image_file(path, root), directory.name) for path in files]
     if not samples:
         raise CollapseError(f"no images in {_inside(folder, root)}; give one sub-folder of images a class")
@@ -70,16 +105,17 @@ def _samples(folder: Path, root: Path) -> list[Sample]:
 
 def _image_file(path: Path, root: Path) -> Path:
     if path.is_dir():
-        raise CollapseError(f"{_inside(path, root)} is a folder inside a class folder; move its images up")
+        raise CollapseError(
+            f"{_inside(path, root)} is a folder inside a class folder; give as data the folder whose sub-folders are "
+            "the classes"
+        )
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
-        raise CollapseError(f"{_inside(path, root)} is not an image; remove it, or convert it to .png")
+        raise CollapseError(f"{_inside(path, root)} is not an image; take it out of the folder, or convert it to .png")
     return path
 
 
 def _entries(folder: Path, root: Path) -> list[Path]:
     """The visible entries of a folder; a link must stay inside the root, so that no other file is ever read."""
-    if not folder.is_dir():
-        raise CollapseError(f"{_inside(folder, root)} is not a folder; give one sub-folder of images a class")
     found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     for path in found:
         if path.is_symlink() and not _stays(path, root):
@@ -96,27 +132,26 @@ def _stays(path: Path, root: Path) -> bool:
 
 def _common_format(paths: Sequence[Path], root: Path) -> tuple[tuple[int, int], str]:
     """The one size of all images, and the mode that suits all; only headers are read."""
-    first, all_grey = None, True
+    sizes, modes = set[tuple[int, int]](), set[str]()
     for path in paths:
         with parsing(str(path.relative_to(root)), DAMAGED), _opened(path) as image:
             size, mode = image.size, image.mode
+        where = f"{_inside(path, root)}: {size[0]}×{size[1]} pixels"
         if size[0] * size[1] > MAX_PIXELS:
-            raise CollapseError(f"{_inside(path, root)}: {size[0]}×{size[1]} pixels; give at most {MAX_PIXELS:,}")
+            raise CollapseError(f"{where}; give at most {MAX_PIXELS:,}")
         if mode not in GREY + COLOUR:
             raise CollapseError(f"{_inside(path, root)}: mode {shorten(mode)}; convert it to 8 bits a channel")
-        first = first or size
-        if size != first:
+        if sizes and size not in sizes:
+            (first,) = sizes
             raise CollapseError(
-                f"{_inside(path, root)}: {size[0]}×{size[1]} pixels, {_inside(paths[0], root)} has "
-                f"{first[0]}×{first[1]}; resize all images to one size"
+                f"{where}, {_inside(paths[0], root)} has {first[0]}×{first[1]}; resize all images to one size"
             )
-        all_grey = all_grey and mode in GREY
-    return first or (0, 0), "L" if all_grey else "RGB"
+        sizes.add(size)
+        modes.add(mode)
+    return sizes.pop(), "L" if modes <= set(GREY) else "RGB"
 
 
-def _read(
-    samples: Sequence[Sample], size: tuple[int, int], mode: str, root: Path
-) -> tuple[NDArray[np.uint8], list[str]]:
+def _pixels(samples: Sequence[Sample], size: tuple[int, int], mode: str, root: Path) -> NDArray[np.uint8]:
     shape = (len(samples), len(mode), size[1], size[0])
     check_size(shape, 4, "images")
     images = np.empty(shape, np.uint8)
@@ -124,7 +159,7 @@ def _read(
         with parsing(str(path.relative_to(root)), DAMAGED), _opened(path) as image:
             pixels = np.asarray(image.convert(mode)).reshape(*shape[2:], shape[1])
             row[...] = np.moveaxis(pixels, 2, 0)
-    return images, [label for _, label in samples]
+    return images
 
 
 def _opened(path: Path) -> Any:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from collapsekit.data.files import check_size
 from collapsekit.errors import CollapseError
-from collapsekit.validation import printable, shorten
+from collapsekit.validation import class_names, printable, shorten
 
 Kind = Literal["images", "table", "text", "features"]
 RawLabels = NDArray[Any] | Sequence[str]
@@ -23,6 +23,9 @@ MAX_EXACT = 2**53
 CHANNELS = (1, 3, 4)
 WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# what pandas, R, SQL and the UCI archive write where a value is missing; compared in lower case
+MISSING = frozenset(("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "nil", "?"))
+KEEP = "label it or drop it; if it is a class, rename it, or give --keep-na where the command has it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,10 @@ class LabelledData:
         The same for the held-out set.
     kind : {"images", "table", "text", "features"}
         What the inputs are.
+    worded : bool
+        Whether the source itself names the classes, as labels that are words or as names beside whole numbers.
+    sorted_words : bool
+        Whether the order of the classes is only that of the sorted words.
     """
 
     inputs: NDArray[np.float32]
@@ -49,6 +56,43 @@ class LabelledData:
     test_inputs: NDArray[np.float32] | None
     test_labels: NDArray[np.int64] | None
     kind: Kind
+    worded: bool
+    sorted_words: bool
+
+    def rows(self, size: int, names: Sequence[str] | None = None) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+        """Return where each class stands among the rows of a head, (K,), and the names of the rows.
+
+        Classes are never renamed silently: names that a source brings are found among the rows' names. Only whole
+        numbers without names take the rows' names, by order, or by number where some rows have no samples.
+
+        Parameters
+        ----------
+        size : int
+            Number of rows.
+        names : sequence of str, optional
+            One a row.
+
+        Raises
+        ------
+        CollapseError
+            If it is not known which row is which class.
+        """
+        given = class_names(names, size)
+        if given is not None and (self.worded or set(self.names) <= set(given)):
+            at = {name: k for k, name in enumerate(given)}
+            lost = next((name for name in self.names if name not in at), None)
+            if lost is not None:
+                raise CollapseError(f"class_names: the label {shorten(lost)} is not among them; give the labels' names")
+            return np.array([at[name] for name in self.names]), given
+        if size == len(self.names):
+            return np.arange(size), given or self.names
+        numbers = [int(name) if name.isdecimal() else size for name in self.names]
+        if self.worded or max(numbers) >= size:
+            raise CollapseError(
+                f"head: {size} rows for {len(self.names)} classes; give one row a class, labels that are its row "
+                "numbers, or --class-names, one a row"
+            )
+        return np.array(numbers), given or tuple(map(str, range(size)))
 
 
 def assemble(
@@ -58,6 +102,7 @@ def assemble(
     *,
     names: Sequence[str] | None = None,
     held_out: Pair | None = None,
+    keep_na: bool = False,
 ) -> LabelledData:
     """Return checked and converted data.
 
@@ -75,6 +120,8 @@ def assemble(
     held_out : tuple, optional
         Inputs and labels of a held-out set. Samples with the integer label -1 (a class unseen in training) are
         left out; every other label must occur among `labels`.
+    keep_na : bool
+        Whether words like NA, null and ? are classes like any other.
 
     Returns
     -------
@@ -91,25 +138,27 @@ def assemble(
     >>> data.labels, data.names
     (array([1, 0, 1]), ('3', '7'))
     """
-    _same_length(inputs, labels, "inputs", "labels")
-    _real(inputs, "inputs")
-    checked = _checked(labels, "labels", least=0)
+    _check_pair(inputs, labels, "")
+    checked = _checked(labels, "labels", 0, keep_na, words=names is not None)
     values = _values(checked, names)
     test_inputs, test_labels = None, None
     if held_out is not None:
-        kept, test_labels = _held_out(inputs, held_out, values)
+        kept, test_labels = _held_out(inputs, held_out, values, keep_na)
         test_inputs = _converted(kept, "held-out inputs")
+    shown = class_names([str(value) for value in (values if names is None else names)], len(values))
     return LabelledData(
         inputs=_converted(inputs, "inputs"),
         labels=_codes(values, checked),
-        names=_shown(values if names is None else names),
+        names=shown or (),
         test_inputs=test_inputs,
         test_labels=test_labels,
         kind=kind,
+        worded=isinstance(values, list) or names is not None,
+        sorted_words=isinstance(values, list) and names is None,
     )
 
 
-def typed(labels: list[str]) -> RawLabels:
+def typed(labels: Sequence[str]) -> RawLabels:
     """Return labels of a text file as integers or floats if all of them are written so, otherwise as they are."""
     distinct = set(labels)
     if all(WHOLE.fullmatch(label) for label in distinct):
@@ -119,27 +168,33 @@ def typed(labels: list[str]) -> RawLabels:
     return labels
 
 
-def _same_length(inputs: NDArray[Any], labels: RawLabels, inputs_name: str, labels_name: str) -> None:
+def is_missing(label: str, keep_na: bool) -> bool:
+    """Return whether a label says that there is none; an empty one always does."""
+    return not label.strip() if keep_na else label.strip().lower() in MISSING
+
+
+def _check_pair(inputs: NDArray[Any], labels: RawLabels, part: str) -> None:
     if isinstance(labels, np.ndarray) and labels.ndim != 1:
-        raise CollapseError(f"{labels_name}: shape {labels.shape}; give one label a sample, a vector")
+        raise CollapseError(f"{part}labels: shape {labels.shape}; give one label a sample, a vector")
     if inputs.ndim == 0 or len(inputs) != len(labels):
-        shape = inputs.shape
-        raise CollapseError(f"{inputs_name}: shape {shape} for {len(labels)} {labels_name}; give one label a sample")
-
-
-def _real(inputs: NDArray[Any], name: str) -> None:
+        raise CollapseError(
+            f"{part}inputs: shape {inputs.shape} for {len(labels)} {part}labels; give one label a sample"
+        )
     if inputs.dtype.kind not in "biuf":
-        raise CollapseError(f"{name}: dtype {shorten(str(inputs.dtype))}; give real numbers")
+        raise CollapseError(f"{part}inputs: dtype {shorten(str(inputs.dtype))}; give real numbers")
     if inputs.ndim < 2:
-        raise CollapseError(f"{name}: shape {inputs.shape}; give one row a sample, (N, d) or (N, C, H, W)")
-    check_size(inputs.shape, 4, name)
+        raise CollapseError(f"{part}inputs: shape {inputs.shape}; give one row a sample, (N, d) or (N, C, H, W)")
+    check_size(inputs.shape, 4, f"{part}inputs")
 
 
 def _converted(inputs: NDArray[Any], name: str) -> NDArray[np.float32]:
-    scaled = inputs.dtype == np.uint8 and inputs.ndim >= 3
+    if inputs.ndim == 3:
+        inputs = inputs[:, None]
+    elif inputs.ndim == 4 and inputs.shape[3] in CHANNELS and inputs.shape[1] not in CHANNELS:
+        inputs = np.moveaxis(inputs, 3, 1)
     with np.errstate(over="ignore", invalid="ignore"):  # what does not fit float32 is found and named below
-        result = np.array(_channels_first(inputs), dtype=np.float32, order="C", copy=None)
-    if scaled:
+        result = np.array(inputs, dtype=np.float32, order="C", copy=None)
+    if inputs.dtype == np.uint8 and inputs.ndim >= 3:
         result /= np.float32(255)
     if not (np.isfinite(result.min()) and np.isfinite(result.max())):
         finite = np.isfinite(result.reshape(len(result), -1)).all(axis=1)
@@ -147,22 +202,16 @@ def _converted(inputs: NDArray[Any], name: str) -> NDArray[np.float32]:
             f"{name}: sample {np.flatnonzero(~finite)[0]} holds NaN, infinity or a number beyond float32; "
             "remove the sample or fill the value in"
         )
-    return result
+    return result if result.flags.writeable else result.copy()
 
 
-def _channels_first(inputs: NDArray[Any]) -> NDArray[Any]:
-    if inputs.ndim == 3:
-        return inputs[:, None]
-    if inputs.ndim == 4 and inputs.shape[3] in CHANNELS and inputs.shape[1] not in CHANNELS:
-        return np.moveaxis(inputs, 3, 1)
-    return inputs
-
-
-def _checked(labels: RawLabels, name: str, least: int) -> Labels:
-    if not isinstance(labels, np.ndarray):
-        return _strings(list(labels), name)
-    if labels.dtype.kind in "US":
-        return _strings(_decoded(labels, name), name)
+def _checked(labels: RawLabels, name: str, least: int, keep_na: bool, *, words: bool) -> Labels:
+    """Whole numbers, or strings; strings that all are whole numbers stay words where classes are named by words."""
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind in "US":
+        strings = _strings(labels, name, keep_na)
+        labels = strings if words else typed(strings)
+        if not isinstance(labels, np.ndarray):
+            return strings
     if labels.dtype.kind not in "iuf":
         raise CollapseError(f"{name}: dtype {shorten(str(labels.dtype))}; give whole numbers from 0, or strings")
     wide = labels.astype(np.float64)
@@ -174,31 +223,34 @@ def _checked(labels: RawLabels, name: str, least: int) -> Labels:
     return labels.astype(np.int64)
 
 
-def _decoded(labels: NDArray[Any], name: str) -> list[str]:
+def _strings(labels: RawLabels, name: str, keep_na: bool) -> list[str]:
     try:
-        return [str(label, "utf-8") if isinstance(label, bytes) else label for label in labels.tolist()]
+        found = [str(label, "utf-8") if isinstance(label, bytes) else str(label) for label in list(labels)]
     except (UnicodeDecodeError, ValueError):  # bytes outside UTF-8, code points outside Unicode
         raise CollapseError(f"{name}: not UTF-8 text; give strings or whole numbers") from None
-
-
-def _strings(labels: list[str], name: str) -> list[str]:
-    empty = next((i for i, label in enumerate(labels) if not label.strip()), None)
-    if empty is not None:
-        raise CollapseError(f"{name}: sample {empty} has an empty label; label it or remove it")
-    return labels
+    missing = {label for label in set(found) if is_missing(label, keep_na)}
+    if missing:
+        i = next(i for i, label in enumerate(found) if label in missing)
+        kind = f"the label {shorten(found[i])}, which counts as missing" if found[i].strip() else "an empty label"
+        raise CollapseError(f"{name}: sample {i} has {kind}; {KEEP}")
+    return found
 
 
 def _values(labels: Labels, names: Sequence[str] | None) -> Labels:
     """The K label values in the order of the classes."""
     values: Labels = sorted(set(labels)) if isinstance(labels, list) else np.unique(labels)
     if len(values) < 2:
-        raise CollapseError(f"labels: all samples have {shorten(_shown(values)[0])}; give at least two classes")
+        raise CollapseError(f"labels: all samples have {shorten(printable(str(values[0])))}; give at least two classes")
     if names is None:
         return values
     if isinstance(values, list):
         return _named_values(values, names)
-    if len(names) != len(values):
-        _explain_missing(values, names)
+    absent = sorted(set(range(len(names))) - set(values.tolist()))
+    if len(names) != len(values) and absent and values[-1] < len(names):
+        raise CollapseError(
+            f"names: class {absent[0]}, {shorten(names[absent[0]])}, has no training sample; drop the name or add "
+            "samples"
+        )
     return values
 
 
@@ -211,16 +263,6 @@ def _named_values(values: list[str], names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _explain_missing(values: NDArray[np.int64], names: Sequence[str]) -> None:
-    absent = sorted(set(range(len(names))) - set(values.tolist()))
-    if absent and values[-1] < len(names):
-        k = absent[0]
-        raise CollapseError(
-            f"names: class {k}, {shorten(names[k])}, has no training sample; drop the name or add samples"
-        )
-    raise CollapseError(f"names: {len(names)} names for {len(values)} classes; give one a class")
-
-
 def _codes(values: Labels, labels: Labels) -> NDArray[np.int64]:
     """The position of each label among the values, -1 where it is none of them."""
     if isinstance(values, list):
@@ -230,19 +272,20 @@ def _codes(values: Labels, labels: Labels) -> NDArray[np.int64]:
     return np.where(values[where] == labels, where, -1).astype(np.int64)
 
 
-def _held_out(inputs: NDArray[Any], held_out: Pair, values: Labels) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def _held_out(
+    inputs: NDArray[Any], held_out: Pair, values: Labels, keep_na: bool
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
     test_inputs, raw = held_out
-    _same_length(test_inputs, raw, "held-out inputs", "held-out labels")
-    _real(test_inputs, "held-out inputs")
+    _check_pair(test_inputs, raw, "held-out ")
     _comparable(inputs, test_inputs)
-    labels = _checked(raw, "held-out labels", least=-1)
+    labels = _checked(raw, "held-out labels", -1, keep_na, words=isinstance(values, list))
     if isinstance(labels, list) != isinstance(values, list):
         raise CollapseError("held-out labels: strings and whole numbers mixed with the labels; give both alike")
     codes = _codes(values, labels)
     unseen = np.zeros(len(codes), bool) if isinstance(labels, list) else labels == -1
     unknown = np.flatnonzero((codes < 0) & ~unseen)
     if unknown.size:
-        label = shorten(_shown(labels[unknown[0] : unknown[0] + 1])[0])
+        label = shorten(printable(str(labels[unknown[0]])))
         raise CollapseError(f"held-out labels: {label} has no training sample; remove its samples, or label them -1")
     if unseen.all():
         raise CollapseError("held-out labels: all are -1, unseen in training; leave the held-out set out")
@@ -256,12 +299,3 @@ def _comparable(inputs: NDArray[Any], test_inputs: NDArray[Any]) -> None:
     if inputs.ndim >= 3 and (inputs.dtype == np.uint8) != (test_inputs.dtype == np.uint8):
         kinds = f"dtype {test_inputs.dtype}, {inputs.dtype} in training"
         raise CollapseError(f"held-out inputs: {kinds}; only uint8 is divided by 255, so give both alike")
-
-
-def _shown(values: Labels | Sequence[str]) -> tuple[str, ...]:
-    """The values as distinct names that can be printed."""
-    names = tuple(printable(str(value)) for value in values)
-    if len(set(names)) != len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise CollapseError(f"names: {shorten(twice)} stands for two classes; rename one")
-    return names

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import stat
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from collapsekit.data.arrays import (
-    Head,
-    npy_head,
-    npz_head,
-    read_npy,
-    read_npz,
-    read_safetensors,
-    safetensors_head,
-)
+from collapsekit.data.arrays import READERS as ARRAYS
+from collapsekit.data.arrays import Head, read_arrays, read_head_file
+from collapsekit.data.binaries import is_cifar_folder, is_idx_folder, read_cifar_folder, read_idx_folder
 from collapsekit.data.builtin import read_digits, read_fashion_mnist, read_mnist_5k
-from collapsekit.data.cifar import is_cifar_folder, read_cifar_folder
-from collapsekit.data.idx import is_idx_folder, read_idx_folder
-from collapsekit.data.images import is_image_folder, read_image_folder
+from collapsekit.data.files import is_folder, one_line
+from collapsekit.data.images import folder_samples, is_image_folder, list_samples, read_image_folder, read_image_list
 from collapsekit.data.labelled import LabelledData
-from collapsekit.data.tables import read_csv, read_parquet
-from collapsekit.data.texts import read_text
+from collapsekit.data.tables import read_table, table_labels
+from collapsekit.data.texts import labels_and_texts, read_text
 from collapsekit.errors import CollapseError
 from collapsekit.validation import shorten
 
@@ -32,29 +22,25 @@ NAMED: dict[str, Callable[[], LabelledData]] = {
     "mnist-5k": read_mnist_5k,
     "fashion-mnist": read_fashion_mnist,
 }
-ARRAYS_AND_TEXT: dict[str, Callable[[Path], LabelledData]] = {
-    ".npz": read_npz,
-    ".npy": read_npy,
-    ".safetensors": read_safetensors,
-    ".txt": read_text,
-    ".text": read_text,
-}
-TABLES: dict[str, Callable[[Path, str | None], LabelledData]] = {
-    ".csv": lambda path, label_column: read_csv(path, ",", label_column),
-    ".tsv": lambda path, label_column: read_csv(path, "\t", label_column),
-    ".parquet": read_parquet,
-}
-HEADS: dict[str, Callable[[Path], Head]] = {".npz": npz_head, ".npy": npy_head, ".safetensors": safetensors_head}
-CODE = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".bin", ".h5", ".hdf5")
+TABLES = (".csv", ".tsv", ".parquet")
+TEXTS = (".txt", ".text")
+CODE = (".pkl", ".pickle", ".joblib", ".ckpt", ".bin", ".h5", ".hdf5")
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-FILES = ".npz, .npy, .safetensors, .csv, .tsv, .parquet, .txt"
+FILES = ".npz, .npy, .safetensors, .pt, .csv, .tsv, .parquet, .txt"
 FOLDERS = (
     "idx files (train-images-idx3-ubyte), CIFAR's binary files (data_batch_1.bin), one sub-folder of images a class"
 )
-PATH_SHOWN = 160
+READABLE = f"give {', '.join(NAMED)} or a path that can be read"
 
 
-def read(data: str, *, label_column: str | None = None, argument: str = "data") -> LabelledData:
+def read(
+    data: str,
+    *,
+    label_column: str | None = None,
+    delimiter: str | None = None,
+    keep_na: bool = False,
+    argument: str = "data",
+) -> LabelledData:
     """Return the labelled samples of a named data set, a file or a folder.
 
     Nothing is downloaded, unpickled or extracted, and nothing is written.
@@ -71,16 +57,22 @@ def read(data: str, *, label_column: str | None = None, argument: str = "data") 
           ``class_names.txt``;
         - a folder of CIFAR's binary version (CIFAR-100 with its fine labels);
         - a folder with one sub-folder of images a class, or with ``train`` and ``test`` (or ``val``) above these;
-        - ``.npz`` or ``.safetensors`` with the arrays ``X`` and ``y`` (or ``features`` and ``labels``) and, for a
-          held-out set, ``Xt`` and ``yt``; a label -1 in ``yt`` means a class unseen in training: those samples are
-          left out. An ``.npz`` may bring ``names``, a vector of strings;
+        - a list of images, ``.txt``, one ``path label`` a line, in a folder above them;
+        - ``.npz``, ``.safetensors`` or ``.pt`` (a dictionary of tensors) with the arrays ``X`` and ``y`` (or
+          ``features`` and ``labels``) and, for a held-out set, ``Xt`` and ``yt``; a label -1 in ``yt`` means a class
+          unseen in training: those samples are left out. An ``.npz`` may bring ``names``, a vector of strings;
         - ``NAME.npy`` with its labels in ``NAME_labels.npy`` or ``labels.npy`` beside it;
-        - ``.csv``, ``.tsv`` or ``.parquet``: a column of labels, all others numbers;
+        - ``.csv``, ``.tsv`` or ``.parquet``: a column of labels, all others numbers, in Parquet also lists of as many
+          numbers in every row; pandas' index is left out;
         - ``.txt``: one ``label<TAB>text`` a line, UTF-8, turned into TF-IDF.
 
         A file or folder that is called like a named data set is given as ``"./digits"``.
     label_column : str, optional
         Of a table; left out: the first of label, class, target, y and species that exists.
+    delimiter : str, optional
+        Of a .csv or .tsv; left out: the one of comma, semicolon and tab that gives equal columns.
+    keep_na : bool
+        Whether the labels NA, N/A, null, none, nan and ? are classes like any other, not missing.
     argument : str
         What errors call `data`.
 
@@ -104,8 +96,31 @@ def read(data: str, *, label_column: str | None = None, argument: str = "data") 
     """
     if not isinstance(data, str) or not data.strip():
         raise CollapseError(f"{argument}={shorten(data)}: names nothing; give {', '.join(NAMED)} or a path")
-    with _one_line(argument, data):
-        return _read(data, label_column)
+    with one_line(argument, data, READABLE if argument == "data" else "give a readable file"):
+        return _read(data, label_column, delimiter, keep_na)
+
+
+def read_labels(data: str, *, label_column: str | None, delimiter: str | None, keep_na: bool) -> list[str]:
+    """Return the label of each training sample in words, without its inputs where the format allows.
+
+    As `read` otherwise, which see; the columns of a table beside the labels may hold anything.
+    """
+    path = Path(data)
+    suffix = path.suffix.lower()
+    if (
+        data not in NAMED
+        and is_folder(path)
+        and is_image_folder(path)
+        and not (is_idx_folder(path) or is_cifar_folder(path))
+    ):
+        return [label for _, label in folder_samples(path.resolve())[0]]
+    if suffix in TABLES or (label_column is not None and suffix not in (*ARRAYS, *CODE)):
+        return table_labels(path, label_column, delimiter, keep_na)
+    if suffix in TEXTS:
+        samples = list_samples(path)
+        return labels_and_texts(path)[0] if samples is None else [label for _, label in samples]
+    found = _read(data, label_column, delimiter, keep_na)
+    return [found.names[k] for k in found.labels]
 
 
 def read_head(path: str, *, required: bool = True) -> Head:
@@ -114,7 +129,8 @@ def read_head(path: str, *, required: bool = True) -> Head:
     Parameters
     ----------
     path : str
-        ``.npz`` or ``.safetensors`` with `weight` (or `W`), (K, d), and perhaps `bias` (or `b`), (K,); or ``.npy``
+        ``.npz``, ``.safetensors`` or ``.pt`` with `weight` (or `W`), (K, d), and perhaps `bias` (or `b`), (K,), or of
+        a whole network with one layer that is called like a head (``fc.weight``), else ``FILE:LAYER``; or ``.npy``
         with the weight.
     required : bool
         Whether a file without a head is an error.
@@ -124,63 +140,45 @@ def read_head(path: str, *, required: bool = True) -> Head:
     CollapseError
         If the file cannot be read, or holds no head although one is required.
     """
-    with _one_line("head", path):
-        suffix = Path(path).suffix.lower()
-        if suffix in HEADS:
-            _mode(Path(path))
-            head = HEADS[suffix](Path(path))
+    with one_line("head", path):
+        file, layer = Path(path), None
+        if not file.exists() and ":" in file.name:
+            name, _, layer = path.rpartition(":")
+            file = Path(name)
+        suffix = file.suffix.lower()
+        head: Head = (None, None)
+        if suffix in ARRAYS:
+            if is_folder(file):
+                raise CollapseError("a folder; give .npz, .safetensors, .pt or .npy")
+            head = read_head_file(file, layer, required=required)
         elif required:
-            raise CollapseError(_refusal(suffix) if suffix in CODE + ARCHIVES else "give .npz, .safetensors or .npy")
-        else:
-            head = None, None
+            raise CollapseError(
+                _refusal(suffix) if suffix in CODE + ARCHIVES else "give .npz, .safetensors, .pt or .npy"
+            )
         if required and head[0] is None:
             raise CollapseError("it holds no head; name the arrays weight and bias")
         return head
 
 
-@contextmanager
-def _one_line(argument: str, path: str) -> Iterator[None]:
-    """Turn whatever goes wrong with a file into one line that names it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of parsers about damaged files: what matters is an error
-            yield
-    except CollapseError as error:
-        raise CollapseError(f"{argument}={_shown(path)}: {error}") from None
-    except OSError as error:
-        where = f"{shorten(Path(str(error.filename)).name)}: " if error.filename is not None else ""
-        remedy = f"give {', '.join(NAMED)} or a path that can be read" if argument == "data" else "give a readable file"
-        raise CollapseError(
-            f"{argument}={_shown(path)}: {where}{error.strerror or 'cannot be read'}; {remedy}"
-        ) from None
-    except MemoryError:
-        raise CollapseError(f"{argument}={_shown(path)}: larger than the memory; give fewer samples") from None
-
-
-def _read(data: str, label_column: str | None) -> LabelledData:
+def _read(data: str, label_column: str | None, delimiter: str | None, keep_na: bool) -> LabelledData:
     path = Path(data)
     suffix = path.suffix.lower()
-    if label_column is not None and (data in NAMED or suffix not in TABLES):
-        raise CollapseError(f"label_column={shorten(label_column)}: only a table has one; leave it out")
+    given = {"label_column": label_column, "delimiter": delimiter}
+    alone = next((f"{name}={shorten(value)}" for name, value in given.items() if value is not None), None)
+    if alone is not None and (data in NAMED or suffix not in TABLES):
+        raise CollapseError(f"{alone}: only a table has one; leave it out")
     if data in NAMED:
         return NAMED[data]()
-    mode = _mode(path)
-    if stat.S_ISDIR(mode):
+    if is_folder(path):
         return _read_folder(path)
-    if not stat.S_ISREG(mode):
-        raise CollapseError("neither a file nor a folder; give one of the two")
     if suffix in TABLES:
-        return TABLES[suffix](path, label_column)
-    if suffix in ARRAYS_AND_TEXT:
-        return ARRAYS_AND_TEXT[suffix](path)
-    raise CollapseError(_refusal(path.suffix.lower()))
-
-
-def _mode(path: Path) -> int:
-    try:
-        return path.stat().st_mode
-    except ValueError:  # a NUL, or a character that no file name has
-        raise CollapseError("not a path; give a name or a path") from None
+        return read_table(path, label_column, delimiter, keep_na)
+    if suffix in ARRAYS:
+        return read_arrays(path, keep_na)
+    if suffix in TEXTS:
+        samples = list_samples(path)
+        return read_text(path, keep_na) if samples is None else read_image_list(samples, path.parent, keep_na)
+    raise CollapseError(_refusal(suffix))
 
 
 def _read_folder(path: Path) -> LabelledData:
@@ -199,9 +197,3 @@ def _refusal(suffix: str) -> str:
     if suffix in ARCHIVES:
         return "archives are never opened; unpack it and give the folder, or convert it to .npz or .safetensors"
     return f"no format for the ending {shorten(suffix)}; give a folder or one of {FILES}"
-
-
-def _shown(data: str) -> str:
-    """The path as it was given; of a long one its end, which names the file."""
-    text = repr(data)
-    return text if len(text) <= PATH_SHOWN else f"'…{text[-PATH_SHOWN + 2 :]}"

@@ -3,177 +3,215 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
+import warnings
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from collapsekit.data.files import check_size, parsing
-from collapsekit.data.labelled import LabelledData, RawLabels, assemble, typed
+from collapsekit.data.labelled import KEEP, MISSING, LabelledData, assemble, is_missing, typed
 from collapsekit.errors import CollapseError
 from collapsekit.validation import shorten
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 LABEL_COLUMNS = ("label", "class", "target", "y", "species")
-MISSING = ("", "nan")
+DELIMITERS = (",", ";", "\t")
+SNIFFED = 100  # rows below the header
+NAMELESS = re.compile(r"|Unnamed: \d+(\.\d+)?|__index_level_\d+__")  # how pandas writes and reads an index
 ENCODE = "drop the column or encode it as numbers"
 FILL = "fill it in or drop the row"
-PARQUET_ROWS, PARQUET_BUFFER = 8192, 2**16  # pyarrow's own choice holds whole row groups: four times the data
+BATCH = 256  # rows of Parquet that are Python's numbers at a time
+COUNTER_ROWS = 20  # fewer rows may grow by chance
+
+Rows = Iterator[tuple[int, list[Any]]]
+Table = tuple[list[str], Rows]
+"""Names of the columns; rows with their numbers."""
 
 
-def read_csv(path: Path, delimiter: str, label_column: str | None) -> LabelledData:
-    """Return the rows of a UTF-8 file whose first line names the columns; messages count that line as row 1."""
+def read_table(path: Path, label_column: str | None, delimiter: str | None, keep_na: bool) -> LabelledData:
+    """Return the rows of a .csv or .tsv (UTF-8, the first line names the columns) or a .parquet file.
+
+    Columns without a name that come first are pandas' index and left out, as are those without any value. Messages
+    count the header of a .csv as row 1. A column of lists in Parquet is as many columns.
+    """
+    labels, values, numbers = list[str](), array("f"), array("q")
+    with _opened(path, delimiter) as (header, rows):
+        label_at = label_position(header, label_column)
+        nameless = [NAMELESS.fullmatch(name) is not None for name in header]
+        spare = [k for k, one in enumerate(nameless) if one and k != label_at and not all(nameless[:k])]
+        used = [k for k, one in enumerate(nameless) if not one and k != label_at]
+        names = [header[k] for k in used]
+        columns: Sequence[str] = names
+        if not used:
+            raise CollapseError(f"{shorten(header[label_at])} is the only column; add columns of features")
+        for number, cells in rows:
+            label = _label(cells[label_at], number, header[label_at], keep_na)
+            found = _extend(values, [cells[k] for k in used], names, number)
+            columns = columns if labels else found
+            if found != columns:
+                raise CollapseError(f"row {number} has a list of another length; give as many numbers in every row")
+            if any(cells[k].strip() for k in spare):
+                raise CollapseError("a column has values but no name; name it in the first line")
+            labels.append(label)
+            numbers.append(number)
+    if not labels:
+        raise CollapseError("no rows; give at least two, below a header in a .csv")
+    inputs = np.frombuffer(values, np.float32).reshape(-1, len(columns))
+    _check_columns(inputs, columns, numbers)
+    return assemble(inputs, typed(labels), "table", keep_na=keep_na)
+
+
+def table_labels(path: Path, label_column: str | None, delimiter: str | None, keep_na: bool) -> list[str]:
+    """Return the label of each row; the other columns may hold anything."""
+    with _opened(path, delimiter) as (header, rows):
+        at = label_position(header, label_column)
+        return [_label(cells[at], number, header[at], keep_na) for number, cells in rows]
+
+
+def _opened(path: Path, delimiter: str | None) -> AbstractContextManager[Table]:
+    if path.suffix.lower() != ".parquet":
+        return _csv(path, delimiter)
+    if delimiter is not None:
+        raise CollapseError("delimiter: a Parquet file has none; leave it out")
+    return _parquet(path)
+
+
+@contextmanager
+def _csv(path: Path, delimiter: str | None) -> Iterator[Table]:
     with (
         parsing(path.name, "save it as UTF-8 text, one header line first"),
         path.open(encoding="utf-8-sig", newline="") as stream,
     ):
-        rows = csv.reader(stream, delimiter=delimiter)
-        names = [name.strip() for name in next(rows, [])]
-        label_at = _label_at(names, label_column)
-        labels, values, numbers = _read_rows(rows, names, label_at)
-    _drop(names, label_at)
-    inputs = np.frombuffer(values, np.float32).reshape(-1, len(names))
-    _check_finite(inputs, names, numbers)
-    return assemble(inputs, typed(labels), "table")
+        rows = csv.reader(stream, delimiter=(delimiter or sniffed(path)).replace("\\t", "\t"))
+        header = [name.strip() for name in next(rows, [])]
+        yield header, _numbered(rows, len(header))
 
 
-def _read_rows(
-    rows: Iterable[list[str]], names: Sequence[str], label_at: int
-) -> tuple[list[str], array[float], array[int]]:
-    """Labels, features one after the other as float32, and the number of each row that is not blank."""
-    labels, values, numbers = list[str](), array("f"), array("q")
-    seen: dict[str, str] = {}  # one string object a class, not one a row
+def _numbered(rows: Iterator[list[str]], width: int) -> Rows:
     for number, cells in enumerate(rows, 2):
-        if not cells:
-            continue
-        if len(cells) != len(names):
-            raise CollapseError(f"row {number} has {len(cells)} cells for {len(names)} columns; mend the row")
-        label = cells.pop(label_at).strip()
-        if label.lower() in MISSING:
-            raise CollapseError(f"row {number} has no label in column {shorten(names[label_at])}; {FILL}")
+        if len(cells) == width + 1 and not cells[-1].strip():  # a delimiter ends the row
+            cells.pop()
+        if cells and len(cells) != width:
+            raise CollapseError(f"row {number} has {len(cells)} cells for {width} columns; mend the row")
+        if cells:
+            yield number, cells
+
+
+def sniffed(path: Path) -> str:
+    """Return the one of comma, semicolon and tab that gives the header and the first rows equally many columns."""
+    widths = {delimiter: _widths(path, delimiter) for delimiter in DELIMITERS}
+    split = [delimiter for delimiter, found in widths.items() if max(found[:1], default=0) > 1]
+    even = [delimiter for delimiter in split if len(set(widths[delimiter])) == 1]
+    own = "\t" if path.suffix.lower() == ".tsv" else ","
+    if not even and (own in split or not split):
+        return own  # its rows are uneven, or there is one column
+    if len(even or split) > 1:
+        raise CollapseError(
+            "its delimiter is not clear; name it, --delimiter ',', ';' or '\\t', or save it with commas"
+        )
+    return (even or split)[0]
+
+
+def _widths(path: Path, delimiter: str) -> list[int]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
         try:
-            values.extend(map(float, cells))
-        except ValueError:
-            _explain_cell(cells, [*names[:label_at], *names[label_at + 1 :]], number)
-        labels.append(seen.setdefault(label, label))
-        numbers.append(number)
-    if not labels:
-        raise CollapseError("no rows below the header; give at least two")
-    return labels, values, numbers
+            return [len(row) for row in islice(csv.reader(stream, delimiter=delimiter), SNIFFED + 1) if row]
+        except csv.Error:  # the rows are read again, and the error named, with the delimiter that is left
+            return []
 
 
-def _explain_cell(cells: Sequence[str], names: Sequence[str], number: int) -> None:
-    for name, cell in zip(names, cells, strict=True):
-        try:
-            float(cell)
-        except ValueError:
-            if not cell.strip():
-                raise CollapseError(f"column {shorten(name)}, row {number} is empty; {FILL}") from None
-            raise CollapseError(
-                f"column {shorten(name)}, row {number}: {shorten(cell)} is not a number; {ENCODE}"
-            ) from None
-
-
-def _check_finite(inputs: NDArray[np.float32], names: Sequence[str], numbers: Sequence[int]) -> None:
-    if np.isfinite(inputs.min()) and np.isfinite(inputs.max()):
-        return
-    row, column = np.argwhere(~np.isfinite(inputs))[0]
-    value = f"{inputs[row, column]:g}"
-    raise CollapseError(
-        f"column {shorten(names[column])}, row {numbers[row]}: {value} is missing or beyond float32; {FILL}"
-    )
-
-
-def _label_at(names: Sequence[str], label_column: str | None) -> int:
-    if not names:
+def label_position(names: Sequence[str], label_column: str | None) -> int:
+    """Return which column holds the labels: the one that is named, or the first of the usual names."""
+    if not any(names):
         raise CollapseError("no columns; name them in the first line")
     listed = shorten(", ".join(names), 200)
+    hint = " (or another delimiter: --delimiter ';')" if len(names) == 1 else ""
     if label_column is not None:
         if names.count(label_column) != 1:
             often = "not among" if label_column not in names else "more than once among"
-            raise CollapseError(f"label_column={shorten(label_column)}: {often} its columns {listed}; give one of them")
+            raise CollapseError(
+                f"label_column={shorten(label_column)}: {often} its columns {listed}; give one of them{hint}"
+            )
         return names.index(label_column)
     lowered = [name.lower() for name in names]
-    for candidate in LABEL_COLUMNS:
-        if lowered.count(candidate) == 1:
-            return lowered.index(candidate)
-    raise CollapseError(f"no column {', '.join(LABEL_COLUMNS)}; name one of its columns {listed} as label_column")
+    found = [name for name in LABEL_COLUMNS if lowered.count(name) == 1]
+    if not found:
+        raise CollapseError(
+            f"no column {', '.join(LABEL_COLUMNS)}; name one of its columns {listed} as label_column{hint}"
+        )
+    return lowered.index(found[0])
 
 
-def _drop(names: list[str], label_at: int) -> None:
-    name = names.pop(label_at)
-    if not names:
-        raise CollapseError(f"{shorten(name)} is the only column; add columns of features")
+def _label(cell: Any, number: int, column: str, keep_na: bool) -> str:
+    if not isinstance(cell, str | int | float | None):
+        raise CollapseError(f"the labels are of type {type(cell).__name__}; give whole numbers or strings")
+    label = "" if cell is None else str(cell).strip()
+    if is_missing(label, keep_na):
+        what = f" ({shorten(label)} counts as missing)" if label else ""
+        raise CollapseError(f"row {number} has no label in column {shorten(column)}{what}; {KEEP if label else FILL}")
+    return label
 
 
-def read_parquet(path: Path, label_column: str | None) -> LabelledData:
-    """Return the rows of a Parquet file; messages count its first row as row 1."""
+def _extend(values: array[float], cells: Sequence[Any], names: Sequence[str], number: int) -> Sequence[str]:
+    """Append the numbers of a row and return their names: of a list its own with positions."""
+    try:
+        values.extend([float(cell) for cell in cells])
+    except (TypeError, ValueError):
+        if any(isinstance(cell, list) for cell in cells):
+            parts = [cell if isinstance(cell, list) else [cell] for cell in cells]
+            longer = [f"{name}[{i}]" for name, part in zip(names, parts, strict=True) for i in range(len(part))]
+            return _extend(values, [one for part in parts for one in part], longer, number)
+        _explain_cell(cells, names, number)
+    return names
+
+
+def _explain_cell(cells: Sequence[Any], names: Sequence[str], number: int) -> None:
+    for name, cell in zip(names, cells, strict=True):
+        try:
+            float(cell)
+        except (TypeError, ValueError):
+            text = "" if cell is None else str(cell).strip()
+            what, remedy = f": {shorten(cell)} is not a number", ENCODE
+            if text.lower() in MISSING:
+                what, remedy = f" has {shorten(text)}, which counts as missing" if text else " is empty", FILL
+            raise CollapseError(f"column {shorten(name)}, row {number}{what}; {remedy}") from None
+
+
+def _check_columns(inputs: NDArray[np.float32], names: Sequence[str], numbers: Sequence[int]) -> None:
+    if not (np.isfinite(inputs.min()) and np.isfinite(inputs.max())):
+        row, column = np.argwhere(~np.isfinite(inputs))[0]
+        value = f"{inputs[row, column]:g}"
+        raise CollapseError(
+            f"column {shorten(names[column])}, row {numbers[row]}: {value} is missing or beyond float32; {FILL}"
+        )
+    for name, column in zip(names, inputs.T, strict=True):
+        if len(column) >= COUNTER_ROWS and (np.diff(column) > 0).all() and (column == np.floor(column)).all():
+            warnings.warn(
+                f"column {shorten(name)} counts the rows: where they are sorted by class it tells the labels; drop it "
+                "if it is no measurement",
+                stacklevel=2,
+            )
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Table]:
+    """Columns that pandas' metadata name as index are left out."""
     try:
         import pyarrow.parquet as pq
     except ImportError:
         raise CollapseError("reading Parquet needs pyarrow; pip install 'collapsekit[parquet]'") from None
-    with (
-        parsing(path.name, "give an intact Parquet file"),
-        path.open("rb") as stream,
-        pq.ParquetFile(stream, pre_buffer=False, buffer_size=PARQUET_BUFFER) as file,
-    ):
-        names = list(file.schema_arrow.names)
-        label_at = _label_at(names, label_column)
-        label_name = names[label_at]
-        _drop(names, label_at)
-        check_size((file.metadata.num_rows, len(names)), 4, "rows and columns")
-        inputs = np.empty((file.metadata.num_rows, len(names)), np.float32)
-        labels = list[Any]()
-        for batch in file.iter_batches(PARQUET_ROWS, use_threads=False):
-            start, stop = len(labels), len(labels) + batch.num_rows
-            if stop > len(inputs):
-                raise CollapseError("more rows than its metadata promise; give an intact Parquet file")
-            columns = list(batch.columns)
-            labels += _parquet_labels(columns.pop(label_at), label_name, start)
-            for j, column in enumerate(columns):
-                inputs[start:stop, j] = _parquet_numbers(column, names[j], start)
-        if len(labels) != len(inputs):
-            raise CollapseError("fewer rows than its metadata promise; give an intact Parquet file")
-    _check_finite(inputs, names, range(1, len(inputs) + 1))
-    return assemble(inputs, _parquet_label_array(labels), "table")
-
-
-def _parquet_labels(column: pa.Array, name: str, start: int) -> list[Any]:
-    labels: list[Any] = column.to_pylist()
-    for number, label in enumerate(labels, start + 1):
-        if label is None or (isinstance(label, str) and label.strip().lower() in MISSING) or label != label:
-            raise CollapseError(f"row {number} has no label in column {shorten(name)}; {FILL}")
-    return labels
-
-
-def _parquet_label_array(labels: list[Any]) -> RawLabels:
-    kinds = {type(label) for label in labels}
-    if kinds == {str}:
-        return typed([label.strip() for label in labels])
-    if len(kinds) == 1 and kinds <= {int, float, bool}:
-        return np.array(labels)
-    raise CollapseError(f"the labels are of type {min(kind.__name__ for kind in kinds)}; give whole numbers or strings")
-
-
-def _parquet_numbers(column: pa.Array, name: str, start: int) -> NDArray[Any]:
-    import pyarrow as pa
-
-    kind = column.type
-    numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean)
-    if len(column) and not any(check(kind) for check in numeric):
-        raise CollapseError(
-            f"column {shorten(name)}, row {start + 1}: {shorten(column[0].as_py())} is not a number; {ENCODE}"
-        )
-    if column.null_count:
-        row = start + 1 + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise CollapseError(f"column {shorten(name)}, row {row} is empty; {FILL}")
-    if pa.types.is_decimal(kind):
-        column = column.cast(pa.float64())
-    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    with np.errstate(over="ignore"):  # infinities are found and named afterwards
-        return values.astype(np.float32)
+    with parsing(path.name, "give an intact Parquet file"), path.open("rb") as stream, pq.ParquetFile(stream) as file:
+        schema = file.schema_arrow
+        index = json.loads((schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
+        kept = [k for k, name in enumerate(schema.names) if name not in index]
+        check_size((file.metadata.num_rows, len(kept)), 4, "rows and columns")
+        batches = file.iter_batches(BATCH, use_threads=False)
+        rows = (row for batch in batches for row in zip(*(batch.column(k).to_pylist() for k in kept), strict=True))
+        yield [schema.names[k] for k in kept], ((number, list(row)) for number, row in enumerate(rows, 1))

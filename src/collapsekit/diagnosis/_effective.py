@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from collapsekit.errors import CollapseError
-from collapsekit.losses import CrossEntropy
+from collapsekit.losses import Loss
 from collapsekit.metrics import Measurement
 from collapsekit.metrics.functional import largest_cosine
 from collapsekit.prediction import predict
@@ -74,7 +74,7 @@ def effective_penalties(
     measured: Measurement,
     *,
     class_weights: ArrayLike | None = None,
-    loss: CrossEntropy | None = None,
+    loss: Loss | None = None,
     resamples: int = 300,
     seed: int = 0,
 ) -> EffectivePenalties:
@@ -94,7 +94,7 @@ def effective_penalties(
         With head, over the training samples.
     class_weights : array_like, shape (K,), optional
         ω_k of the training loss, in the theory's normalisation.
-    loss : CrossEntropy, optional
+    loss : CrossEntropy, Focal, Hinge or MSE, optional
         The training loss; by default that of the measurement.
     resamples : int
         Bootstrap samples of the classes for the interval.
@@ -163,7 +163,7 @@ def effective_penalties(
 class _Family:
     """Margins of the closed form as a function of λ_W λ_H alone."""
 
-    def __init__(self, counts: Array, class_weights: Array | None, loss: CrossEntropy) -> None:
+    def __init__(self, counts: Array, class_weights: Array | None, loss: Loss) -> None:
         unit = predict(UFM(counts, 1.0, 1.0, class_weights=class_weights, loss=loss))
         self.size, self.loss = len(counts), loss
         self.prices = np.asarray(loss.critical_price(self.size) / np.sqrt(unit.headroom))  # at λ_W λ_H = 1

@@ -1,4 +1,4 @@
-"""Neural collapse as a torchmetrics metric: a shell around ClassMoments with packed float64 states."""
+"""The one accumulator of a measured network: moments, class sums, recall, as a torchmetrics metric."""
 
 from __future__ import annotations
 
@@ -7,24 +7,37 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import Module
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from collapsekit.errors import CollapseError
-from collapsekit.metrics import summary
-from collapsekit.metrics.moments import ClassMoments, checked_batch, merge_states, state_size
+from collapsekit.losses import Loss
+from collapsekit.metrics.batches import as_rows
+from collapsekit.metrics.losses import sample_losses
+from collapsekit.metrics.measurement import PLAIN, Measurement, as_array
+from collapsekit.metrics.moments import ClassMoments, checked_batch, merge_states, require_finite, state_size
+from collapsekit.metrics.states import first_centres, last_head, nearest_centre, packed_head, unpacked_head
 from collapsekit.prediction import predict
 from collapsekit.problem import UFM
-from collapsekit.validation import whole_number
+from collapsekit.validation import Array, class_names, whole_number
+
+LEAST_LEAD = 0.01
+"""Share of the median lead by which a sample's own logit must lead: a lost class ties all logits but for remnants."""
+FROZEN = 2
+IGNORED = -100
+"""The label of samples that do not count, as in torch's losses."""
 
 
 class NeuralCollapse(Metric):
     r"""Neural-collapse metrics of a stream of labelled features in one pass, balanced or not.
 
-    The state is that of :class:`ClassMoments` plus the last head seen, so the result does not depend on how the
-    samples are split over batches, shards or processes.
+    The state is that of :class:`ClassMoments`, the last head seen, sums over each class (confidence, loss) and, for
+    recalls, two float32 numbers a sample with a head: its lead and its class. The result does not depend on how the
+    samples are split over batches, shards or processes. :meth:`measurement` gives what :func:`measure` gives.
 
     Parameters
     ----------
@@ -37,6 +50,10 @@ class NeuralCollapse(Metric):
     problem : UFM, optional
         The problem whose prediction ``nc2_h``, ``nc2_wwt``, ``nc3_wh`` and the residuals compare with; without it
         they are absent.
+    loss : CrossEntropy, Focal, Hinge or MSE
+        The training loss.
+    ignore_index : int
+        The label of samples that do not count.
     **kwargs
         Passed to ``torchmetrics.Metric``.
 
@@ -48,8 +65,12 @@ class NeuralCollapse(Metric):
     Notes
     -----
     Nearest-centre agreement needs centres before the samples come. After one pass, :meth:`use_centres` freezes the
-    current class means; from then on each update with a head also counts how often the nearest centre names the
-    class that the head names (``ncc``), and how often the true one (``ncc_accuracy``).
+    current class means. Until :meth:`reset` each update then leaves moments and class sums alone and only counts how
+    often the nearest centre names the class that the head names (``ncc``), and how often the true one
+    (``ncc_accuracy``); after it moments and agreement are both counted, and the centres stay.
+
+    Calling the metric as a function, which returns the value of a batch, is refused: loggers average such values over
+    the epoch, and the mean of ``nc1`` over batches is not ``nc1``.
 
     Examples
     --------
@@ -69,10 +90,23 @@ class NeuralCollapse(Metric):
 
     moments_state: Tensor
     head_state: Tensor
+    class_sums: Tensor
+    leads: list[Tensor] | Tensor
+    least: Tensor
+    centres: Tensor
+    phase: Tensor
     centre_hits: Tensor
 
     def __init__(
-        self, num_classes: int, dim: int, *, scatter: bool = True, problem: UFM | None = None, **kwargs: Any
+        self,
+        num_classes: int,
+        dim: int,
+        *,
+        scatter: bool = True,
+        problem: UFM | None = None,
+        loss: Loss = PLAIN,
+        ignore_index: int = IGNORED,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.num_classes = whole_number("num_classes", num_classes, 2, "give the number of classes")
@@ -80,45 +114,77 @@ class NeuralCollapse(Metric):
         self.frame = None if problem is None else predict(problem)
         if problem is not None and problem.num_classes != self.num_classes:
             raise CollapseError(f"problem: {problem.num_classes} classes; num_classes={num_classes}")
-        size = state_size(self.num_classes, self.dim, scatter=scatter)
-        reducer = partial(merge_states, num_classes=self.num_classes, dim=self.dim)
-        self.add_state("moments_state", torch.zeros(size, dtype=torch.float64), dist_reduce_fx=reducer)
-        head = torch.zeros(self.num_classes, self.dim + 2, dtype=torch.float64)
-        self.add_state("head_state", head, dist_reduce_fx=last_head)
-        hits = torch.zeros(4, self.num_classes, dtype=torch.float64)  # samples, correct; with a head: samples, agreeing
-        self.add_state("centre_hits", hits, dist_reduce_fx="sum")
-        self.register_buffer("centres", None, persistent=False)
+        self.loss, self.ignore_index = loss, ignore_index
+        K, size = self.num_classes, state_size(self.num_classes, self.dim, scatter=scatter)
+        reducer = partial(merge_states, num_classes=K, dim=self.dim)
+        self._add("moments_state", torch.zeros(size), reducer)
+        self._add("head_state", torch.zeros(K, self.dim + 2), last_head)
+        self._add("class_sums", torch.zeros(3, K), "sum")  # samples with a head, confidence, loss
+        self.add_state("leads", [], dist_reduce_fx="cat")  # of each sample with a head: signed lead, class
+        self._add("least", torch.tensor(torch.inf), "min")  # of all features
+        self._add("centres", torch.full((K, self.dim), torch.nan), first_centres)
+        self._add("phase", torch.tensor(0.0), "max")  # 1: there are centres; 2: and updates leave the moments alone
+        self._add("centre_hits", torch.zeros(4, K), "sum")  # decided, correct; decided with a head, agreeing
+
+    def _add(self, name: str, default: Tensor, reducer: Any) -> None:
+        self.add_state(name, default.double(), dist_reduce_fx=reducer)
 
     def update(
-        self, features: Tensor, labels: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+        self,
+        features: ArrayLike | Tensor,
+        labels: ArrayLike | Tensor,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        logits: Tensor | None = None,
     ) -> None:
         """Add a batch; a rejected batch leaves the state unchanged.
 
         Parameters
         ----------
-        features : Tensor, shape (n, d)
-            Inputs of the head, any floating dtype.
-        labels : Tensor, shape (n,)
-            Any integer dtype, in [0, K).
+        features : array_like or Tensor, shape (..., d)
+            Inputs of the head, any floating dtype; every position (a token, a pixel) is a sample.
+        labels : array_like or Tensor, shape (...)
+            Any integer dtype, in [0, K), or `ignore_index`.
         weight : Tensor, shape (K, d), optional
             The head as it is now; the last one given is kept.
         bias : Tensor, shape (K,), optional
             Its bias; only with `weight`.
+        logits : Tensor, shape (..., K), optional
+            What the network has made of the features, if it need not be computed again; only with `weight`.
 
         Raises
         ------
         CollapseError
             If shapes, types or values do not fit.
         """
-        head = None if weight is None else packed_head(weight, bias, self.num_classes, self.dim)
-        if weight is None and bias is not None:
-            raise CollapseError("bias: given without weight; pass both of the head")
-        self._leave_inference_mode()
-        self.moments.update(features, labels)
+        if weight is None and not (bias is None and logits is None):
+            raise CollapseError(
+                f"{'bias' if logits is None else 'logits'}: given without weight; pass both of the head"
+            )
+        head = None if weight is None else packed_head(weight, bias, self.num_classes, self.dim).to(self.device)
+        x, y, z = as_rows(features, labels, logits, self.ignore_index)
+        x, y = checked_batch(x, y, self.num_classes, self.dim, self.moments_state.device)
         if head is not None:
-            self.head_state = head.to(self.head_state.device)
-        if isinstance(self.centres, Tensor):
-            self._count_centres(features, labels, head)
+            z = x @ head[:, :-2].T + head[:, -2] if z is None else z.detach().to(x)
+        self._leave_inference_mode()
+        if self.phase == FROZEN:
+            require_finite(x)
+        else:
+            self.moments.update(x, y)
+            if len(x):
+                self.least = torch.minimum(self.least, x.min())
+            if head is not None and z is not None:
+                self.head_state = head
+                self._add_class_sums(z, y)
+        if self.phase:
+            self._count_centres(x, y, z)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse: the value of one batch would be averaged over the epoch, which gives another number."""
+        raise CollapseError(
+            "NeuralCollapse: was called as a function, and means of its values over batches are wrong; call "
+            "metric.update(...) in each step, and metric.compute() and metric.reset() at the end of the epoch"
+        )
 
     @property
     def moments(self) -> ClassMoments:
@@ -126,7 +192,7 @@ class NeuralCollapse(Metric):
         return ClassMoments.from_state(self.moments_state, self.num_classes, self.dim)
 
     def use_centres(self) -> None:
-        """Freeze the current class means as the centres of later nearest-centre decisions.
+        """Freeze the current class means as the centres of later nearest-centre decisions, and the moments with them.
 
         Raises
         ------
@@ -136,36 +202,72 @@ class NeuralCollapse(Metric):
         with self._all_ranks():
             if not bool(self.moments.seen.any()):
                 raise CollapseError("use_centres: no centres yet; update with samples first")
-            self.centres = self.moments.means
+            centres = self.moments.means
+        self.centres, self.phase = centres, torch.full_like(self.phase, FROZEN)
+
+    def reset(self) -> None:
+        """Forget all samples; the centres stay, and moments are counted again."""
+        centres, phase = self.centres, self.phase
+        super().reset()
+        self.centres, self.phase = centres, phase.clamp(max=1)
 
     def compute(self) -> dict[str, float]:
-        """Return every metric that can be known, as floats by lower-case key: loggable as is.
+        """Return every metric that the inputs allow, as floats by lower-case key: loggable as is.
 
         Keys: ``nc1``, ``cdnv``, ``nc2_largest_cosine``, ``nc2_mean_cosine``, ``nc2_etf_h``, ``nc2_norm_spread_h``; with
-        a head ``nc2_w``, ``nc2_etf_w``, ``nc2_norm_spread_w``, ``nc3_duality``; with a problem ``nc2_h``, and with a
-        head too ``nc2_wwt``, ``nc3_wh``, and each one's ``_residual``; after :meth:`use_centres` ``ncc_accuracy`` and,
-        with a head, ``ncc``.
+        a head ``nc2_w``, ``nc2_etf_w``, ``nc2_norm_spread_w``, ``nc3_duality``, ``train_accuracy``; with a problem
+        ``nc2_h``, and with a head too ``nc2_wwt``, ``nc3_wh``, and each one's ``_residual``; after :meth:`use_centres`
+        ``ncc_accuracy`` and, with a head, ``ncc``.
         """
-        weight, _ = unpacked_head(self.head_state)
-        result = summary.scalars(self.moments, weight, self.frame)
-        samples, correct, headed, agreeing = self.centre_hits.sum(dim=1).tolist()
-        if samples:
-            result["ncc_accuracy"] = correct / samples
-        if headed:
-            result["ncc"] = agreeing / headed
-        return result
+        result = self._measurement().metrics(self.frame)
+        decided, correct, headed, agreeing = self.centre_hits.sum(dim=1).tolist()
+        shares = {"ncc_accuracy": (correct, decided), "ncc": (agreeing, headed)}
+        return result | {key: part / whole for key, (part, whole) in shares.items() if whole}
 
     def compute_per_class(self) -> dict[str, Tensor]:
         """Return what is known of each class, (K,) float64 by key; NaN for classes without samples."""
         with self._all_ranks():
-            weight, bias = unpacked_head(self.head_state)
-            result = summary.vectors(self.moments, weight, bias)
-            samples, correct, headed, agreeing = self.centre_hits
-            if samples.any():
-                result["ncc_accuracy"] = correct / samples
-            if headed.any():
-                result["ncc"] = agreeing / headed
+            result = {key: torch.from_numpy(value) for key, value in self._measurement().per_class().items()}
+            if self.centre_hits[0].any():
+                result["ncc_accuracy"] = self.centre_hits[1] / self.centre_hits[0]
         return result
+
+    def measurement(self, names: Sequence[str] | None = None) -> Measurement:
+        """Return everything measured so far, over all processes, as :func:`measure` does.
+
+        Parameters
+        ----------
+        names : sequence of str, optional
+            K class names.
+        """
+        with self._all_ranks():
+            return self._measurement(class_names(names, self.num_classes))
+
+    def _measurement(self, names: tuple[str, ...] | None = None) -> Measurement:
+        moments = ClassMoments.from_state(self.moments_state.clone(), self.num_classes, self.dim)
+        weight, bias = unpacked_head(self.head_state)
+        headed, *sums = (as_array(row) for row in self.class_sums)
+        with np.errstate(invalid="ignore"):
+            confidences, losses = (row / headed for row in sums) if headed.any() else (None, None)
+            agreement = as_array(self.centre_hits[3]) / as_array(self.centre_hits[2])
+        return Measurement(
+            moments,
+            weight,
+            bias,
+            confidences=confidences,
+            losses=losses,
+            recalls=None if confidences is None else self._recalls(headed),
+            centre_agreement=agreement if self.phase and headed.any() else None,
+            names=names,
+            nonnegative=bool(self.least >= 0),
+            loss=self.loss,
+        )
+
+    def _recalls(self, headed: Array) -> Array:
+        leads, classes = as_array(dim_zero_cat(self.leads)).reshape(-1, 2).T
+        right = leads > LEAST_LEAD * np.median(np.abs(leads))
+        with np.errstate(invalid="ignore"):
+            return np.bincount(classes.astype(int), right, minlength=self.num_classes) / headed
 
     def _all_ranks(self) -> AbstractContextManager[None]:
         """Within it the state is that of all processes: what torchmetrics does around `compute` only."""
@@ -183,75 +285,50 @@ class NeuralCollapse(Metric):
         super().merge_state(incoming_state)
         self._computed = None
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, default in self._defaults.items():
+            stored = state_dict.get(prefix + name, default)
+            if isinstance(default, Tensor) and stored.shape != default.shape:
+                raise CollapseError(
+                    f"state_dict: {prefix}{name} has the shape {tuple(stored.shape)}, here {tuple(default.shape)}; "
+                    "num_classes, dim and scatter must agree"
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _leave_inference_mode(self) -> None:
         """Replace states that were made in inference mode (Lightning resets there): they cannot be updated outside."""
         if torch.is_inference_mode_enabled():
             return
         for name in self._defaults:
             state = getattr(self, name)
-            if state.is_inference():
+            if isinstance(state, Tensor) and state.is_inference():
                 setattr(self, name, state.clone())
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> Module:
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = ()) -> nn.Module:
         """Let `half`, `to` and the like move the state to another device, but never to another precision."""
-        names = [name for name in (*self._defaults, "centres") if isinstance(getattr(self, name), Tensor)]
-        states = {name: getattr(self, name) for name in names}
-        defaults = dict(self._defaults)
-        super()._apply(fn, exclude_state)
-        for name, state in states.items():
-            setattr(self, name, state.to(getattr(self, name).device))
-        for name, default in defaults.items():
-            self._defaults[name] = default.to(getattr(self, name).device)  # type: ignore[union-attr]
-        return self
 
-    def _count_centres(self, features: Tensor, labels: Tensor, head: Tensor | None) -> None:
-        x, y = checked_batch(features, labels, self.num_classes, self.dim, self.centre_hits.device)
-        nearest = nearest_centre(x, self.centres)
-        one, zero = torch.ones_like(nearest), torch.zeros_like(nearest)
-        rows = [one, nearest == y, zero, zero]
-        if head is not None:
-            weight, bias = unpacked_head(head)
-            assert weight is not None
-            rows[2:] = [one, nearest == decision(x, weight, bias)]
-        self.centre_hits.index_add_(1, y, torch.stack([row.to(torch.float64) for row in rows]))
+        def moved(state: Tensor) -> Tensor:
+            return state.to(fn(state.new_empty(0)).device)
 
+        return super()._apply(moved, exclude_state)
 
-def packed_head(weight: Tensor, bias: Tensor | None, num_classes: int, dim: int) -> Tensor:
-    """Return weight, bias and a flag as one (K, d + 2) float64 tensor; flag 0: no head, 1: no bias, 2: bias."""
-    W = torch.as_tensor(weight).detach()
-    if tuple(W.shape) != (num_classes, dim):
-        raise CollapseError(f"weight: shape {tuple(W.shape)}; expected ({num_classes}, {dim}), one row a class")
-    b = torch.zeros(num_classes) if bias is None else torch.as_tensor(bias).detach()
-    if tuple(b.shape) != (num_classes,):
-        raise CollapseError(f"bias: shape {tuple(b.shape)}; expected ({num_classes},)")
-    if not (torch.isfinite(W).all() and torch.isfinite(b).all()):
-        raise CollapseError("weight or bias: not finite; the head has diverged")
-    flag = torch.full((num_classes, 1), 1.0 if bias is None else 2.0, dtype=torch.float64, device=W.device)
-    return torch.cat([W.to(torch.float64), b.to(W.device, torch.float64)[:, None], flag], dim=1)
+    def _add_class_sums(self, z: Tensor, y: Tensor) -> None:
+        own = nn.functional.cross_entropy(z, y, reduction="none")
+        losses = own if self.loss == PLAIN else sample_losses(z, y, self.loss)
+        self.class_sums.index_add_(1, y, torch.stack([torch.ones_like(own), (-own).exp(), losses]))
+        largest, second = z.topk(2, dim=1).values.T
+        lead = largest - second
+        signed = torch.where(z.gather(1, y[:, None])[:, 0] == largest, lead, -lead)
+        if not isinstance(self.leads, list):  # as after loading a synchronised state
+            self.leads = [self.leads]
+        self.leads.append(torch.stack([signed, y], dim=1).float().flatten())
 
-
-def unpacked_head(state: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Return (weight, bias) from a packed head, None for what it does not hold."""
-    flag = float(state[0, -1])
-    return (state[:, :-2] if flag > 0 else None), (state[:, -2] if flag > 1 else None)
-
-
-def last_head(states: Tensor) -> Tensor:
-    """Return the last packed head that holds one: batches without a head, and ranks without data, do not count."""
-    return next((state for state in reversed(list(states)) if float(state[0, -1]) > 0), states[-1])
-
-
-def nearest_centre(features: Tensor, centres: Tensor) -> Tensor:
-    """Return the class of the nearest centre for each feature, (n,); classes without a centre (NaN) never win."""
-    known = torch.isfinite(centres).all(dim=1)
-    points = torch.where(known[:, None], centres, 0.0)
-    middle = points[known].mean(dim=0)
-    distances = torch.cdist(features - middle, points - middle)
-    return distances.masked_fill(~known, torch.inf).argmin(dim=1)
-
-
-def decision(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the class that the head names for each feature, (n,)."""
-    return torch.nn.functional.linear(
-        features, weight.to(features), None if bias is None else bias.to(features)
-    ).argmax(1)
+    def _count_centres(self, x: Tensor, y: Tensor, z: Tensor | None) -> None:
+        nearest, decided = nearest_centre(x, self.centres)
+        rows = [decided, decided & (nearest == y)]
+        if z is not None:
+            logits, named = z.topk(2, dim=1)
+            both = decided & (logits[:, 0] > logits[:, 1])
+            rows += [both, both & (nearest == named[:, 0])]
+        hits = torch.stack(rows).double()
+        self.centre_hits[: len(hits)].index_add_(1, y, hits)

@@ -1,4 +1,4 @@
-"""What a loader yields: batches in their many forms, labels that are one class number a sample."""
+"""What a loader yields: batches in their many forms, and labels of one class a sample."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def unpack(batch: Any) -> tuple[Any, Tensor]:
         raise CollapseError(
             f"loader: inputs of a batch are a {type(inputs).__name__}; expected a tensor, or a tuple or mapping of them"
         )
-    return inputs, class_labels(labels)
+    return inputs, label_tensor(labels)
 
 
 def move(inputs: Any, device: torch.device | None) -> Any:
@@ -47,17 +47,37 @@ def move(inputs: Any, device: torch.device | None) -> Any:
     return inputs
 
 
-def class_labels(labels: ArrayLike | Tensor) -> Tensor:
-    """Return labels as a tensor, or say that they are not one class a sample."""
-    classes = as_tensor("labels", labels, "one class number a sample")
-    if classes.ndim < 2:
-        return classes
-    shape, last = tuple(classes.shape), classes.shape[-1]
-    if classes.ndim == 2 and last == 1:
-        raise CollapseError(f"labels: shape {shape}; expected ({len(classes)},): give labels.squeeze(1)")
-    if classes.ndim == 2 and bool(((classes == 0) | (classes == 1)).all() and (classes.sum(dim=1) == 1).all()):
-        raise CollapseError(f"labels: shape {shape}, one-hot rows; give class numbers, labels.argmax(dim=1)")
-    raise CollapseError(
+def label_tensor(labels: ArrayLike | Tensor) -> Tensor:
+    """Return labels as a tensor."""
+    return as_tensor("labels", labels, "one class number a sample")
+
+
+def as_rows(
+    features: ArrayLike | Tensor, labels: ArrayLike | Tensor, logits: Tensor | None, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return features (n, d), labels (n,) and logits (n, K) of whatever leading shape, without those to be ignored."""
+    x, y = as_tensor("features", features), label_tensor(labels)
+    if x.ndim < 2:
+        raise CollapseError(f"features: shape {tuple(x.shape)}; expected (N, d)")
+    if y.shape != x.shape[:-1]:
+        raise _misfit(x, y)
+    x, y, z = x.flatten(0, -2), y.flatten(), None if logits is None else logits.flatten(0, -2)
+    kept = y != ignore_index
+    if bool(kept.all()):
+        return x, y, z
+    return x[kept.to(x.device)], y[kept], None if z is None else z[kept.to(z.device)]
+
+
+def _misfit(x: Tensor, y: Tensor) -> CollapseError:
+    """What is wrong with labels of another shape than the features."""
+    shape, rows = tuple(y.shape), tuple(x.shape[:-1])
+    if y.ndim < 2 or x.ndim > 2 or y.is_complex():
+        return CollapseError(f"labels: shape {shape} for {' × '.join(map(str, rows))} features; expected {rows}")
+    if shape[1:] == (1,):
+        return CollapseError(f"labels: shape {shape}; expected ({len(y)},): give labels.squeeze(1)")
+    if y.ndim == 2 and bool(((y == 0) | (y == 1)).all() and (y.sum(dim=1) == 1).all()):
+        return CollapseError(f"labels: shape {shape}, one-hot rows; give class numbers, labels.argmax(dim=1)")
+    return CollapseError(
         f"labels: shape {shape}, several labels a sample (multi-label or soft targets); the theory is about one class "
         "a sample: give (n,) class numbers (a batch is (inputs, labels); several inputs go in a tuple of their own)"
     )
@@ -69,6 +89,10 @@ def as_tensor(name: str, value: ArrayLike | Tensor, what: str = "an array of num
         return value.detach()
     try:
         array = np.asarray(value)
+        kind, size = array.dtype.kind, array.dtype.itemsize
+        if kind == "V" or (kind == "f" and size > 8):  # bfloat16 as ml_dtypes has it; long double
+            array = array.astype(np.float64)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         if not array.flags.writeable or any(stride < 0 for stride in array.strides):
             array = array.copy()  # torch shares memory with neither
         return torch.as_tensor(array)

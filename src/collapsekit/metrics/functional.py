@@ -19,8 +19,6 @@ BLOCK_ENTRIES = 2**22
 COLLAPSED_SHARE = 0.01
 """A class mean below this share of the largest squared norm counts as collapsed (design.md, "Words")."""
 
-Rows = Callable[[slice], Tensor]
-
 
 def nc1(moments: ClassMoments, *, centre: Literal["samples", "classes"] = "samples", per_class: bool = True) -> float:
     r"""Return within-class relative to between-class variability, ``tr(Σ_W Σ_B†)`` over K.
@@ -44,7 +42,8 @@ def nc1(moments: ClassMoments, *, centre: Literal["samples", "classes"] = "sampl
     Returns
     -------
     float
-        0 for exactly collapsed features; NaN without scatter or below two classes.
+        0 for exactly collapsed features; NaN without scatter, below two classes, where no class has two samples (their
+        spread is 0 by definition), and where all class means coincide.
 
     References
     ----------
@@ -59,13 +58,15 @@ def nc1(moments: ClassMoments, *, centre: Literal["samples", "classes"] = "sampl
     0.024691
     """
     means, counts = moments.means[moments.seen], moments.counts[moments.seen]
-    if moments.scatter is None or len(means) < 2:
+    if moments.scatter is None or len(means) < 2 or bool((counts < 2).all()):
         return float("nan")
     weights = counts / counts.sum() if centre == "samples" else torch.full_like(counts, 1 / len(counts))
     centred = means - weights @ means
     _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
     cut = max(means.shape) * torch.finfo(torch.float64).eps * torch.linalg.matrix_norm(means, ord=2)
     kept = directions[singular > cut] / singular[singular > cut, None]
+    if not len(kept):
+        return float("nan")
     ratio = float(((kept @ moments.scatter) * kept).sum() / counts.sum()) * len(means)
     return ratio / len(means) if per_class else ratio
 
@@ -91,7 +92,7 @@ def cdnv(moments: ClassMoments, *, exponent: Literal[2, 4] = 2, unbiased: bool =
     -------
     mean : float
         Mean over pairs of seen classes; infinite if two class means coincide (they are not separated at all), NaN
-        below two classes.
+        below two classes and where no class has two samples.
     per_class : Tensor, shape (K,)
         Mean over the other classes; NaN for unseen classes.
 
@@ -106,7 +107,7 @@ def cdnv(moments: ClassMoments, *, exponent: Literal[2, 4] = 2, unbiased: bool =
     known = torch.isfinite(variance)
     per_class = torch.full_like(variance, torch.nan)
     means, v = moments.means[known], variance[known]
-    if len(means) < 2:
+    if len(means) < 2 or bool((moments.counts < 2).all()):
         return float("nan"), per_class
     sums = torch.empty_like(v)
     for rows in _blocks(len(means)):
@@ -170,19 +171,21 @@ def duality(weight: Tensor, moments: ClassMoments) -> float:
     return _shape(weight.detach().to(centred)[moments.seen], centred)
 
 
-def generalised_duality(weight: Tensor, moments: ClassMoments) -> float:
+def generalised_duality(weight: Tensor, moments: ClassMoments, *, centred: bool = True) -> float:
     r"""Return the published NC2_W: ``‖W/‖W‖ − V/‖V‖‖_F``, ``V_k = K √n_k μ_k − Σ_m √n_m μ_m``; needs no λ.
 
-    References: Dang et al., ICML 2024, section 5.
+    Not `centred`, as under squared error: ``V_k = √n_k μ_k``. References: Dang et al., ICML 2024, section 5.
     """
-    return _shape(weight.detach().to(moments.state), _scaled_centred(moments, moments.counts.sqrt()))
+    rows = moments.counts.sqrt()[:, None] * torch.where(moments.seen[:, None], moments.means, 0.0)
+    target = rows - rows.mean(dim=0) if centred else rows
+    return _shape(weight.detach().to(moments.state), target)
 
 
 def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: Prediction) -> dict[str, float]:
     r"""Return the published NC2 and NC3 metrics against a prediction, each beside its un-normalised residual.
 
     ========== ========================================= =====================================================
-    key        compared (Frobenius-normalised both)      predicted
+    key        compared (Frobenius-normalised both)      predicted for centred rows
     ========== ========================================= =====================================================
     nc2_h      Gram matrix of class means                ``diag(‖h_k‖²)``
     nc2_wwt    ``W Wᵀ``                                  ``δ_kl b_k − (b_k + b_l)/K + B/K²``
@@ -190,7 +193,8 @@ def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: Predictio
     ========== ========================================= =====================================================
 
     ``*_residual`` is ``‖A − B‖_F/‖B‖_F`` without normalising, which errors of scale cannot hide from;
-    ``nc2_w_residual`` compares W with ``Σ a_k (e_k − 1/K) μ_kᵀ`` at the measured means.
+    ``nc2_w_residual`` compares W with what the prediction makes of the measured means: ``W* H*⁺ (μ_1 … μ_K)``, for
+    centred rows ``Σ a_k (e_k − 1/K) μ_kᵀ`` over the classes that survive. NaN where a matrix that is divided by is 0.
 
     Parameters
     ----------
@@ -217,58 +221,37 @@ def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: Predictio
         )
     seen = moments.seen
     means = torch.where(seen[:, None], moments.means, 0.0)
+    sqnorms = means.new_tensor(frame.feature_sqnorms)[:, None]
+    called_by = torch.where(sqnorms > 0, means / sqnorms, 0.0)  # H*⁺ M of an orthogonal frame
+    names = ("nc2_h",) if weight is None else ("nc2_h", "nc2_wwt", "nc3_wh", "nc2_w")
 
-    def like(vector: object) -> Tensor:
-        return torch.tensor(vector, dtype=torch.float64, device=means.device)
+    def pairs(rows: slice) -> list[tuple[Tensor, Tensor]]:
+        """Measured and predicted rows of each matrix."""
+        gram_h, gram_w, cross = map(means.new_tensor, frame.gram_rows(rows))
+        found = [(means[rows] @ means.T, gram_h * seen)]
+        if weight is not None:
+            W = weight.detach().to(means)
+            found += [(W[rows] @ W.T, gram_w), (W[rows] @ means.T, cross * seen), (W[rows], cross @ called_by)]
+        return found
 
-    feature_sqnorms = like(frame.feature_sqnorms) * seen
-    result = _compare("nc2_h", lambda r: means[r] @ means.T, lambda r: _diagonal(feature_sqnorms, r), size)
-    if weight is None:
-        return result
-    W, margins = weight.detach().to(means), like(frame.margins)
-    scales = (
-        like(frame.problem.lambda_h) * like(frame.problem.counts) * size / (size - 1) / frame.problem.lambda_w
-    ).sqrt()
-    b = scales**2 * like(frame.feature_sqnorms)
-    result |= _compare(
-        "nc2_wwt",
-        lambda r: W[r] @ W.T,
-        lambda r: _diagonal(b, r) - (b[r, None] + b) / size + b.sum() / size**2,
-        size,
-    )
-    result |= _compare(
-        "nc3_wh", lambda r: W[r] @ means.T, lambda r: (_diagonal(margins, r) - margins / size) * seen, size
-    )
-    expected = _scaled_centred(moments, scales) / size
-    result["nc2_w_residual"] = _over(float((W - expected).norm()), float(expected.norm()))
-    return result
+    def total(norms_of: Callable[[int, Tensor, Tensor], list[Tensor]]) -> Tensor:
+        """Norms over all rows of what `norms_of` makes of each matrix."""
+        blocks = [
+            torch.stack([torch.stack(norms_of(i, *pair)) for i, pair in enumerate(pairs(r))]) for r in _blocks(size)
+        ]
+        return torch.stack(blocks).square().sum(dim=0).sqrt()
 
-
-def _compare(name: str, measured: Rows, predicted: Rows, size: int) -> dict[str, float]:
-    """Normalised and un-normalised distance of two K × K matrices given by their row blocks."""
-    squares = [
-        (measured(r).square().sum(), predicted(r).square().sum(), (measured(r) - predicted(r)).square().sum())
-        for r in _blocks(size)
-    ]
-    size_a, size_b, apart = (float(torch.stack(column).sum().sqrt()) for column in zip(*squares, strict=True))
-    scale_a, scale_b = 1 / (size_a or 1.0), 1 / (size_b or 1.0)
-    shape = sum(float((measured(r) * scale_a - predicted(r) * scale_b).square().sum()) for r in _blocks(size))
-    return {name: shape**0.5, f"{name}_residual": _over(apart, size_b)}
-
-
-def _over(top: float, bottom: float) -> float:
-    return top / bottom if bottom > 0 else (0.0 if top == 0 else float("inf"))
+    norms = total(lambda i, a, b: [a.norm(), b.norm(), (a - b).norm()])
+    shapes = total(lambda i, a, b: [(a / norms[i, 0] - b / norms[i, 1]).norm()])
+    result = dict(zip(names, shapes[:, 0].tolist(), strict=True))
+    residuals = (norms[:, 2] / norms[:, 1]).tolist()
+    result.pop("nc2_w", None)  # the published one needs no prediction
+    return result | {f"{name}_residual": value for name, value in zip(names, residuals, strict=True)}
 
 
 def _shape(a: Tensor, b: Tensor) -> float:
-    size_a, size_b = float(a.norm()) or 1.0, float(b.norm()) or 1.0
-    return float((a / size_a - b / size_b).norm())
-
-
-def _scaled_centred(moments: ClassMoments, scales: Tensor) -> Tensor:
-    """K s_k μ_k − Σ s_m μ_m, (K, d); a class without samples counts as a zero mean, as in the theory."""
-    scaled = torch.where(moments.seen[:, None], moments.means, 0.0) * scales[:, None]
-    return moments.num_classes * scaled - scaled.sum(dim=0)
+    """Distance of two matrices, each divided by its Frobenius norm; NaN if one is 0."""
+    return float((a / a.norm() - b / b.norm()).norm())
 
 
 def _centred(moments: ClassMoments) -> Tensor:
@@ -296,13 +279,6 @@ def _squared_distances(points: Tensor, rows: slice) -> Tensor:
 
 def _unit_rows(rows_of: Tensor) -> Tensor:
     return torch.div(rows_of, rows_of.norm(dim=1, keepdim=True))
-
-
-def _diagonal(values: Tensor, rows: slice) -> Tensor:
-    """Rows of diag(values)."""
-    block = torch.zeros(rows.stop - rows.start, len(values), dtype=values.dtype, device=values.device)
-    block[torch.arange(len(block)), torch.arange(rows.start, rows.stop)] = values[rows]
-    return block
 
 
 def _off_diagonal(block: Tensor, rows: slice) -> Tensor:

@@ -1,10 +1,10 @@
-"""The head of a network: the linear layer that makes the logits; how it is found, checked and run."""
+"""The head of a network: the linear layer that makes its output; how it is found and run."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,49 +12,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from collapsekit.errors import CollapseError
+from collapsekit.metrics.linear import ABOUT, GIVE, OR_ELSE, Convolution, Head, checked_head, rounding, says, whole
 from collapsekit.validation import shorten
 
-Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
-LINEAR = 1e-4
-"""How far logits may be from W h + b, relative to the terms of that sum; four roundings of shorter types."""
 SAME = 1e-6
 """How far the model's output may be from the head's, relative to its size; four roundings of shorter types."""
-CHECKED_ROWS = 4096
-PRODUCTS = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
-"""Rounding of float32 products by torch's setting: none beyond float32's own, TF32, bfloat16."""
-ABOUT = "the theory is about linear heads"
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """The layer that makes the logits.
-
-    Attributes
-    ----------
-    name : str
-        Its name in the network; empty if it is the network.
-    module : torch.nn.Module
-        ``nn.Linear``, or any module with a matrix as weight (a 1×1 convolution included) that computes ``W h + b``.
-    transposed : bool
-        Whether its weight is (d, K).
-    """
-
-    name: str
-    module: nn.Module
-    transposed: bool = False
-
-    @property
-    def weight(self) -> Tensor:
-        """W, (K, d), as the last forward pass used it: a weight-normalised head's effective weight."""
-        weight = self.module.weight
-        assert isinstance(weight, Tensor)
-        return weight.T if self.transposed else weight.flatten(1)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """b, (K,), or None."""
-        bias = getattr(self.module, "bias", None)
-        return bias if isinstance(bias, Tensor) else None
+MERGE = "merge what comes behind the layer into its weight and bias (LoRA, a scale, a shift)"
 
 
 def find_head(model: nn.Module, head: str | nn.Module | None, inputs: Any) -> Head:
@@ -85,36 +48,44 @@ def find_head(model: nn.Module, head: str | nn.Module | None, inputs: Any) -> He
     with evaluating(model), torch.no_grad():
         name, module = _maker(model, inputs) if head is None else _named(model, head)
         features, logits, output = _run(model, name, module, inputs)
-        found = _checked(name, module, features, logits)
-        _averages(found, features, logits, output)
+        found = checked_head(name, module, features, logits)
+        _rows_of(found, features, logits, output, positions=True)
         return found
 
 
-def forward(model: nn.Module, head: Head, inputs: Any) -> tuple[Tensor, Tensor]:
+def forward(model: nn.Module, head: Head, inputs: Any, *, positions: bool = False) -> tuple[Tensor, Tensor]:
     """Run the model and return what went into the head and what came out of it, (n, d) and (n, K), with gradients.
 
-    A head that is applied at every position gives the means over positions, which is what averaging its logits does.
+    A head that is applied at every position gives the means over positions, if that is the model's output; else, with
+    `positions`, what it has made at each, (n, ..., d) and (n, ..., K).
 
     Raises
     ------
     CollapseError
-        If the head is not called exactly once, or is applied at many positions and the model does not average them.
+        If the head is not called exactly once, or what it makes is not the model's output.
     """
-    return _averages(head, *_run(model, head.name, head.module, inputs))
+    return _rows_of(head, *_run(model, head.name, head.module, inputs), positions=positions)
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """Call the model on a tensor, on a tuple of arguments, or on a mapping of them."""
-    if isinstance(inputs, Mapping):
-        return model(**inputs)
-    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+    """Call the model on a tensor, on a tuple of arguments, or on a mapping of them; a compiled one without its code."""
+    # compiled code calls no hooks; without torch._dynamo, which takes a second to import, nothing is compiled
+    with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put every submodule in eval mode, and each back in its own mode afterwards."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    try:
+        model.eval()
+    except NotImplementedError:  # what torch.export makes has neither modes nor layers
+        raise CollapseError(
+            f"model: an exported {type(model).__name__}, without modes; measure the model it was made from, {OR_ELSE}"
+        ) from None
     try:
         yield
     finally:
@@ -136,29 +107,58 @@ def _run(model: nn.Module, name: str, module: nn.Module, inputs: Any) -> tuple[T
     finally:
         hook.remove()
     if not calls:
-        raise CollapseError(f"{_says(name)}: was not called in a forward pass; name a layer that is")
+        raise CollapseError(
+            f"{says(name)}: was not called in a forward pass{_sealed(model)}; name a layer that is, {OR_ELSE}"
+        )
     if len(calls) > 1:
-        raise CollapseError(f"{_says(name)}: was called {len(calls)} times in one forward pass; expected once")
+        raise CollapseError(f"{says(name)}: was called {len(calls)} times in one forward pass; expected once")
     features, logits = calls[0]
     if not (isinstance(features, Tensor) and isinstance(logits, Tensor)):
         raise CollapseError(
-            f"{_says(name)}: a {type(module).__name__} from {type(features).__name__} to {type(logits).__name__}; "
+            f"{says(name)}: a {type(module).__name__} from {type(features).__name__} to {type(logits).__name__}; "
             "name a layer from tensor to tensor"
         )
     return features, logits, output
 
 
-def _averages(head: Head, features: Tensor, logits: Tensor, output: Any) -> tuple[Tensor, Tensor]:
-    """Means over positions, if the model's output is the mean of the logits over them."""
-    if features.ndim == 2:
-        return features, logits
+def _rows_of(head: Head, features: Tensor, logits: Tensor, output: Any, *, positions: bool) -> tuple[Tensor, Tensor]:
+    """Features and logits as they are, or their means over positions: whichever logits are the model's output."""
+    made = list(_tensors(output))
+    if all(one.ndim == 0 for one in made):  # a loss alone, or nothing: there is no output to compare with
+        made = [logits]
     means = _averaged(head.module, features), _averaged(head.module, logits)
-    if means[0].numel() != features.numel() and not any(_same(means[1], one) for one in _logits(output)):
+    if _among(means[1], made):
+        return means
+    if features.ndim == 2 or not _among(logits, made):
         raise CollapseError(
-            f"{_says(head.name)}: is applied at every position, output {tuple(logits.shape)}, and the model does not "
-            "average its logits; average the features first, or measure them with measure_features"
+            f"{says(head.name)}: its W h + b, {tuple(logits.shape)}, is not the model's output; name the layer that "
+            f"makes it, or {MERGE}, {OR_ELSE}"
         )
-    return means
+    if not positions:
+        raise CollapseError(
+            f"{says(head.name)}: is applied at every position, output {tuple(logits.shape)}, and the model does not "
+            f"average its logits; give labels of the positions, or average the features first, {OR_ELSE}"
+        )
+    return (
+        (features.movedim(1, -1), logits.movedim(1, -1)) if isinstance(head.module, Convolution) else (features, logits)
+    )
+
+
+def _tensors(output: Any, depth: int = 3) -> Iterator[Tensor]:
+    """Every tensor in whatever a model returns."""
+    if isinstance(output, Tensor):
+        yield output
+    elif depth:
+        parts = output if isinstance(output, tuple | list) else getattr(output, "__dict__", {}).values()
+        for part in output.values() if isinstance(output, Mapping) else parts:
+            yield from _tensors(part, depth - 1)
+
+
+def _among(logits: Tensor, made: Iterable[Tensor]) -> bool:
+    """Whether the logits, or what softmax makes of them, are among these tensors."""
+    made = list(made)
+    functions = (Tensor.softmax, Tensor.log_softmax) if logits.ndim == 2 else ()
+    return any(_same(logits, one) for one in made) or any(_same(f(logits, 1), one) for f in functions for one in made)
 
 
 def _averaged(module: nn.Module, values: Tensor) -> Tensor:
@@ -168,17 +168,10 @@ def _averaged(module: nn.Module, values: Tensor) -> Tensor:
     return values.flatten(2).mean(dim=2) if isinstance(module, Convolution) else values.flatten(1, -2).mean(dim=1)
 
 
-def _rows(module: nn.Module, values: Tensor) -> Tensor:
-    """One float64 row a position, the first ones, on the CPU; empty if there are no channels."""
-    if values.ndim < 2:
-        return values.new_zeros(0, 0)
-    last = values.movedim(1, -1) if isinstance(module, Convolution) else values
-    return last.flatten(0, -2)[:CHECKED_ROWS].detach().cpu().double()
-
-
 def _named(model: nn.Module, head: str | nn.Module) -> tuple[str, nn.Module]:
-    modules = dict(model.named_modules(remove_duplicate=False))
-    name = head if isinstance(head, str) else next((name for name, m in modules.items() if m is head), None)
+    modules = {_uncompiled(name): module for name, module in model.named_modules(remove_duplicate=False)}
+    head = getattr(head, "_orig_mod", head)  # of a compiled layer
+    name = _uncompiled(head) if isinstance(head, str) else next((n for n, m in modules.items() if m is head), None)
     if name is None or name not in modules:
         what = "is" if isinstance(head, str) else f"a {type(head).__name__}, is"
         raise CollapseError(f"head={shorten(head)}: {what} no module of the model; name one of {_listed(model)}")
@@ -188,8 +181,8 @@ def _named(model: nn.Module, head: str | nn.Module) -> tuple[str, nn.Module]:
         name = f"{name}.{last}" if name else last
     if not _has_matrix(module):
         raise CollapseError(
-            f"head={shorten(head)}: is a {type(named).__name__}, which does not end in a linear layer; name one of "
-            f"{_listed(model)}"
+            f"head={shorten(head)}: is a {type(named).__name__}, which does not end in a linear layer (an adapter like "
+            f"LoRA has to be merged into one){_sealed(model)}; name one of {_listed(model) or 'none'}, {OR_ELSE}"
         )
     return name, module
 
@@ -200,12 +193,12 @@ def _maker(model: nn.Module, inputs: Any) -> tuple[str, nn.Module]:
 
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, _: Any, out: Any) -> None:
-            if _has_matrix(module) and isinstance(out, Tensor) and out.ndim >= 2:
+            if isinstance(out, Tensor) and out.ndim >= 2:
                 outputs[name] = _averaged(module, out).clone()  # averaged: a network's every activation is too much
 
         return hook
 
-    modules = dict(model.named_modules())
+    modules = {_uncompiled(name): module for name, module in model.named_modules() if _has_matrix(module)}
     hooks = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
     try:
         output = call(model, inputs)
@@ -213,7 +206,11 @@ def _maker(model: nn.Module, inputs: Any) -> tuple[str, nn.Module]:
         for hook in hooks:
             hook.remove()
     logits = _logits(output)
-    made = [name for name, out in outputs.items() if any(_same(out, one) for one in logits)]
+    made = [
+        name
+        for name, out in outputs.items()
+        if _among(out, logits) or _among(out, (_averaged(modules[name], one) for one in logits))
+    ]
     if len(made) == 1:
         return made[0], modules[made[0]]
     if made:
@@ -222,13 +219,22 @@ def _maker(model: nn.Module, inputs: Any) -> tuple[str, nn.Module]:
 
 
 def _nothing_found(model: nn.Module, output: Any, logits: Sequence[Tensor]) -> str:
-    listed = _listed(model)
+    listed, made = _listed(model), ", ".join(str(tuple(one.shape)) for one in logits)
     if not listed:
-        return f"head=None: {type(model).__name__} has no linear layer; {ABOUT}"
-    if not logits:
+        return f"head=None: {type(model).__name__} has no linear layer{_sealed(model)}; {ABOUT}: {GIVE}"
+    if not made:
         return f"head=None: the model returns a {type(output).__name__} without logits; name the head, one of {listed}"
-    shape = " or ".join(str(tuple(one.shape)) for one in logits)
-    return f"head=None: no nn.Linear makes the model's output, of shape {shape}; name it, one of {listed}"
+    return (
+        f"head=None: no linear layer makes the model's output, {made}{_sealed(model)}; {ABOUT}: {MERGE}, {OR_ELSE}; "
+        f"there are {listed}"
+    )
+
+
+def _sealed(model: nn.Module) -> str:
+    """What hides the layers of a model from us, and where they can be seen."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        return " (it is traced or scripted: measure the model it was made from)"
+    return ""
 
 
 def _logits(output: Any) -> list[Tensor]:
@@ -238,7 +244,7 @@ def _logits(output: Any) -> list[Tensor]:
     elif hasattr(output, "logits"):
         output = output.logits
     elif isinstance(output, tuple | list):
-        return [one for one in output if isinstance(one, Tensor) and one.ndim == 2]
+        return [one for one in output if isinstance(one, Tensor) and one.ndim >= 2]
     return [output] if isinstance(output, Tensor) else []
 
 
@@ -246,106 +252,27 @@ def _same(out: Tensor, logits: Tensor) -> bool:
     """Whether the numbers are the same, in whatever precision; a single logit may have lost its axis."""
     if not logits.ndim or len(out) != len(logits) or out.numel() != logits.numel():
         return False
+    if out.shape == logits.shape and out.dtype == logits.dtype and torch.equal(out, logits.to(out.device)):
+        return True
     a, b = (value.detach().double().reshape(len(out), -1) for value in (out, logits.to(out.device)))
     finite = torch.isfinite(a) & torch.isfinite(b)
     if not torch.equal(a.isfinite(), b.isfinite()):
         return False
     a, b = a[finite], b[finite]
-    return not len(a) or bool((a - b).abs().max() <= _rounding(SAME, out, logits) * b.abs().max())
+    return not len(a) or bool((a - b).abs().max() <= rounding(SAME, out, logits) * b.abs().max())
 
 
-def _checked(name: str, module: nn.Module, features: Tensor, logits: Tensor) -> Head:
-    """The head, if what came out of it is W h + b, computed once more in float64."""
-    h, z = _rows(module, features), _rows(module, logits)
-    if z.shape[1] == 1:
-        raise CollapseError(
-            f"{_says(name)}: a single logit; the theory is about one logit a class: use two logits, nn.Linear(d, 2), "
-            "and the labels 0 and 1"
-        )
-    heads = [Head(name, module, turned) for turned in (False, True) if not (turned and isinstance(module, Convolution))]
-    heads = [head for head in heads if tuple(head.weight.shape) == (z.shape[1], h.shape[1])]
-    if not heads or len(h) != len(z):
-        weight = Head(name, module).weight
-        raise CollapseError(
-            f"{_says(name)}: maps {tuple(features.shape)} to {tuple(logits.shape)} with a weight "
-            f"{tuple(weight.shape)}; expected (n, d) to (n, K) with (K, d); {ABOUT}"
-        )
-    finite = torch.isfinite(h).all(dim=1) & torch.isfinite(z).all(dim=1)
-    h, z = h[finite], z[finite]
-    tolerance = _rounding(LINEAR, features, logits, heads[0].weight)
-    kinds = [_deviation(head, h, z, tolerance) for head in heads]
-    for head, kind in zip(heads, kinds, strict=True):
-        if kind is None:
-            return head
-    raise CollapseError(
-        f"{_says(name)}: a {type(module).__name__}, {_likeliest(kinds)}; {ABOUT}: use nn.Linear, or give "
-        "measure_features the features and weights whose product the logits are"
-    )
-
-
-UNKNOWN = "its output is not W h + b"
-
-
-def _likeliest(kinds: Iterable[str | None]) -> str:
-    return next((kind for kind in kinds if kind not in (None, UNKNOWN)), None) or UNKNOWN
-
-
-def _deviation(head: Head, h: Tensor, z: Tensor, tolerance: float) -> str | None:
-    """Return None if z is W h + b, else what it looks like."""
-    W = head.weight.detach().cpu().double()
-    b = torch.zeros(len(W)).double() if head.bias is None else head.bias.detach().cpu().double()
-    if not len(h) or not (torch.isfinite(W).all() and torch.isfinite(b).all()):
-        return None  # nothing to compare; or the head has diverged, which is said where it is measured
-    if b.shape != W.shape[:1]:
-        return UNKNOWN
-    linear, size = h @ W.T + b, h.abs() @ W.abs().T + b.abs()
-    if bool((z - linear).abs().max() <= tolerance * size.max()):
-        return None
-    return _squashed(linear, z, 10 * tolerance) or _scaled(h, W, b, z, 10 * tolerance) or UNKNOWN
-
-
-def _squashed(linear: Tensor, z: Tensor, tolerance: float) -> str | None:
-    functions = {
-        "softmax": linear.softmax(dim=1),
-        "log_softmax": linear.log_softmax(dim=1),
-        "sigmoid": linear.sigmoid(),
-        "tanh": linear.tanh(),
-        "ReLU": linear.relu(),
-    }
-    for name, value in functions.items():
-        if bool((z - value).abs().max() <= tolerance * z.abs().max()):
-            return f"a linear layer with a {name} behind it"
-    return None
-
-
-def _scaled(h: Tensor, W: Tensor, b: Tensor, z: Tensor, tolerance: float) -> str | None:
-    unit_h, unit_W = nn.functional.normalize(h, dim=1), nn.functional.normalize(W, dim=1)
-    products = {
-        "a scaled head, {:.3g} times W h + b": h @ W.T + b,
-        "a scaled head, {:.3g} times W h, plus b": h @ W.T,
-        "a cosine head: it normalises features and weights": unit_h @ unit_W.T,
-        "a head that normalises its weights": h @ unit_W.T,
-        "a head that normalises the features": unit_h @ W.T,
-    }
-    for kind, product in products.items():
-        for rest in (z, z - b):
-            factor = float((product * rest).sum() / product.square().sum()) if bool(product.any()) else 0.0
-            if factor and bool((rest - factor * product).abs().max() <= tolerance * rest.abs().max()):
-                return kind.format(factor)
-    return None
-
-
-def _rounding(least: float, *tensors: Tensor) -> float:
-    """Four roundings of the shortest type that took part in the products."""
-    types = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
-    shortest = max([torch.finfo(dtype).eps for dtype in types] + [PRODUCTS[torch.get_float32_matmul_precision()]])
-    return max(least, 4 * shortest)
+def _uncompiled(name: str) -> str:
+    """The name of a layer without what torch.compile puts into it."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _has_matrix(module: nn.Module) -> bool:
     """Whether a module's weight is a matrix, or that of a convolution over single positions."""
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or isinstance(module, nn.Embedding | nn.EmbeddingBag | nn.LayerNorm):
+    weight = whole(weight) if callable(weight) else weight
+    without = nn.Embedding | nn.EmbeddingBag | nn.LayerNorm | torch.jit.ScriptModule  # the last calls no hooks
+    if not isinstance(weight, Tensor) or isinstance(module, without):
         return False
     if isinstance(module, Convolution):
         single = all(size == 1 for size in module.kernel_size) and module.groups == 1
@@ -353,12 +280,8 @@ def _has_matrix(module: nn.Module) -> bool:
     return isinstance(weight, UninitializedParameter) or weight.ndim == 2
 
 
-def _says(name: str) -> str:
-    return f"head={shorten(name)}" if name else "head=the model itself"
-
-
 def _listed(model: nn.Module) -> str:
-    return _names([name for name, module in model.named_modules() if _has_matrix(module)])
+    return _names(list(dict.fromkeys(_uncompiled(name) for name, m in model.named_modules() if _has_matrix(m))))
 
 
 def _names(names: Sequence[str], most: int = 8) -> str:

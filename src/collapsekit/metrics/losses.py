@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from collapsekit.losses import CrossEntropy
+from collapsekit.losses import MSE, CrossEntropy, Focal, Hinge, Loss
 
 
 def shifted_logits(logits: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor:
@@ -22,7 +22,7 @@ def shifted_logits(logits: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor
     return logits
 
 
-def sample_losses(logits: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor:
+def sample_losses(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     """Return the loss of each sample, (n,).
 
     Parameters
@@ -30,7 +30,7 @@ def sample_losses(logits: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor:
     logits : Tensor, shape (n, K)
     labels : Tensor, shape (n,)
         int64, in [0, K).
-    loss : CrossEntropy
+    loss : CrossEntropy, Focal, Hinge or MSE
         With all its terms; torch's weighted smoothing stands for a class's own weight 1.
 
     Examples
@@ -38,12 +38,27 @@ def sample_losses(logits: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor:
     >>> import torch
     >>> sample_losses(torch.zeros(1, 2), torch.tensor([0]), CrossEntropy(margins=(2.0, 0.0)))
     tensor([2.1269])
+    >>> sample_losses(torch.zeros(1, 2), torch.tensor([0]), MSE())
+    tensor([0.5000])
     """
-    shifted = shifted_logits(logits, labels, loss)
-    if loss.smoothing_weights is not None:
-        weights = shifted.new_tensor(loss.smoothing_weights)
-        weighted = nn.functional.cross_entropy(
-            shifted, labels, weight=weights, reduction="none", label_smoothing=loss.smoothing
-        )
-        return weighted / weights[labels]
-    return nn.functional.cross_entropy(shifted, labels, reduction="none", label_smoothing=loss.smoothing)
+    if isinstance(loss, CrossEntropy):
+        return _cross_entropies(shifted_logits(logits, labels, loss), labels, loss)
+    own = labels[:, None]
+    if isinstance(loss, MSE):
+        return 0.5 * logits.scatter_add(1, own, torch.full_like(logits[:, :1], -1.0)).square().sum(dim=1)
+    others = logits.scatter(1, own, -torch.inf)
+    if isinstance(loss, Hinge):
+        return (1 + others.amax(dim=1) - logits.gather(1, own)[:, 0]).relu()
+    odds = others.logsumexp(dim=1) - logits.gather(1, own)[:, 0]  # of error: 1 − p = σ(odds) keeps its digits
+    assert isinstance(loss, Focal)
+    return odds.sigmoid() ** loss.gamma * nn.functional.softplus(odds)
+
+
+def _cross_entropies(shifted: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor:
+    if loss.smoothing_weights is None:
+        return nn.functional.cross_entropy(shifted, labels, reduction="none", label_smoothing=loss.smoothing)
+    weights = shifted.new_tensor(loss.smoothing_weights)
+    weighted = nn.functional.cross_entropy(
+        shifted, labels, weight=weights, reduction="none", label_smoothing=loss.smoothing
+    )
+    return weighted / weights[labels]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.errors import CollapseError
+from collapsekit.metrics.batches import as_tensor
 from collapsekit.validation import whole_number
 
 LARGEST_SCATTER_BYTES = 2 * 1024**3
@@ -138,7 +139,8 @@ class ClassMoments:
         residuals = x - means[where]
         squares = torch.zeros_like(n).index_add_(0, where, residuals.square().sum(dim=1))
         if not torch.isfinite(squares).all():
-            raise _non_finite(x)
+            require_finite(x)
+            raise _overflow()
         between = self._join(classes, n, means, squares)
         if self._scatter is not None:
             rows = torch.cat([residuals, between])
@@ -208,7 +210,7 @@ def checked_batch(
     features: Tensor, labels: Tensor, num_classes: int, dim: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Return features as float64 (n, d) and labels as int64 (n,) on `device`, or say what is wrong with them."""
-    x, y = torch.as_tensor(features), torch.as_tensor(labels)
+    x, y = as_tensor("features", features), as_tensor("labels", labels, "one class number a sample")
     if not x.is_floating_point():
         raise CollapseError(f"features: dtype {x.dtype}; give floating point numbers")
     if x.ndim != 2 or x.shape[1] != dim:
@@ -225,15 +227,15 @@ def checked_batch(
     return x.detach().to(device).to(torch.float64), y
 
 
-def _non_finite(features: Tensor) -> CollapseError:
+def require_finite(features: Tensor) -> None:
+    """Name the first sample that is not finite, if there is one."""
+    if torch.isfinite(features.sum()):
+        return
     bad = torch.nonzero(~torch.isfinite(features).all(dim=1)).flatten()
     if len(bad):
         i = int(bad[0])
         value = features[i][~torch.isfinite(features[i])][0].item()
-        return CollapseError(
-            f"features: sample {i} holds {value}; {len(bad)} of {len(features)} samples are not finite"
-        )
-    return _overflow()
+        raise CollapseError(f"features: sample {i} holds {value}; {len(bad)} of {len(features)} samples are not finite")
 
 
 def _overflow() -> CollapseError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from collapsekit.metrics import functional as F
@@ -36,11 +39,16 @@ def scalars(
     moments: ClassMoments,
     weight: Tensor | None = None,
     frame: Prediction | None = None,
+    *,
+    centred: bool = True,
 ) -> dict[str, float]:
-    """Return every scalar metric that the inputs allow, by lower-case key; what they do not allow is absent."""
+    """Return every scalar metric that the inputs allow, by lower-case key; what they do not allow is absent.
+
+    `centred` says whether the loss calls for classifier rows that sum to 0, as all but squared error do.
+    """
     if not bool(moments.seen.any()):
         return {}
-    centred = F._centred(moments)
+    means = F._centred(moments)
     result = {
         "cdnv": F.cdnv(moments)[0],
         "nc2_largest_cosine": F.largest_cosine(moments),
@@ -48,10 +56,10 @@ def scalars(
     }
     if moments.scatter is not None:
         result["nc1"] = F.nc1(moments)
-    result |= {"nc2_etf_h": F.etf_angles(centred), "nc2_norm_spread_h": F.norm_spread(centred)}
+    result |= {"nc2_etf_h": F.etf_angles(means), "nc2_norm_spread_h": F.norm_spread(means)}
     if weight is not None:
         result |= {
-            "nc2_w": F.generalised_duality(weight, moments),
+            "nc2_w": F.generalised_duality(weight, moments, centred=centred),
             "nc2_etf_w": F.etf_angles(weight.double() - weight.double().mean(dim=0)),
             "nc2_norm_spread_w": F.norm_spread(weight.double()),
             "nc3_duality": F.duality(weight, moments),
@@ -59,6 +67,22 @@ def scalars(
     if frame is not None:
         result |= F.frame_metrics(moments, weight, frame)
     return result
+
+
+def reasons(values: Mapping[str, float], moments: ClassMoments, weight: Tensor | None) -> dict[str, str]:
+    """Return why each value that is NaN cannot be known, by key."""
+    means = moments.means[moments.seen]
+    if len(means) < 2:
+        why = "fewer than two classes have samples"
+    elif bool((moments.counts <= 1).all()):
+        why = "no class has two samples"
+    elif not F._centred(moments).any():
+        why = "all class means coincide"
+    elif weight is not None and not weight.any():
+        why = "the head is 0"
+    else:
+        why = "fewer than two class means or classifier rows have a direction"
+    return {key: why for key, value in values.items() if math.isnan(value)}
 
 
 def vectors(moments: ClassMoments, weight: Tensor | None = None, bias: Tensor | None = None) -> dict[str, Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy
 from collapsekit.prediction._prediction import Basis, Prediction
 from collapsekit.problem import UFM
 from collapsekit.theory import closed_form
+from collapsekit.theory._closed_form import require_closed_form
 from collapsekit.validation import frozen
 
 
@@ -65,3 +67,12 @@ def predict(problem: UFM) -> Prediction:
         basis=Basis.CLOSED_FORM,
         source=frame,
     )
+
+
+def predicted(problem: UFM) -> Prediction | str:
+    """Return the prediction, or in a sentence why there is no closed form; features too narrow for it are refused."""
+    try:
+        require_closed_form(problem)
+    except CollapseError as refused:
+        return str(refused)
+    return predict(problem)

@@ -61,7 +61,7 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
     target = run.folder / "report.html" if path is None else Path(path)
     if target.is_dir():
         raise CollapseError(f"path={str(target)!r}: is a folder; give a file name")
-    frame, comparison = run.frame, compare_run(run)
+    frame, comparison = run.prediction, compare_run(run)
     html = render(
         "page.html.j2",
         _pictures(run, comparison),
@@ -85,7 +85,7 @@ def _nearest(run: Run) -> list[Nearness]:
     """Reference geometries by distance; none for so many classes that Gram matrices are left out too."""
     if run.measured.moments.unseen or len(run.measured.counts) > MOST_GRAM_CLASSES:
         return []
-    return nearest_reference(run.measured.geometry(), run.problem)
+    return nearest_reference(run.measured.geometry(), None if run.prediction is None else run.prediction.problem)
 
 
 def render(template: str, pictures: Iterable[Picture], **content: Any) -> str:
@@ -106,7 +106,7 @@ def _number(value: float, form: str) -> str:
 
 def _metrics(run: Run) -> list[tuple[str, float, str]]:
     """Name, value and meaning of every scalar metric."""
-    found = run.measured.metrics(run.frame)
+    found = run.measured.metrics(run.prediction)
     return [(key, found[key], meaning) for key, meaning in MEANINGS.items() if key in found]
 
 
@@ -125,16 +125,7 @@ def _units(run: Run) -> str:
     """How the recipe's numbers become λ_W and λ_H."""
     if run.problem is None:
         return f"No λ_H follows from this recipe: {run.outside}."
-    if run.config.recipe == "penalty":
-        return (
-            "A step minimises the mean loss + (wd/2)‖W‖² + (fd/2) Σ‖h‖² over the batch. The theory's problem sums the "
-            "feature penalty over all N samples, which makes λ_W = wd and λ_H = fd · batch / N."
-        )
-    frozen = " and is divided by 1 − n_k/N, because β is frozen" if np.ndim(run.problem.lambda_h) else ""
-    return (
-        "The optimiser's weight decay wd acts on the head and on γ and β of the BatchNorms that feed the features. "
-        f"Their decay is the feature penalty: λ_W = wd and λ_H = wd / (m N) with m = {run.last_layer.branches}{frozen}."
-    )
+    return run.recipe.units(run.last_layer)
 
 
 def _pictures(run: Run, comparison: Comparison) -> Iterator[Picture]:
@@ -144,9 +135,9 @@ def _pictures(run: Run, comparison: Comparison) -> Iterator[Picture]:
         yield _confidence_picture(run, comparison)
         yield picture(
             "Confidence of each class over training, dark the first class, light the last"
-            + ("." if run.frame is None else "; squares: predicted."),
+            + ("." if run.prediction is None else "; squares: predicted."),
             figures.confidence_trajectory(
-                run.history, None if run.frame is None else run.frame.confidences, labels=labels
+                run.history, None if run.prediction is None else run.prediction.confidences, labels=labels
             ),
         )
         yield from _norm_pictures(run)
@@ -156,11 +147,11 @@ def _pictures(run: Run, comparison: Comparison) -> Iterator[Picture]:
 
 
 def _confidence_picture(run: Run, comparison: Comparison) -> Picture:
-    if run.frame is not None:
+    if run.prediction is not None:
         return picture(
             "Confidence of each class on its training samples against its headroom. At headroom 1 or below a class "
             "keeps no feature and its confidence is 1/K.",
-            figures.collapse_line(run.frame, comparison),
+            figures.collapse_line(run.prediction, comparison),
         )
     confidences = run.measured.per_class()["confidence"]
     return picture(
@@ -170,7 +161,7 @@ def _confidence_picture(run: Run, comparison: Comparison) -> Picture:
 
 
 def _norm_pictures(run: Run) -> Iterator[Picture]:
-    vectors, counts, frame = run.measured.per_class(), run.measured.counts, run.frame
+    vectors, counts, frame = run.measured.per_class(), run.measured.counts, run.prediction
     predicted = (None, None) if frame is None else (frame.feature_sqnorms, frame.classifier_sqnorms)
     yield picture(
         "Squared length of class means against class size.",
@@ -184,7 +175,7 @@ def _norm_pictures(run: Run) -> Iterator[Picture]:
 
 def _gram_pictures(run: Run, labels: list[str]) -> Iterator[Picture]:
     measured = run.measured.geometry()
-    predicted = None if run.frame is None else run.frame.geometry()
+    predicted = None if run.prediction is None else run.prediction.geometry()
     for what, of, key in (
         ("Class means", "of class means", "gram_h"),
         ("Classifier", "of classifier rows", "gram_w"),
@@ -198,11 +189,11 @@ def _gram_pictures(run: Run, labels: list[str]) -> Iterator[Picture]:
 
 
 def _history_pictures(run: Run) -> Iterator[Picture]:
-    if run.frame is not None:
+    if run.prediction is not None:
         yield picture(
             "How far the training objective lies above the predicted optimum. It jumps during the warm-up of the "
             "penalties.",
-            figures.objective_trajectory(run.history, run.frame.objective),
+            figures.objective_trajectory(run.history, run.prediction.objective),
         )
     else:
         yield picture("Training loss, without penalties.", figures.loss_trajectory(run.history))

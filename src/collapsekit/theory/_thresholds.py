@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from collapsekit.errors import CollapseError
 from collapsekit.problem import UFM
+from collapsekit.recipe import BatchNorm, Recipe
 from collapsekit.theory._closed_form import centring_share, headroom_of, require_closed_form
 from collapsekit.validation import Array, frozen, shorten
-
-Hold = Literal["penalties", "recipe"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +67,7 @@ class Thresholds:
         }
 
 
-def thresholds(problem: UFM, *, hold: Hold = "penalties") -> Thresholds:
+def thresholds(problem: UFM, *, hold: Recipe | None = None) -> Thresholds:
     r"""Return where each class of a bias-free UFM+ dies.
 
     .. math::
@@ -82,9 +81,9 @@ def thresholds(problem: UFM, *, hold: Hold = "penalties") -> Thresholds:
     ----------
     problem : UFM
         As for :func:`predict`.
-    hold : {"penalties", "recipe"}
-        What stays while N moves with the count of a class: λ_H, or N λ_H. With a mean loss over batches and a fixed
-        recipe (BatchNorm's decay, a penalty on the batch) it is N λ_H: :meth:`UFM.from_training` divides by N.
+    hold : Recipe, optional
+        What stays while N moves with the count of a class: the recipe that made the problem, in which λ_H (and
+        torch's class weights) move with the counts; left out: the penalties themselves.
 
     Returns
     -------
@@ -93,7 +92,7 @@ def thresholds(problem: UFM, *, hold: Hold = "penalties") -> Thresholds:
     Raises
     ------
     CollapseError
-        If the problem has no closed form.
+        If the problem has no closed form, or `hold` is no recipe.
 
     References
     ----------
@@ -123,22 +122,32 @@ def thresholds(problem: UFM, *, hold: Hold = "penalties") -> Thresholds:
     )
 
 
-def room_of(problem: UFM) -> Array:
-    """A_k, (K,): class k lives where N² < A_k n_k."""
-    with np.errstate(over="ignore"):
-        return np.asarray(headroom_of(problem) * problem.num_samples * (problem.num_samples / problem.counts))
+def count_roots(problem: UFM, hold: Recipe | None) -> tuple[Array, Array]:
+    """Return between which counts n each class lives, all others fixed; NaN where there are none.
 
-
-def count_roots(problem: UFM, hold: Hold) -> tuple[Array, Array]:
-    """Return between which counts each class lives, all others fixed: ``(R + n)² < A n``, or ``(R + n) N < A n``."""
-    rest, room = problem.num_samples - problem.counts, room_of(problem)
-    if hold not in ("penalties", "recipe"):
-        raise CollapseError(f"hold={shorten(hold)}: give 'penalties' or 'recipe'")
+    With A the headroom times V²/n_k, R the other samples, and V = S + w n the sum of class weights over all samples,
+    class k lives where ``V² < A n``, or ``V² N < A n (R + n)`` where λ_H falls as 1/N: a quadratic with S² > 0. Only
+    torch's weights move V; ω that is held counts as 1.
+    """
+    if not isinstance(hold, Recipe | None):
+        raise CollapseError(f"hold={shorten(hold)}: give the recipe that made the problem, or leave it out")
+    weights = problem.class_weights
+    w = np.ones(problem.num_classes) if weights is None or hold is None else weights
+    samples, own = problem.num_samples, w * problem.counts
+    total = own.sum()
+    rest, others = samples - problem.counts, total - own
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        if hold == "recipe":
-            spare = room / problem.num_samples - 1.0
-            lower = np.where(spare > 0, rest / spare, np.nan)
-            return lower, np.where(spare > 0, np.inf, np.nan)
-        upper = 0.5 * (room - 2 * rest + np.sqrt(room) * np.sqrt(room - 4 * rest))
-        upper = np.where(room > 4 * rest, upper, np.nan)
-        return rest * (rest / upper), upper
+        room = headroom_of(problem) * total * (total / problem.counts)
+        if hold is not None and hold.divides_by_samples:
+            room = room / samples
+            slope, square = room * rest - 2 * others * w, w**2 - room
+            root = np.sqrt(room) * np.sqrt(room * rest**2 + 4 * others * (others - rest * w))
+        else:
+            slope, square = room - 2 * others * w, w**2
+            root = np.sqrt(room) * np.sqrt(room - 4 * others * w)
+        lives = (root > 0) & (slope + root > 0)  # at root 0 there is one point, and no class lives there
+        lower = np.where(lives, 2 * others * (others / (slope + root)), np.nan)
+        upper = np.where(square <= 0, np.inf, (slope + root) / (2 * square))
+        if isinstance(hold, BatchNorm) and hold.decays == "gain_frozen_shift":
+            upper = np.minimum(upper, np.nextafter(rest, np.inf))  # a class of more than half has no such problem
+        return lower, np.where(lives, upper, np.nan)

@@ -5,7 +5,6 @@ from collapsekit.training._collect import collect as collect
 from collapsekit.training._collect import write_table as write_table
 from collapsekit.training._compare_run import compare_run as compare_run
 from collapsekit.training._compare_run import run_scope as run_scope
-from collapsekit.training._config import LastLayer as LastLayer
 from collapsekit.training._config import TrainConfig as TrainConfig
 from collapsekit.training._split import Split as Split
 from collapsekit.training._split import load_split as load_split

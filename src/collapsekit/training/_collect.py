@@ -152,7 +152,7 @@ def _state(folder: Path) -> Row:
 
 def _found(run: Run) -> Row:
     try:
-        frame, outside = run.frame, run.outside
+        frame, outside = run.prediction, run.outside
     except CollapseError as error:  # features too narrow for a closed form
         frame, outside = None, str(error)
     comparison = compare(frame, run.measured, test_recalls=run.test_recalls, outside=outside or "")
@@ -189,8 +189,15 @@ def _csv(rows: Iterable[Row]) -> str:
     writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: json.dumps(v) if isinstance(v, list | dict) else v for key, v in row.items()})
+        writer.writerow({key: _cell(value) for key, value in row.items()})
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Lists as JSON; an apostrophe keeps spreadsheets from reading a text as a formula."""
+    if isinstance(value, list | dict):
+        return json.dumps(value)
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _parquet(rows: Iterable[Row]) -> bytes:

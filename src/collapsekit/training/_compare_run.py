@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collapsekit.diagnosis import Comparison, compare
-from collapsekit.evidence import Recipe, scope
+from collapsekit.evidence import scope
 from collapsekit.training.runs import Run
 
 
 def compare_run(run: Run) -> Comparison:
     """Return a training run laid beside its prediction, or beside none with the reason."""
-    return compare(run.frame, run.measured, test_recalls=run.test_recalls, outside=run.outside or "")
+    return compare(run.prediction, run.measured, test_recalls=run.test_recalls, outside=run.outside or "")
 
 
 def run_scope(run: Run) -> str:
     """Return in a sentence or two what a run's prediction rests on, or that there is none."""
-    problem = run.problem
-    if problem is None:
+    if run.prediction is None:
         return f"Scope: no prediction, because {run.outside}."
     extras = []
     if run.last_layer.pooled and run.config.recipe == "batchnorm":
@@ -23,5 +22,4 @@ def run_scope(run: Run) -> str:
             "features are averaged over positions, which makes the law a lower bound on the penalty: 1 − confidence "
             "comes out larger"
         )
-    recipe: Recipe = "batchnorm" if run.config.recipe == "batchnorm" else "penalty"
-    return str(scope(problem, recipe, extras))
+    return str(scope(run.prediction.problem, run.recipe, extras))

@@ -13,39 +13,16 @@ import numpy as np
 
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy
-from collapsekit.problem import UFM, BatchNormDecay
+from collapsekit.problem import UFM
+from collapsekit.recipe import BatchNorm, BatchNormDecay, LastLayer, Optimizer, Penalty, Plain, Recipe
 from collapsekit.theory._thresholds import thresholds
 from collapsekit.validation import Array, class_names, numeric, positive_number, shorten, whole_number
 
 Profile = Literal["long-tail", "step", "paper", "as-is"]
-Recipe = Literal["penalty", "batchnorm", "plain"]
-Optimizer = Literal["adam", "sgd", "adamw"]
 DecayOn = Literal["last-layer", "everything"]
 ClassWeights = Literal["none", "inverse", "inverse-root"]
 Resampling = Literal["none", "balanced"]
 PLAIN_DECAY = 5e-4
-
-
-@dataclass(frozen=True)
-class LastLayer:
-    """What a network's last layer has to do with the theory.
-
-    Attributes
-    ----------
-    dim : int
-        d, the width of the features.
-    biased : bool
-        Whether the head has a bias.
-    branches : int
-        m, BatchNorm outputs summed before the ReLU that feeds the head; 0 if there is none.
-    pooled : bool
-        Whether features are averaged over positions after that ReLU.
-    """
-
-    dim: int
-    biased: bool = False
-    branches: int = 0
-    pooled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +143,7 @@ class TrainConfig:
     branches: int | None = None
     head: str | None = None
     drop_bias: bool = False
-    recipe: Recipe = "penalty"
+    recipe: Literal["penalty", "batchnorm", "plain"] = "penalty"
     penalty_scale: float = 1.5
     penalty_ratio: float = 900.0
     weight_decay: float | None = None
@@ -174,7 +151,7 @@ class TrainConfig:
     decay_on: DecayOn = "last-layer"
     batchnorm_decay: BatchNormDecay = "gain_and_shift"
     warmup: float | None = None
-    optimizer: Optimizer | None = None
+    optimizer: Literal["adam", "sgd", "adamw"] | None = None
     learning_rate: float | None = None
     epochs: int = 2000
     batch_size: int | None = None
@@ -238,12 +215,6 @@ class TrainConfig:
             raise CollapseError("batchnorm=False: the recipe batchnorm needs BatchNorm; leave it out")
         if self.recipe != "batchnorm" and (self.batchnorm_decay, self.decay_on) != ("gain_and_shift", "last-layer"):
             raise CollapseError("decay_on, batchnorm_decay: only the recipe batchnorm has these; leave them out")
-        if self.class_weights != "none" and self.smoothing:
-            raise CollapseError(
-                f"smoothing={self.smoothing:g} with class_weights: torch weighs the smoothing term by the weights of "
-                "the other classes, which has no closed form; use one of the two"
-            )
-
         if self.class_weights != "none" and self.resampling != "none":
             raise CollapseError(
                 f"resampling={self.resampling!r} with class_weights={self.class_weights!r}: both weigh the classes; "
@@ -258,7 +229,7 @@ class TrainConfig:
     @property
     def optimizer_used(self) -> Optimizer:
         """The optimiser, by recipe where none is given."""
-        return self.optimizer or ("adam" if self.recipe == "penalty" else "sgd")
+        return Optimizer(self.optimizer or ("adam" if self.recipe == "penalty" else "sgd"), self.learning_rate)
 
     @property
     def warmup_used(self) -> float:
@@ -266,11 +237,6 @@ class TrainConfig:
         if self.warmup is None:
             return 0.3 if self.recipe == "penalty" and self.batch_size is None else 0.5
         return self.warmup
-
-    @property
-    def learning_rate_used(self) -> float:
-        """The learning rate at the start, by optimiser where none is given."""
-        return self.learning_rate or (0.1 if self.optimizer_used == "sgd" else 1e-3)
 
     @property
     def profile_used(self) -> Profile:
@@ -295,100 +261,78 @@ class TrainConfig:
         """Return (wd, fd): those given, or those that `penalty_scale` and `penalty_ratio` ask for."""
         if self.weight_decay is not None:
             return self.weight_decay, self.feature_decay
-        if self.logit_adjustment is not None or self.resampling != "none":  # the threshold is that without them
-            return replace(self, logit_adjustment=None, resampling="none").penalties(counts, last)
         if self.recipe == "plain":
             return PLAIN_DECAY, None
+        unit = self._with_threshold(counts, last)._unit(counts, last)
         if self.recipe == "batchnorm":
-            lawful = replace(self, batchnorm_decay="gain_and_shift") if self.outside(last) else self
-            unit = lawful._problem(counts, LastLayer(last.dim, branches=max(1, last.branches)), 1.0, None)
             return math.sqrt(self.penalty_scale * thresholds(unit).headroom.min()), None
-        unit = self._problem(counts, LastLayer(last.dim), 1.0, 1.0)
         product = self.penalty_scale * thresholds(unit).minority_collapse
         lambda_w, lambda_h = math.sqrt(product * self.penalty_ratio), math.sqrt(product / self.penalty_ratio)
         return lambda_w, lambda_h / float(np.asarray(unit.lambda_h))
 
-    def outside(self, last: LastLayer) -> str | None:
-        """Return why no theory predicts this run, or None if it does; what :meth:`minimised` returns may be solved."""
-        if last.biased:
-            return "the head has a bias, which changes the geometry and has no closed form (drop_bias removes it)"
-        if self.logit_adjustment is not None:
-            return "logit adjustment has no closed form"
-        return self.aimless(last)
+    def _with_threshold(self, counts: Array, last: LastLayer) -> TrainConfig:
+        """The nearest configuration that has a threshold, of which the penalties are a multiple."""
+        smoothing = self.smoothing if self.class_weights == "none" else 0.0
+        plainer = replace(self, logit_adjustment=None, resampling="none", smoothing=smoothing)
+        lawful = self.refusal(last, counts) is None and not last.biased
+        return plainer if lawful else replace(plainer, batchnorm_decay="gain_and_shift")
 
-    def aimless(self, last: LastLayer) -> str | None:
-        """Return why this run minimises no objective over last-layer features and head, or None if it does."""
-        if self.recipe == "penalty":
-            return None
-        if self.optimizer_used == "adamw":
-            return "the decay of AdamW is no L2 penalty, so there is no objective with a λ_W"
-        if self.recipe == "plain" or not last.branches:
-            return "without a feature penalty or a BatchNorm before the last ReLU the recipe fixes no λ_H"
-        if self.resampling != "none":
+    def _unit(self, counts: Array, last: LastLayer) -> UFM:
+        """The problem of unit decays."""
+        made = LastLayer(last.dim, branches=max(1, last.branches))
+        weights = self.torch_class_weights(counts)
+        return self._recipe(1.0, 1.0).problem(counts, made, loss=self.loss(counts), class_weights=weights)
+
+    def _recipe(self, weight_decay: float, feature_decay: float | None) -> Recipe:
+        if self.recipe == "batchnorm":
+            return BatchNorm(weight_decay, self.batchnorm_decay)
+        if self.recipe == "plain" or feature_decay is None:
+            return Plain(weight_decay)
+        return Penalty(weight_decay, feature_decay, batch_size=self.batch_size)
+
+    def recipe_of(self, counts: Array, last: LastLayer) -> Recipe:
+        """Return what is penalised in training on samples with these counts."""
+        return self._recipe(*self.penalties(counts, last))
+
+    def refusal(self, last: LastLayer, counts: Array | None = None) -> str | None:
+        """Return why this run minimises no problem over last-layer features and head, or None if it does."""
+        if self.resampling != "none" and self.recipe == "batchnorm":
             return "the statistics of resampled batches are not those of the training set, on which it is measured"
-        if self.batchnorm_decay == "none":
-            return "with γ and β excluded from weight decay nothing penalises the features"
-        if self.batchnorm_decay == "gain":
-            return "with γ decayed and β free the cost of a feature is its variance, not its square"
-        return None
+        return self._recipe(1.0, 1.0).refusal(last, self._decaying, counts)
+
+    @property
+    def _decaying(self) -> Optimizer:
+        """What applies the decay: the recipe penalty adds its own to the loss, whatever takes the steps."""
+        return Optimizer() if self.recipe == "penalty" else self.optimizer_used
 
     def problem(self, counts: Array, last: LastLayer, names: Sequence[str] | None = None) -> UFM:
         """Return the problem that this run minimises on a training set with these counts.
 
-        Raises
-        ------
-        CollapseError
-            If no theory predicts the run; :meth:`outside` says why.
-        """
-        reason = self.outside(last)
-        if reason is not None:
-            raise CollapseError(f"recipe={self.recipe!r}: {reason}")
-        return self.minimised(counts, last, names)
-
-    def minimised(self, counts: Array, last: LastLayer, names: Sequence[str] | None = None) -> UFM:
-        """Return the problem that this run minimises, also where only ``collapsekit.solve`` finds its optimum.
-
-        That is :meth:`problem`, and the same with logit adjustment or with a bias in the head, which is free under the
-        recipe penalty and decays as the head does under weight decay. Where features are pooled it is a bound, and
-        where earlier layers decay too an approximation.
+        Where features are pooled it is a bound, and where earlier layers decay too an approximation. With a bias in
+        the head, logit adjustment, or class weights and smoothing only ``collapsekit.solve`` finds its optimum.
 
         Raises
         ------
         CollapseError
-            If the run minimises no such problem; :meth:`aimless` says why.
+            If the run minimises no such problem; :meth:`refusal` says why.
 
         Examples
         --------
         >>> import numpy as np
         >>> config = TrainConfig(weight_decay=0.01, feature_decay=1e-4)
-        >>> config.minimised(np.array([60.0, 30.0]), LastLayer(8, biased=True)).bias
+        >>> config.problem(np.array([60.0, 30.0]), LastLayer(8, biased=True)).bias
         'free'
         """
-        reason = self.aimless(last)
+        reason = self.refusal(last, counts)
         if reason is not None:
             raise CollapseError(f"recipe={self.recipe!r}: {reason}")
-        return self._problem(counts, last, *self.penalties(counts, last), names=names)
-
-    def _problem(
-        self,
-        counts: Array,
-        last: LastLayer,
-        weight_decay: float,
-        feature_decay: float | None,
-        names: Sequence[str] | None = None,
-    ) -> UFM:
-        problem = UFM.from_training(
+        problem = self.recipe_of(counts, last).problem(
             counts,
-            weight_decay=weight_decay,
-            feature_decay=feature_decay,
-            batch_size=self.batch_size,
-            batchnorm_branches=last.branches if self.recipe == "batchnorm" else None,
-            batchnorm_decay=self.batchnorm_decay,
-            class_weights=self.torch_class_weights(counts),
+            last,
             loss=self.loss(counts),
-            bias=(weight_decay if self.recipe == "batchnorm" else "free") if last.biased else None,
-            dim=last.dim,
+            class_weights=self.torch_class_weights(counts),
             names=names,
+            optimizer=self._decaying,
         )
         return problem if self.resampling == "none" else _resampled(problem)
 
@@ -419,16 +363,7 @@ class TrainConfig:
 def _resampled(problem: UFM) -> UFM:
     """The problem of class-balanced draws: samples of class k count N/(K n_k) times, in the loss and in the penalty."""
     times = problem.num_samples / (problem.num_classes * problem.counts)
-    return UFM(
-        problem.counts,
-        problem.lambda_w,
-        problem.lambda_h * times,
-        loss=problem.loss,
-        bias=problem.bias,
-        class_weights=times,
-        dim=problem.dim,
-        names=problem.names,
-    )
+    return replace(problem, lambda_h=problem.lambda_h * times, class_weights=times)
 
 
 OPTIONAL_NUMBERS = ("weight_decay", "feature_decay", "learning_rate", "ldam", "logit_adjustment")

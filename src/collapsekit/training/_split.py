@@ -14,7 +14,7 @@ from collapsekit import profiles
 from collapsekit.data import LabelledData, read
 from collapsekit.errors import CollapseError
 from collapsekit.training._config import TrainConfig
-from collapsekit.validation import Array, class_names
+from collapsekit.validation import Array
 
 HELD_OUT_PER_CLASS, HELD_OUT_SHARE = 20, 0.2
 """At most so many samples of a class, and at most this share of it, are held out where the source brings none."""
@@ -80,25 +80,24 @@ def load_split(config: TrainConfig) -> Split:
     array([150., 116.,  90.,  70.,  54.,  42.,  32.,  25.,  19.,  15.])
     """
     data = read(config.data, label_column=config.label_column)
-    names = data.names
-    if config.class_names is not None:
-        names = class_names(config.class_names, len(names)) or names
+    rows, names = data.rows(len(data.names), config.class_names)
+    labels = rows[data.labels]
     rng = np.random.default_rng(config.seed)
-    members = [rng.permutation(np.flatnonzero(data.labels == k)) for k in range(len(names))]
+    members = [rng.permutation(np.flatnonzero(labels == k)) for k in range(len(names))]
     held_out = [_held_out(len(m), data) for m in members]
     counts = profile_counts(config, np.array([len(m) - n for m, n in zip(members, held_out, strict=True)]))
     train = _joined([m[n : n + int(c)] for m, n, c in zip(members, held_out, counts, strict=True)])
     test = _joined([m[:n] for m, n in zip(members, held_out, strict=True)])
     train_inputs = data.inputs[train]
     if data.test_inputs is None or data.test_labels is None:
-        test_inputs, test_labels = data.inputs[test], data.labels[test]
+        test_inputs, test_labels = data.inputs[test], labels[test]
     else:
-        test_inputs, test_labels = data.test_inputs, data.test_labels
+        test_inputs, test_labels = data.test_inputs, rows[data.test_labels]
     if data.kind == "table":
         train_inputs, test_inputs = _standardised(train_inputs, test_inputs)
     return Split(
         torch.from_numpy(train_inputs),
-        torch.from_numpy(data.labels[train]),
+        torch.from_numpy(labels[train]),
         torch.from_numpy(test_inputs),
         torch.from_numpy(test_labels),
         names,

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.last_layer import find_head, forward
-from collapsekit.prediction import predict
-from collapsekit.problem import UFM
+from collapsekit.prediction import Prediction
+from collapsekit.prediction._predict import predicted
+from collapsekit.recipe import LastLayer
 from collapsekit.training import checkpoint, runs
-from collapsekit.training._config import LastLayer, TrainConfig
+from collapsekit.training._config import TrainConfig
 from collapsekit.training._split import Split, load_split
 from collapsekit.training.evaluation import history_entry, measured, recompute_batchnorm
 from collapsekit.training.models import build, explained
@@ -125,10 +126,11 @@ class _Session:
         self.loss = config.loss(split.counts)
         self.class_weights = weight_tensor(config.torch_class_weights(split.counts), device)
         self.decays = config.penalties(split.counts, self.last_layer)
-        self.problem: UFM | None = None
-        if config.outside(self.last_layer) is None:
-            self.problem = config.problem(split.counts, self.last_layer, split.names)
-            predict(self.problem)  # refuses at once, not at the end, features too narrow for the surviving classes
+        self.prediction: Prediction | None = None
+        if config.refusal(self.last_layer, split.counts) is None:
+            # Refuses at once, not at the end, features too narrow for the surviving classes.
+            expected = predicted(config.problem(split.counts, self.last_layer, split.names))
+            self.prediction = None if isinstance(expected, str) else expected
         self.optimizer = _optimizer(config, parameter_groups(self.model, self.head.module, config))
         self.total = config.epochs * _steps_per_epoch(config, len(self.inputs))
         _require_batches(config, self.model, len(self.inputs))
@@ -143,7 +145,8 @@ class _Session:
             if step in due:
                 self._require_finite(loss, step)
                 recompute_batchnorm(self.model, self.inputs)
-                entry = history_entry(step, measured(self.model, self.split, self.head.module, self.loss), self.problem)
+                result = measured(self.model, self.split, self.head, self.loss)
+                entry = history_entry(step, result, self.prediction)
                 runs.append_history(folder, entry)
                 checkpoint.save(folder, self.model, self.optimizer, step, self.checksum)
                 if progress is not None:
@@ -152,10 +155,10 @@ class _Session:
     def finished(self, folder: Path, seconds: float) -> Run:
         """Measure the network and store the run."""
         recompute_batchnorm(self.model, self.inputs)
-        result = measured(self.model, self.split, self.head.module, self.loss)
+        result = measured(self.model, self.split, self.head, self.loss)
         recalls = np.full(len(self.split.names), np.nan)
         if len(self.split.test_labels):
-            tested = measured(self.model, self.split, self.head.module, self.loss, train_set=False)
+            tested = measured(self.model, self.split, self.head, self.loss, train_set=False)
             assert tested.recalls is not None  # the network has a head
             recalls = tested.recalls
         history = runs.read_history(folder)
@@ -168,7 +171,7 @@ class _Session:
         weight_decay, feature_decay = self.decays
         warmup = self.config.warmup_used * self.total
         factor = min(1.0, step / warmup) if warmup else 1.0
-        rate = self.config.learning_rate_used * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.total))
+        rate = self.config.optimizer_used.rate * 0.5 * (1 + math.cos(math.pi * (step - 1) / self.total))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with explained(f"network={shorten(self.config.network)}: in step {step} it raised"):
@@ -186,7 +189,7 @@ class _Session:
     def _require_finite(self, loss: Tensor, step: int) -> None:
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *self.model.parameters())):
             raise CollapseError(
-                f"learning_rate={self.config.learning_rate_used:g}: training diverged before step {step}; give a "
+                f"learning_rate={self.config.optimizer_used.rate:g}: training diverged before step {step}; give a "
                 "smaller one"
             )
 
@@ -246,10 +249,10 @@ def _require_batches(config: TrainConfig, model: nn.Module, num_samples: int) ->
 
 
 def _optimizer(config: TrainConfig, groups: list[dict[str, object]]) -> torch.optim.Optimizer:
-    rate = config.learning_rate_used
-    if config.optimizer_used == "sgd":
+    name, rate = config.optimizer_used.name, config.optimizer_used.rate
+    if name == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=0.9)
-    return (torch.optim.AdamW if config.optimizer_used == "adamw" else torch.optim.Adam)(groups, lr=rate)
+    return (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)(groups, lr=rate)
 
 
 def _device(device: torch.device | str) -> torch.device:

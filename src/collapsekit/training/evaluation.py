@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from collapsekit.losses import CrossEntropy
 from collapsekit.metrics import Measurement, measure
 from collapsekit.metrics.last_layer import evaluating
-from collapsekit.prediction import predict
-from collapsekit.problem import UFM
+from collapsekit.metrics.linear import Head
+from collapsekit.prediction import Prediction
 from collapsekit.training._split import Split
 from collapsekit.training.objective import BatchNorm
 
@@ -23,20 +23,18 @@ MEASURED_TOGETHER = 256
 BATCH = 2048
 
 
-def measured(
-    model: nn.Module, split: Split, head: nn.Module, loss: CrossEntropy, *, train_set: bool = True
-) -> Measurement:
+def measured(model: nn.Module, split: Split, head: Head, loss: CrossEntropy, *, train_set: bool = True) -> Measurement:
     """Return the measurement of a network on the training or on the held-out samples."""
     inputs, labels = (split.train_inputs, split.train_labels) if train_set else (split.test_inputs, split.test_labels)
     loader = list(zip(torch.split(inputs, MEASURED_TOGETHER), torch.split(labels, MEASURED_TOGETHER), strict=True))
     return measure(model, loader, head, names=split.names, loss=loss)
 
 
-def history_entry(step: int, result: Measurement, problem: UFM | None) -> dict[str, Any]:
+def history_entry(step: int, result: Measurement, prediction: Prediction | None) -> dict[str, Any]:
     """Return what the history keeps of an evaluation; ``objective`` is None where no theory predicts the run."""
     assert result.confidences is not None  # the network has a head
     assert result.losses is not None
-    scalars = result.metrics(None if problem is None else predict(problem))
+    scalars, problem = result.metrics(prediction), None if prediction is None else prediction.problem
     shares = result.counts / result.counts.sum() if problem is None else problem.loss_weights
     return {
         "step": step,

@@ -43,7 +43,7 @@ def explicit_penalty(features: Tensor, weight: Tensor, weight_decay: float, feat
     weight : Tensor, shape (K, d)
         Head.
     weight_decay, feature_decay : float
-        wd and fd. ``UFM.from_training(..., feature_reduction="batch_sum")`` gives the matching λ_W and λ_H.
+        wd and fd. ``collapsekit.recipe.Penalty`` gives the matching λ_W and λ_H.
 
     Examples
     --------

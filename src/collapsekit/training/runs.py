@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
@@ -23,9 +24,11 @@ from torch import Tensor
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics import ClassMoments, Measurement
-from collapsekit.prediction import Prediction, predict
+from collapsekit.prediction import Prediction
+from collapsekit.prediction._predict import predicted
 from collapsekit.problem import UFM
-from collapsekit.training._config import LastLayer, TrainConfig
+from collapsekit.recipe import LastLayer, Recipe
+from collapsekit.training._config import TrainConfig
 from collapsekit.validation import Array, class_names, whole_number
 
 CONFIG, HISTORY, ARRAYS, CHECKPOINT, ENVIRONMENT, FAILURE, LOCK = (
@@ -72,28 +75,33 @@ class Run:
     environment: dict[str, Any]
 
     @property
-    def outside(self) -> str | None:
-        """Why no theory predicts this run, or None if it does."""
-        return self.config.outside(self.last_layer)
+    def recipe(self) -> Recipe:
+        """What was penalised."""
+        return self.config.recipe_of(self.measured.counts, self.last_layer)
 
-    @property
+    @cached_property
     def problem(self) -> UFM | None:
-        """What the run minimised; None where no theory predicts it."""
-        if self.outside is not None:
+        """What the run minimised, also where only ``collapsekit.solve`` finds the optimum; None if there is nothing."""
+        if self.config.refusal(self.last_layer, self.measured.counts) is not None:
             return None
         return self.config.problem(self.measured.counts, self.last_layer, self.measured.names)
 
-    @property
-    def minimised(self) -> UFM | None:
-        """What the run minimised, also where only ``collapsekit.solve`` finds the optimum; None if there is nothing."""
-        if self.config.aimless(self.last_layer) is not None:
-            return None
-        return self.config.minimised(self.measured.counts, self.last_layer, self.measured.names)
+    @cached_property
+    def _expected(self) -> Prediction | str:
+        """The predicted optimum, or why no theory predicts the run."""
+        if self.problem is None:
+            return self.config.refusal(self.last_layer, self.measured.counts) or ""
+        return predicted(self.problem)
 
     @property
-    def frame(self) -> Prediction | None:
+    def prediction(self) -> Prediction | None:
         """The predicted optimum; None where no theory predicts the run."""
-        return None if self.problem is None else predict(self.problem)
+        return None if isinstance(self._expected, str) else self._expected
+
+    @property
+    def outside(self) -> str | None:
+        """Why no theory predicts this run, or None if it does."""
+        return self._expected if isinstance(self._expected, str) else None
 
     @property
     def balanced_accuracy(self) -> float:

@@ -49,7 +49,6 @@ class TwoHeads(nn.Module):
         return self.main(features)
 
 
-@pytest.mark.xfail(strict=True, raises=NOT_REFUSED, reason="A9")
 @pytest.mark.parametrize(("model", "head"), [(network(), "0"), (TwoHeads(), "body"), (TwoHeads(), "extra")])
 def test_a_layer_that_does_not_make_the_output_is_no_head(model, head):
     with pytest.raises(CollapseError, match=r"head.*output"):
@@ -86,7 +85,6 @@ class LowRank(nn.Module):
         return self.base_layer(features) + 4 * self.up(self.down(features))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A10")
 @pytest.mark.parametrize("behind", [Scale(9.0, 0.1, -1.0, 2.0), Shift(0.0, 3.0, 0.0, 0.5)], ids=["scale", "shift"])
 def test_what_comes_behind_the_head_counts(behind):
     model = network(behind)
@@ -97,7 +95,6 @@ def test_what_comes_behind_the_head_counts(behind):
     assert found.metrics()["train_accuracy"] == pytest.approx(own_accuracy(model))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A10")
 @pytest.mark.parametrize("head", ["2.base_layer", "2"])
 def test_an_adapted_head_is_measured_merged(head):
     model = network()
@@ -125,7 +122,6 @@ class Wide(nn.Module):
         return self.head(x.repeat(1, 512 // 3 + 1)[:, :512])
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A11")
 @pytest.mark.parametrize("kind", ["drawn", "shuffled, last batch dropped"])
 def test_agreement_is_a_share_of_the_samples_it_was_counted_on(kind):
     labels = torch.arange(33_500) % 3
@@ -148,7 +144,6 @@ def completely_collapsed():
     return found.metrics()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A12")
 @pytest.mark.parametrize("key", ["nc1", "ncc", "nc2_w", "nc3_duality"])
 def test_a_complete_collapse_has_no_perfect_scores(key):
     assert np.isnan(completely_collapsed()[key])
@@ -159,7 +154,6 @@ def test_a_complete_collapse_has_no_angles(key):
     assert np.isnan(completely_collapsed()[key])
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A12")
 @pytest.mark.parametrize("middle", [4.0, -70.0])
 def test_coinciding_means_with_spread_are_not_collapsed(middle):
     half = np.random.default_rng(0).normal(size=(30, 4))
@@ -189,7 +183,6 @@ def centred(num_classes=3):
     return metric
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A13")
 @pytest.mark.parametrize("key", ["ncc", "ncc_accuracy"])
 def test_a_saved_metric_goes_on_with_its_centres(key):
     features, labels, weight = clouds(1)
@@ -202,14 +195,12 @@ def test_a_saved_metric_goes_on_with_its_centres(key):
     assert second.compute()[key] == pytest.approx(whole.compute()[key])
 
 
-@pytest.mark.xfail(strict=True, raises=NOT_REFUSED, reason="A13")
 @pytest.mark.parametrize("other", [2, 4])
 def test_the_state_of_other_classes_is_refused(other):
     with pytest.raises((CollapseError, RuntimeError)):
         centred(other).load_state_dict(centred().state_dict())
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A14")
 @pytest.mark.parametrize("key", ["nc1", "cdnv", "nc2_largest_cosine"])
 def test_test_batches_leave_the_moments_of_training_alone(key):
     metric, (features, labels, weight) = NeuralCollapse(3, 5), clouds()
@@ -224,7 +215,6 @@ def test_test_batches_leave_the_moments_of_training_alone(key):
 # A15: logging a batch's value, averaged over the epoch
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A15")
 @pytest.mark.parametrize("key", ["nc1", "cdnv"])
 def test_the_mean_of_what_a_step_returns_is_right_or_refused(key):
     features, labels, weight = clouds()
@@ -259,7 +249,6 @@ def measured_on(rank, place, answers):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A16")
 def test_two_processes_measure_the_whole_or_refuse(tmp_path):
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
@@ -285,7 +274,6 @@ LOSSES = {
 }
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="B5")
 @pytest.mark.parametrize(("loss", "by_hand"), LOSSES.values(), ids=LOSSES)
 def test_other_losses_are_measured(loss, by_hand):
     model = network()
@@ -295,7 +283,6 @@ def test_other_losses_are_measured(loss, by_hand):
     assert_allclose(found.losses, [float(samples[k == LABELS].mean()) for k in range(4)], rtol=1e-5)
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="B5")
 @pytest.mark.parametrize("loss", [MSE(), Focal(2.0), Hinge()], ids=LOSSES)
 def test_networks_under_other_losses_are_compared(loss):
     prediction = predict(UFM([30, 20, 10], 1e-3, 1e-4, loss=loss))
@@ -308,7 +295,6 @@ def test_networks_under_other_losses_are_compared(loss):
 # B6: models that are wrapped
 
 
-@pytest.mark.xfail(strict=True, raises=CollapseError, reason="B6")
 @pytest.mark.parametrize("head", [None, "2", "_orig_mod.2"])
 def test_a_compiled_model_that_has_run_is_measured(head):
     model = network()
@@ -318,7 +304,6 @@ def test_a_compiled_model_that_has_run_is_measured(head):
     assert measure(compiled, LOADER, head=head).metrics()["train_accuracy"] == pytest.approx(own_accuracy(model))
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="B6")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("head", [None, "2"])
 def test_a_traced_model_is_measured_or_sent_where_it_can_be(head):
@@ -349,7 +334,6 @@ def stored(tmp_path):
     return tmp_path
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="B7")
 @pytest.mark.parametrize(
     "words",
     [
@@ -372,7 +356,6 @@ def test_heads_in_checkpoints_are_found(words, stored, monkeypatch, capsys):
 # B8: tokens are samples
 
 
-@pytest.mark.xfail(strict=True, raises=CollapseError, reason="B8")
 def test_tokens_are_samples_and_those_without_a_label_are_left_out():
     tokens, labels = INPUTS.reshape(40, 5, 6), LABELS.reshape(40, 5).clone()
     labels[:, 3:] = -100
@@ -383,7 +366,6 @@ def test_tokens_are_samples_and_those_without_a_label_are_left_out():
     assert_allclose(found.confidences, whole.confidences, rtol=1e-6)
 
 
-@pytest.mark.xfail(strict=True, raises=CollapseError, reason="B8")
 def test_stored_features_may_have_any_leading_shape():
     labels = LABELS.reshape(4, 10, 5).clone()
     labels[0] = -100
@@ -397,7 +379,6 @@ def test_stored_features_may_have_any_leading_shape():
 NAMES = ("zebra", "ant", "mouse")
 
 
-@pytest.mark.xfail(strict=True, raises=CollapseError, reason="B12")
 @pytest.mark.parametrize("given", [None, NAMES, ("mouse", "zebra", "ant")], ids=["met", "as met", "another order"])
 def test_labels_may_be_strings_and_rows_follow_the_names(given):
     labels = np.repeat(np.array(NAMES), [50, 20, 5])
@@ -409,7 +390,6 @@ def test_labels_may_be_strings_and_rows_follow_the_names(given):
     assert_array_equal(found.recalls, [1, 1, 1])
 
 
-@pytest.mark.xfail(strict=True, raises=CollapseError, reason="B12")
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_binary_model_of_scikit_learn_is_a_head(seed):
     from sklearn.linear_model import LogisticRegression
@@ -423,7 +403,6 @@ def test_a_binary_model_of_scikit_learn_is_a_head(seed):
     assert_allclose(found.confidences, [own[:80].mean(), own[80:].mean()], rtol=1e-9)
 
 
-@pytest.mark.xfail(strict=True, raises=CollapseError, reason="B12")
 @pytest.mark.parametrize("dtype", [">f4", ">f8"])
 def test_arrays_of_the_other_byte_order_are_read(dtype):
     features, weight = INPUTS.numpy().astype(dtype), np.eye(4, 6).astype(dtype)
