@@ -179,7 +179,7 @@ def against_frame(weight, features, labels, frame):
     result |= {f"{name}_residual": residual(*pair) for name, pair in pairs.items()}
     problem = frame.problem
     scales = np.sqrt(num_classes * problem.lambda_h * problem.counts / ((num_classes - 1) * problem.lambda_w))
-    alive = np.flatnonzero(~frame.collapsed)
+    alive = np.flatnonzero(~frame.collapses)
     expected = sum(scales[k] * np.outer(np.eye(num_classes)[k] - 1 / num_classes, means[k]) for k in alive)
     return result | {"nc2_w_residual": residual(weight, expected)}
 
