@@ -642,7 +642,7 @@ def test_a_text_transformer_lands_on_the_prediction(transformers_networks, tmp_p
     comparison = assert_stored_and_compared(run)
     assert comparison.same_classes_collapsed
     assert comparison.reached, comparison.verdict
-    assert [c.status for c in comparison.classes] == ["alive", "alive", "collapsed"]
+    assert [c.status for c in comparison.classes] == ["alive", "alive", "lost"]
     assert "<b>" in comparison.verdict
 
 

@@ -46,7 +46,8 @@ def test_a_finished_run_is_its_configuration_and_its_comparison(folder):
     for key in ("largest_deviation", "objective_excess", "mean_cosine", "train_accuracy"):
         assert_allclose(row[key], getattr(comparison, key), rtol=EXACT)
     assert row["predicted_collapsed"] == frame.collapses.sum() > 0
-    assert row["measured_collapsed"] == sum(c.status.startswith("collapsed") for c in comparison.classes)
+    assert row["measured_collapsed"] == sum(c.status == "lost" for c in comparison.classes)
+    assert row["never_predicted"] == sum(c.status == "never predicted" for c in comparison.classes)
     assert_allclose(row["times_threshold"], 1.5, rtol=1e-9)
     assert_allclose(row["balanced_accuracy"], run.test_recalls.mean(), rtol=EXACT)
     assert row["seconds"] == run.environment["seconds"]

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 
 from collapsekit import __version__, files
@@ -75,7 +74,7 @@ def _write(problem: UFM, sheet: Sheet, pictures: Iterator[Picture], path: str | 
 
 
 def _prediction_pictures(problem: UFM) -> Iterator[Picture]:
-    with mpl.rc_context(figures.STYLE):
+    with figures.style():
         yield picture(
             "Confidence of each class on its training samples against its size. Where classes share one threshold, the "
             "shaded sizes are lost: they keep no feature and the confidence 1/K.",
@@ -125,7 +124,7 @@ def _same_for_all(problem: UFM) -> Loss:
 
 
 def _advice_pictures(problem: UFM, after: Mapping[str, Array]) -> Iterator[Picture]:
-    with mpl.rc_context(figures.STYLE):
+    with figures.style():
         yield picture(
             "Confidence of each class on its training samples, now and after each remedy alone.",
             theory_figures.before_and_after(problem, predict(problem).confidences, after),

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from collapsekit import files
-from collapsekit.diagnosis._compare import Comparison, compare
+from collapsekit.diagnosis import compare
+from collapsekit.diagnosis.status import Status
 from collapsekit.errors import CollapseError
 from collapsekit.training import runs, store
 from collapsekit.training._config import TrainConfig
@@ -37,7 +38,9 @@ COMPARED = (
     "reached",
     "outside",
 )
-FOUND = ("predicted_collapsed", "measured_collapsed", *COMPARED, "balanced_accuracy", "times_threshold", "seconds")
+STATUSES: dict[str, Status] = {"measured_collapsed": "lost", "never_predicted": "never predicted", "weak": "weak"}
+"""How many classes have a status, by key."""
+FOUND = ("predicted_collapsed", *STATUSES, *COMPARED, "balanced_accuracy", "times_threshold", "seconds")
 SHOWN: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
 """A path may hold bytes outside UTF-8."""
 UNVERIFIABLE = "unverifiable: stored before runs had checksums"
@@ -58,8 +61,8 @@ def collect(folder: str | os.PathLike[str]) -> list[Row]:
         In the order of the folders' names, all with the same keys: ``run`` (the folder's name); ``status``
         (``finished``, ``running``, ``stopped``, which can be resumed, ``failed`` or ``damaged``); ``reason`` of the
         last two, or that a finished run is unverifiable, because it was stored without checksums; ``step``, the last
-        that was evaluated; the fields of TrainConfig; ``predicted_collapsed`` and
-        ``measured_collapsed``, numbers of classes; the numbers of :class:`Comparison`; ``balanced_accuracy`` on the
+        that was evaluated; the fields of TrainConfig; ``predicted_collapsed``, ``measured_collapsed`` (lost),
+        ``never_predicted`` and ``weak``, numbers of classes; those of :class:`Comparison`; ``balanced_accuracy`` on
         held-out samples; ``times_threshold``, λ_W λ_H as a multiple of the smallest threshold; ``seconds`` of training
         since it was last resumed. What a run does not have, or is no finite number, is None.
 
@@ -160,7 +163,8 @@ def _found(run: Run) -> Row:
         frame, outside = None, str(error)
     comparison = compare(frame, run.measured, test_recalls=run.test_recalls, outside=outside or "")
     found = {name: getattr(comparison, name) for name in COMPARED}
-    found["measured_collapsed"] = _measured_collapsed(comparison)
+    words = [finding.status for finding in comparison.classes]
+    found |= {key: words.count(word) for key, word in STATUSES.items()}
     found["balanced_accuracy"], found["seconds"] = run.balanced_accuracy, _seconds(run)
     if frame is not None:
         found["predicted_collapsed"] = int(frame.collapses.sum())
@@ -171,10 +175,6 @@ def _found(run: Run) -> Row:
 def _seconds(run: Run) -> float | None:
     seconds = run.environment.get("seconds")
     return seconds if seconds is None else float(numeric(f"run: {run.folder}: seconds", seconds))
-
-
-def _measured_collapsed(comparison: Comparison) -> int:
-    return sum(finding.status.startswith("collapsed") for finding in comparison.classes)
 
 
 def _plain(value: Any) -> Any:
