@@ -17,11 +17,6 @@ from collapsekit.solver import Solution
 from collapsekit.theory import Frame
 from collapsekit.validation import Array, frozen, shorten
 
-TIE = 1e-6
-"""A class whose own logit leads by less than this share of the largest lead ties: what a certified optimum resolves."""
-SMALLEST_LEAD = 1e-9
-"""Leads below this many nats are rounding, also where no class has a larger one."""
-
 
 class Basis(Enum):
     """What a prediction rests on; the value is the sentence for it."""
@@ -192,7 +187,7 @@ def from_solution(solution: Solution) -> Prediction:
         training_confidences=frozen(_seen_by_the_loss(solution.problem, logits)),
         feature_sqnorms=frozen((H**2).sum(axis=1)),
         classifier_sqnorms=frozen((W**2).sum(axis=1)),
-        collapses=frozen(_tied(logits)),
+        collapses=frozen(solution.collapses),
         headroom=frozen(np.full(len(logits), np.nan)),
         objective=solution.objective,
         lower_bound=solution.lower_bound,
@@ -212,10 +207,3 @@ def _seen_by_the_loss(problem: UFM, logits: Array) -> Array:
     apart = logits - np.diagonal(logits)[:, None]
     with np.errstate(over="ignore"):
         return np.asarray(1 / np.exp(apart).sum(axis=1))
-
-
-def _tied(logits: Array) -> NDArray[np.bool_]:
-    """Which classes do not strictly lead with their own logit, (K,)."""
-    others = np.where(np.eye(len(logits), dtype=bool), -np.inf, logits).max(axis=1)
-    lead = np.diagonal(logits) - others
-    return np.asarray(lead <= max(TIE * float(lead.max()), SMALLEST_LEAD))
