@@ -13,7 +13,7 @@ from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy, Hinge
 from collapsekit.problem import UFM
 from collapsekit.recipe import Recipe
-from collapsekit.theory._closed_form import closed_form, headroom_of, margin_costs
+from collapsekit.theory._closed_form import closed_form, headroom_of, margin_prices
 from collapsekit.theory._thresholds import thresholds
 from collapsekit.validation import Array, frozen, positive_vector, shorten
 
@@ -150,12 +150,12 @@ def weights_for(problem: UFM, margins: Wish = "equal") -> WeightAdvice:
     if isinstance(problem.loss, Hinge):
         raise CollapseError("loss=Hinge(): its margins are 1 or 0, whatever the weights; use largest_penalty")
     plain = replace(problem, class_weights=None)
-    costs, shares = margin_costs(plain), plain.counts / plain.num_samples
+    costs, shares = margin_prices(plain), plain.counts / plain.num_samples
 
     def weights(profile: Array) -> Array:
         prices = np.broadcast_to(plain.loss.price(profile, plain.num_classes), profile.shape)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(prices > 0, costs / (shares * prices), np.inf)
+            return np.where(prices > 0, costs / prices, np.inf)
 
     profile = _profile(plain, margins)
     if isinstance(margins, str):
@@ -208,8 +208,9 @@ def margins_for(problem: UFM, margins: Wish = "equal") -> UFM:
         raise CollapseError(f"loss={type(loss).__name__}: target margins belong to CrossEntropy; use weights_for")
     plain = replace(problem, loss=replace(loss, margins=None))
     size, temperature = plain.num_classes, loss.temperature
-    prices = margin_costs(plain) / plain.loss_weights
-    errors = temperature * prices + loss.smoothing * (size - 1) / size
+    prices = margin_prices(plain)
+    with np.errstate(over="ignore"):
+        errors = temperature * prices + loss.smoothing * (size - 1) / size
     dead = np.flatnonzero(errors >= 1)
     if dead.size:
         k = dead[0]
@@ -339,7 +340,8 @@ def counts_for(problem: UFM, *, hold: Recipe | None = None) -> Array:
         if headroom.min() > 1:
             return frozen(_trimmed(problem, counts, hold))
         # N only grows: a class that dies up to a count now dies up to at least that count in the end.
-        least = np.floor(counts / headroom * (1 - ROUNDING)) + 1
+        with np.errstate(divide="ignore", over="ignore"):  # a class that no count saves
+            least = np.floor(counts / headroom * (1 - ROUNDING)) + 1
         counts = np.where(headroom > 1, counts, np.maximum(counts + 1, least))
         if counts.sum() > MOST_SAMPLES:
             break
