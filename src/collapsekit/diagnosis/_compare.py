@@ -15,7 +15,8 @@ from collapsekit.errors import CollapseError
 from collapsekit.geometry import require_same_names
 from collapsekit.metrics import ClassMoments, Measurement
 from collapsekit.metrics.functional import largest_cosine, mean_cosine
-from collapsekit.prediction import Fate, Prediction, fates, from_solution
+from collapsekit.prediction import Prediction, fates, from_solution
+from collapsekit.prediction._fates import Fate
 from collapsekit.problem import UFM
 from collapsekit.solver import Solution
 from collapsekit.validation import Array, numeric, short
