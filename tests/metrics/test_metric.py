@@ -17,6 +17,7 @@ from _support.samples import draw_samples
 from _support.strategies import examples
 from _support.tolerances import EXACT, METRICS
 from collapsekit import UFM, CollapseError
+from collapsekit.diagnosis import compare
 from collapsekit.metrics import NeuralCollapse, measure_features
 
 # torchmetrics' own advice; what `compute` returns without data is tested here.
@@ -455,3 +456,11 @@ def test_states_of_other_sizes_are_not_merged(other):
 def test_problems_without_prediction_are_refused(problem):
     with pytest.raises(CollapseError, match=r"problem|bias"):
         NeuralCollapse(K, DIM, problem=problem)
+
+
+def test_a_metric_is_compared_as_its_measurement_is():
+    metric, (features, labels) = filled(), (torch.cat(parts) for parts in zip(*batches(), strict=True))
+    found = compare(None, metric).to_dict()
+    assert found == compare(None, metric.measurement()).to_dict()
+    by_measure = compare(None, measure_features(features, labels, WEIGHT)).to_dict()
+    assert [c["status"] for c in found["classes"]] == [c["status"] for c in by_measure["classes"]]

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from collapsekit.diagnosis.status import Agreement, Status, agreements, statuses
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import require_same_names
-from collapsekit.metrics import ClassMoments, Measurement
+from collapsekit.metrics import ClassMoments, Measurement, NeuralCollapse
 from collapsekit.metrics.functional import largest_cosine, mean_cosine
 from collapsekit.prediction import Prediction, fates, from_solution
 from collapsekit.prediction._fates import Fate
@@ -227,7 +227,7 @@ class Comparison:
 
 def compare(
     prediction: Prediction | Solution | None,
-    measured: Measurement,
+    measured: Measurement | NeuralCollapse,
     *,
     test_recalls: ArrayLike | None = None,
     outside: str = "no penalties were given",
@@ -238,7 +238,7 @@ def compare(
     ----------
     prediction : Prediction, Solution or None
         From ``predict`` or ``solve``; None where nothing predicts the network.
-    measured : Measurement
+    measured : Measurement or NeuralCollapse
         With head, over the training samples.
     test_recalls : array_like, shape (K,), optional
         Held-out recall of each class, to be shown beside it.
@@ -266,6 +266,8 @@ def compare(
     >>> [(c.status, c.fate, c.agreement) for c in found.classes]
     [('alive', 'survives', 'as predicted'), ('alive', 'survives', 'as predicted')]
     """
+    if isinstance(measured, NeuralCollapse):
+        measured = measured.measurement()
     if measured.weight is None or measured.confidences is None or measured.recalls is None:
         raise CollapseError("measured: without a head there are no confidences; measure with weight=")
     expected = from_solution(prediction) if isinstance(prediction, Solution) else prediction
