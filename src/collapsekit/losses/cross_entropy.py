@@ -213,10 +213,13 @@ class CrossEntropy(MatrixLoss):
             r = self._times_temperature(prices)
             if self.smoothing:
                 r = r + self.smoothing * (num_classes - 1) / num_classes
-            leads = np.log(np.maximum((num_classes - 1) * (1.0 / r - 1.0), np.exp(-self._margins)))  # s/T − Δ, s ≥ 0
-        if self.margins is not None:
-            leads = leads + self._margins
-        return self._times_temperature(leads) * (prices < SNAP * self.critical_price(num_classes))
+            s = np.asarray((num_classes - 1) * (1.0 / r - 1.0))  # e^{s/T − Δ}
+        # One array from here on: at a million classes a fresh one costs twice as much as what is written into it.
+        np.maximum(s, np.exp(-self._margins), out=s)
+        np.log(s, out=s)
+        s += self._margins
+        s *= self.temperature * (prices < SNAP * self.critical_price(num_classes))
+        return s
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ_k'`` at each margin: the price at which that margin is optimal, the inverse of :meth:`margin`."""

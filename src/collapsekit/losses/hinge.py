@@ -69,7 +69,7 @@ class Hinge(MatrixLoss):
 
     def margin(self, prices: Array, num_classes: int) -> Array:
         """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q; 0 at price 1, where all of [0, 1] tie."""
-        return np.where(np.asarray(prices) < SNAP, 1.0, 0.0)
+        return np.asarray(np.asarray(prices) < SNAP, dtype=np.float64)
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return NaN: no price makes one margin between 0 and 1 optimal, and every price below 1 makes 1 optimal."""

@@ -48,7 +48,7 @@ class MSE(MatrixLoss):
     def margin(self, prices: Array, num_classes: int) -> Array:
         """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q: ``max(0, 1 − q)``."""
         prices = np.asarray(prices)
-        return np.where(prices < SNAP, 1.0 - prices, 0.0)
+        return np.asarray(np.maximum(1.0 - prices, 0.0) * (prices < SNAP))
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ'`` at each margin: ``1 − s``."""

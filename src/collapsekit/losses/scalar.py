@@ -13,9 +13,12 @@ SNAP = 1.0 - 8.0 * np.finfo(np.float64).eps
 def confidence_at(margins: Array, num_classes: int) -> Array:
     """Return ``1/(1 + (K−1) e^{−s})``: the target's softmax probability at each margin."""
     with np.errstate(over="ignore"):  # overflow means certainty of error
-        return np.asarray(1.0 / (1.0 + (num_classes - 1) * np.exp(-margins)))
+        return np.asarray(1.0 / (1.0 + np.exp(np.log(num_classes - 1) - margins)))
 
 
 def softplus(x: Array) -> Array:
     """Return ``log(1 + e^x)``; log1p alone takes a fifth of logaddexp's time, but overflows."""
-    return np.asarray(np.log1p(np.exp(x)) if np.max(x, initial=0.0) < 700.0 else np.logaddexp(0.0, x))
+    if np.max(x, initial=0.0) > 700.0:
+        return np.asarray(np.logaddexp(0.0, x))
+    odds = np.asarray(np.exp(x))
+    return np.asarray(np.log1p(odds, out=odds))

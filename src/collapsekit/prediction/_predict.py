@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy
 from collapsekit.prediction._prediction import Basis, Prediction
@@ -49,7 +51,15 @@ def predict(problem: UFM) -> Prediction:
     array([False, False, False,  True])
     """
     frame, loss, size = closed_form(problem), problem.loss, problem.num_classes
-    objective = frame.objective
+    with np.errstate(over="ignore", invalid="ignore"):
+        objective, feature_sqnorms = frame.objective, frozen(frame.feature_sqnorms)
+        classifier_sqnorms = frozen(frame.classifier_sqnorms)
+        total = objective + feature_sqnorms.sum() + classifier_sqnorms.sum()
+    if not np.isfinite(total):
+        raise CollapseError(
+            f"lambda_w={problem.lambda_w:g}: with these penalties norms exceed float64; give penalties and a "
+            "temperature nearer to 1"
+        )
     confidences = frozen(loss.confidence(frame.margins, size))
     shifted = isinstance(loss, CrossEntropy) and loss.margins is not None
     return Prediction(
@@ -57,8 +67,8 @@ def predict(problem: UFM) -> Prediction:
         margins=frame.margins,
         confidences=confidences,
         training_confidences=frozen(loss.training_confidence(frame.margins, size)) if shifted else confidences,
-        feature_sqnorms=frozen(frame.feature_sqnorms),
-        classifier_sqnorms=frozen(frame.classifier_sqnorms),
+        feature_sqnorms=feature_sqnorms,
+        classifier_sqnorms=classifier_sqnorms,
         collapses=frozen(frame.margins == 0),
         headroom=frame.headroom,
         objective=objective,

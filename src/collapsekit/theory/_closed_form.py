@@ -9,10 +9,10 @@ import numpy as np
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
 from collapsekit.problem import UFM
-from collapsekit.validation import LARGEST, SMALLEST, Array, frozen, shorten, whole_number
+from collapsekit.validation import SMALLEST, Array, frozen, shorten, whole_number
 
 LARGEST_GEOMETRY_BYTES = 2 * 1024**3
-NEARER = "give penalties, class weights and a temperature nearer to 1"
+NOTHING = "with these penalties a margin costs next to nothing; give penalties and class weights nearer to 1"
 SOLVE = "solve it numerically: collapsekit.solve(problem)"
 
 
@@ -53,14 +53,21 @@ class Frame:
     def classifier_sqnorms(self) -> Array:
         """``‖w_k‖²``, (K,): with ``b_k = a_k M_k`` and their sum B, ``(1 − 2/K) b_k + B/K²``; uncentred ``b_k``."""
         b, size = self.scales * self.margins, self.problem.num_classes
-        return (1 - 2 / size) * b + b.sum() / size**2 if self.problem.loss.centred else b
+        if self.problem.loss.centred:
+            total = b.sum()
+            b *= 1 - 2 / size
+            b += total / size**2
+        return b
 
     @property
     def objective(self) -> float:
         """The optimal value ``Σ α_k φ(M_k) + c_k M_k``, where ``c_k = λ_W a_k (K−1)/K``."""
         problem = self.problem
-        losses = problem.loss_weights @ problem.loss.scalar(self.margins, problem.num_classes)
-        return float(losses + problem.lambda_w * centring_share(problem) * (self.scales @ self.margins))
+        losses = problem.loss.scalar(self.margins, problem.num_classes)
+        if problem.class_weights is not None:
+            losses = losses * problem.class_weights
+        penalties = problem.lambda_w * centring_share(problem) * (self.scales @ self.margins)
+        return float(problem.counts @ losses / problem.num_samples + penalties)
 
     def gram_rows(self, rows: slice) -> tuple[Array, Array, Array]:
         """Return some rows of the Gram matrices of features, of the classifier and between the two, (r, K) each."""
@@ -116,20 +123,13 @@ def closed_form(problem: UFM) -> Frame:
     """
     require_closed_form(problem)
     prices = margin_prices(problem)
-    if not prices.min() >= SMALLEST:
-        raise CollapseError(f"lambda_w={problem.lambda_w:g}: penalties of nothing for these class weights; {NEARER}")
     margins = problem.loss.margin(prices, problem.num_classes)
-    survivors = int(np.count_nonzero(margins))
-    if problem.dim is not None and problem.dim < survivors:
+    if problem.dim is not None and problem.dim < (survivors := int(np.count_nonzero(margins))):
         raise CollapseError(
             f"dim={problem.dim}: {survivors} classes survive and need as many dimensions; with fewer no closed form is "
             f"known; widen the feature layer, or {SOLVE}"
         )
-    scales = duality_scales(problem)
-    longest = float(margins.max()) * max(float(scales.max()), 1 / float(scales.min()))  # squared norms; may be inf
-    if not longest < LARGEST**2:
-        raise CollapseError(f"lambda_w={problem.lambda_w:g}: with these penalties norms exceed float64; {NEARER}")
-    return Frame(problem, frozen(margins), frozen(scales), frozen(_headroom(problem, prices)))
+    return Frame(problem, frozen(margins), frozen(duality_scales(problem)), frozen(_headroom(problem, prices)))
 
 
 def require_closed_form(problem: UFM) -> None:
@@ -165,11 +165,13 @@ def margin_prices(problem: UFM) -> Array:
     ``(N/ω_k) √(λ_W λ_H (K−1)/(K n_k))``, with square roots apart so that no product underflows.
     """
     scale = problem.num_samples * np.sqrt(problem.lambda_w) * np.sqrt(centring_share(problem))
-    prices = np.asarray(scale * np.sqrt(problem.lambda_h) / np.sqrt(problem.counts))
-    if problem.class_weights is None:
-        return prices
     with np.errstate(over="ignore"):  # a class of next to no weight is lost at any price
-        return np.asarray(prices / problem.class_weights)
+        prices = np.asarray(scale * np.sqrt(problem.lambda_h) / np.sqrt(problem.counts))
+        if problem.class_weights is not None:
+            prices = np.asarray(prices / problem.class_weights)
+    if not prices.min() >= SMALLEST:
+        raise CollapseError(f"lambda_w={problem.lambda_w:g}: {NOTHING}")
+    return prices
 
 
 def centring_share(problem: UFM) -> float:
@@ -184,4 +186,5 @@ def headroom_of(problem: UFM) -> Array:
 
 def _headroom(problem: UFM, prices: Array) -> Array:
     with np.errstate(over="ignore", divide="ignore"):
-        return np.asarray(np.square(problem.loss.critical_price(problem.num_classes) / prices))
+        ratios = np.asarray(problem.loss.critical_price(problem.num_classes) / prices)
+        return np.square(ratios, out=ratios)
