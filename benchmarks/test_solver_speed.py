@@ -16,9 +16,9 @@ from scipy.optimize import Bounds, minimize
 
 from collapsekit import UFM, CrossEntropy, long_tail, solve, thresholds
 from collapsekit.solver._landscape import _lowest, _value
-from collapsekit.solver._solve import random_start
 from collapsekit.solver.model import Balanced
 from collapsekit.solver.newton import pack
+from collapsekit.solver.search import random_start
 
 GAP = 1e-10
 BASELINE_SECONDS = float(os.environ.get("COLLAPSEKIT_BENCH_SECONDS", 100))
@@ -37,7 +37,7 @@ def problem_of(size, dim, head):
     heads = {
         "bias-free": {},
         "free bias": {"bias": "free"},
-        "logit adjustment": {"loss": CrossEntropy(offsets=np.log(counts / counts.sum()))},
+        "logit adjustment": {"loss": CrossEntropy.logit_adjusted(counts)},
     }
     return UFM(counts, penalty, penalty, dim=dim, **heads[head])
 

@@ -19,9 +19,9 @@ MNIST-5k and Fashion-MNIST in all ten runs (deviation at most 0.003).
 
 import numpy as np
 
-import harness
+from _tools import harness
+from _tools.harness import line, setting, spread
 from collapsekit.training import TrainConfig
-from harness import line, setting, spread
 
 LAW = {"recipe": "batchnorm"}
 DECAYS = (0.02, 0.05, 0.1, 0.15, 0.2)
@@ -130,7 +130,6 @@ def judge_digits(name, rows, bands):
         f"deviation 0 (band {min(limits.values())} to {max(limits.values())})",
         found(rows),
         good,
-        headline=True,
     )
 
 
@@ -143,7 +142,14 @@ def judge_law(name, rows, bands):
     where = f"BatchNorm MLP × {name} × {levels} decays" if data else "BatchNorm MLP × digits"
     if name.startswith("Fashion-MNIST, "):
         claim, where = f"BatchNorm law, {name.removeprefix('Fashion-MNIST, ')}", "BatchNorm MLP × Fashion-MNIST"
-    return line(claim, f"{where} × {seeds(rows)}", f"deviation 0 (band {band})", found(rows), good, headline=data)
+    return line(
+        claim,
+        f"{where} × {seeds(rows)}",
+        f"deviation 0 (band {band})",
+        found(rows),
+        good,
+        headline=name == "Fashion-MNIST",
+    )
 
 
 def judge_excluded(name, rows, bands):

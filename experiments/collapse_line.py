@@ -21,10 +21,9 @@ of the levels have, were still dying, and one or two hard samples were not fitte
 
 import numpy as np
 
-import datasets
-import harness
+from _tools import datasets, harness
+from _tools.harness import deviations, line, setting, spread
 from collapsekit.training import TrainConfig, load_split
-from harness import deviations, line, setting, spread
 
 LEVELS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.2, 2.0, 3.0)  # λ_W λ_H in multiples of the smallest class's threshold
 MLP = {"hidden": (128, 128), "epochs": 1500}
@@ -129,7 +128,7 @@ def judge_data(name, rows, bands):
         f"deviation 0 (median {bands['median_deviation']}, largest {bands['largest_deviation']}), same dead classes",
         measured,
         good,
-        headline=True,
+        headline=name == "digits",
     )
 
 

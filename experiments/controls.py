@@ -12,9 +12,9 @@ seeds.
 The bands below were committed before the runs.
 """
 
-import harness
+from _tools import harness
+from _tools.harness import line, setting, spread
 from collapsekit.training import TrainConfig
-from harness import line, setting, spread
 
 BALANCED = {"profile": "long-tail", "ratio": 1, "largest": 40, "penalty_scale": 0.2}
 PLAIN = {"recipe": "plain", "weight_decay": 5e-4}
@@ -52,7 +52,6 @@ def judge_balanced(rows, bands):
         f"mean cosine {spread(row['nc2_mean_cosine'] for row in rows)}, ETF error {worst['nc2_etf_w']:.1g}, spread of "
         f"norms {max(worst['nc2_norm_spread_h'], worst['nc2_norm_spread_w']):.1g}",
         all(worst[key] <= band for key, band in bands.items()),
-        headline=True,
     )
 
 

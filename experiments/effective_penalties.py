@@ -8,10 +8,10 @@ layers adds looks like a larger feature penalty, 7.5 % in a trial.
 """
 
 import batchnorm_law
-import harness
+from _tools import harness
+from _tools.harness import FAILS, HOLDS, line, setting, spread
 from collapsekit.diagnosis import effective_penalties
 from collapsekit.training import TrainConfig
-from harness import FAILS, HOLDS, line, setting, spread
 
 BANDS = {"effective_lambda_w_error": 0.05, "effective_lambda_h_error": 0.05}  # relative error of either penalty
 LAWFUL = ({"weight_decay": 0.1}, {"weight_decay": 0.2})
@@ -68,7 +68,6 @@ def judge_group(name, rows, bands):
         f"wd and wd/(mN), within {max(bands.values()):.0%}",
         numbers + (f"; refused in {len(refused)} ({refused[0]})" if refused else ""),
         HOLDS if good else FAILS,
-        headline=True,
     )
 
 

@@ -17,12 +17,12 @@ is given it is within a factor of 1.5 of λ_W = wd and λ_H = wd/N, otherwise a 
 
 import numpy as np
 
-import harness
+from _tools import harness
+from _tools.harness import line, setting, spread
 from collapsekit import predict
 from collapsekit.diagnosis import effective_penalties
 from collapsekit.recipe import BatchNorm, LastLayer
 from collapsekit.training import TrainConfig
-from harness import line, setting, spread
 
 COMMON = {
     "data": "fashion-mnist",

@@ -17,9 +17,9 @@ adjustment, which has no closed form, those of the optimum that `solve` certifie
 import numpy as np
 from scipy.stats import spearmanr
 
-import harness
+from _tools import harness
+from _tools.harness import line, setting, spread
 from collapsekit.training import TrainConfig
-from harness import line, setting, spread
 
 COMMON = {
     "data": "fashion-mnist",
@@ -79,7 +79,6 @@ def judge_recall(rows, bands):
         f"{spread(100 * row['recalls'][-1] for row in rows)} %, of the largest "
         f"{spread(100 * row['recalls'][0] for row in rows)} %",
         float(np.mean(correlations)) > bands["correlation"],
-        headline=True,
     )
 
 
@@ -105,7 +104,6 @@ def judge_method(name, rows, plain, bands):
         "gain above its standard deviation over seeds",
         f"{measured}, gain {gain.mean():+.1f} ± {spread_of_gain:.1f}; {geometry}",
         bool(gain.mean() > bands["gain_over_its_sd"] * max(spread_of_gain, 1e-9)),
-        headline=name in ("weights n^(−1/2)", "logit adjustment 1"),
     )
 
 

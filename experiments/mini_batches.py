@@ -9,9 +9,9 @@ one run of six ended outside, whether with 500 epochs (0.0054, 1.2 times the thr
 mini-batches, was chosen on seed 1 (0.0027 and 0.0004 with 500 epochs).
 """
 
-import harness
+from _tools import harness
+from _tools.harness import line, setting, spread
 from collapsekit.training import TrainConfig
-from harness import line, setting, spread
 
 BANDS = {"largest_deviation": 0.003}  # class confidence
 CONFIGS = [
@@ -36,7 +36,6 @@ def judge(rows, bands):
             f"{spread(row['largest_deviation'] for row in rows)}, inside the band {sum(good)} of {len(rows)}; dead "
             f"classes exact in {same} of {len(rows)}",
             all(good),
-            headline=True,
         )
     ]
 

@@ -15,9 +15,9 @@ warm-up is what keeps them alive, "fails" where classes die in spite of it. With
 at d = K with λ_W = λ_H and no warm-up at least one does in every run (the failure that the theory page warns of).
 """
 
-import harness
+from _tools import harness
+from _tools.harness import CORRECTED, FAILS, HOLDS, line, setting
 from collapsekit.training import TrainConfig
-from harness import CORRECTED, FAILS, HOLDS, line, setting
 
 BASE = {"largest": 60, "hidden": (128, 128), "epochs": 1000, "penalty_scale": 0.5}
 CHANGES = {
@@ -72,7 +72,7 @@ def judge_change(change, rows, bands):
         expected,
         f"with warm-up {described(warm)}; without {described(cold)}",
         verdict,
-        headline=change == "Adam, d = 512, λ_W/λ_H = 900",
+        headline=change == "Adam, d = 10, λ_W/λ_H = 900",
     )
 
 

@@ -20,9 +20,9 @@ the optimum; length and learning rate were raised on seed 100, which is not amon
 
 import numpy as np
 
-import harness
+from _tools import harness
+from _tools.harness import line, setting, spread
 from collapsekit.training import TrainConfig
-from harness import line, setting, spread
 
 PUBLISHED_WEIGHT_DECAY = 1e-4
 PAPER = {
@@ -97,7 +97,6 @@ def judge_margins(name, rows, bands):
         f"off by {spread(100 * value for value in right)} %; published M_k off by "
         f"{spread((100 * value for value in published), 3)} %",
         max(right) <= bands["margin_error"] and min(published) > bands["published_margin_error"],
-        headline=True,
     )
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-import harness
 import optimiser
-from collapsekit.training import TrainConfig, compare_run, load_run, sweep
-from collapsekit.training.runs import CHECKPOINT, run_folder
-from harness import FAILS, HOLDS, NO_CLAIM, line, setting
+from _tools import harness
+from _tools.harness import FAILS, HOLDS, NO_CLAIM, line, setting
+from _tools.harness import lost_against_the_prediction as lost
+from collapsekit.training import TrainConfig, load_run, sweep
+from collapsekit.training.store import CHECKPOINT, run_folder
 
 LOST = Path("experiments/data/lost")
 """The networks to start from."""
@@ -59,11 +60,6 @@ def prepare():
         (LOST / "unfinished").replace(LOST / f"{seed}.safetensors")
 
 
-def lost(run):
-    """The classes that are dead against the theory."""
-    return [k for k, c in enumerate(compare_run(run).classes) if c.status == "collapsed, not predicted"]
-
-
 def before_and_after(run):
     """The classes that the start had lost, and those that are lost now."""
     return {"lost_before": lost(load_run(run_folder(LOST, start(run.config.seed)))), "lost_after": lost(run)}
@@ -96,7 +92,6 @@ def judge_change(name, rows, bands):
         "every lost class comes back" if revives else "no lost class comes back",
         f"of {before} lost classes {back} came back, {new} others died; objective {excess} % above the optimum",
         (HOLDS if good else FAILS) if before else NO_CLAIM,
-        headline=revives,
     )
 
 

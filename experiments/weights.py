@@ -13,9 +13,9 @@ The bands below were committed before the runs.
 
 import numpy as np
 
-import harness
+from _tools import harness
+from _tools.harness import line, setting
 from collapsekit.training import TrainConfig
-from harness import line, setting
 
 DECAYS = {"weight_decay": 0.08, "feature_decay": 8e-5}  # 0.18 times the smallest class's threshold, unweighted
 LOSSES = {
@@ -68,7 +68,6 @@ def judge_loss(name, rows, bands):
         f"margins to {bands['margin_error']:.0%}; largest minus smallest class {wanted:+.1%} of the mean",
         f"margin error {harness.spread(errors)}; largest minus smallest class {found:+.1%}",
         max(errors) <= bands["margin_error"],
-        headline=name in ("ω ∝ n^(−1/2)", "ω ∝ 1/n"),
     )
 
 

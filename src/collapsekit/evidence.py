@@ -36,6 +36,18 @@ class Scope:
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
+        """One line; :attr:`details` has the rest."""
+        if self.inside:
+            return (
+                f"Scope: inside the tested range; class confidences deviated by at most {self.largest_deviation:.4f}."
+            )
+        return (
+            f"Scope: outside the tested range ({'; '.join(r.split(',')[0] for r in self.reasons)}); --json says more."
+        )
+
+    @property
+    def details(self) -> str:
+        """What was tested, how far predictions were off, and in what this problem lies outside."""
         where = "inside that range" if self.inside else f"OUTSIDE that range ({'; '.join(self.reasons)})"
         return (
             f"Scope: tested on {self.tested_on}; largest deviation of a class confidence there "
@@ -65,7 +77,7 @@ def scope(problem: UFM, recipe: Recipe | None = None, extras: Sequence[str] = ()
 
     References
     ----------
-    The tested ranges are written by ``experiments/summary.py`` from the results of the experiments that it names.
+    The tested ranges are written by ``experiments/_tools/summary.py`` from the results of the experiments it names.
     """
     tested = _tested()["batchnorm" if isinstance(recipe, BatchNorm) else "penalty"]
     size, imbalance = problem.num_classes, float(problem.counts.max() / problem.counts.min())

@@ -123,6 +123,11 @@ def frozen(array: AnyArray) -> AnyArray:
     return array
 
 
+def short(name: str, most: int = 30) -> str:
+    """Return a long name by its two ends, which tell it from others that begin alike."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[1 - most // 2 :]}"
+
+
 def shorten(value: object, limit: int = 60) -> str:
     """Return `value` as one short line for a message."""
     text = " ".join(repr(value).split())

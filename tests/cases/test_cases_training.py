@@ -65,7 +65,6 @@ EDITS = {
 }
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A25")
 @pytest.mark.filterwarnings("ignore:.*NaN.*", "ignore:.*encountered.*")
 @pytest.mark.parametrize("change", EDITS.values(), ids=EDITS)
 def test_no_report_is_written_of_an_edited_run(change, run, capsys):
@@ -79,7 +78,6 @@ def test_a_report_is_written_of_a_run_as_it_is(run, capsys):
     assert main(["report", str(run)]) == 0
 
 
-@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="A25")
 @pytest.mark.parametrize("change", ["held-out inputs", "names"])
 def test_a_run_is_not_given_back_for_other_held_out_data_or_names(change, trained, run, tmp_path):
     if change == "names":
@@ -93,7 +91,6 @@ def test_a_run_is_not_given_back_for_other_held_out_data_or_names(change, traine
         store_data(trained.config.data)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A25")
 def test_an_edited_run_is_marked_in_the_table_of_runs(run, capsys):
     edit(run / "config.json", penalty_scale=0.7)
     code = main(["collect", str(run.parent)])
@@ -124,7 +121,6 @@ def trained_in_thread(config, out, found):
     return thread
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="A26")
 @pytest.mark.parametrize("seeds", [(0, 1), (3, 3)])
 def test_two_threads_train_as_one_after_the_other(seeds, tmp_path):
     config, other = (

@@ -57,6 +57,10 @@ def statuses(comparison):
     return [finding.status for finding in comparison.classes]
 
 
+def agreements(comparison):
+    return [finding.agreement for finding in comparison.classes]
+
+
 # What "reached" takes
 
 
@@ -104,12 +108,13 @@ def test_orthogonality_decides(cosine, reached):
 
 
 def test_a_class_against_the_prediction_decides():
-    """A remnant of d, too small for confidences or the objective to tell, is alive where collapse is predicted."""
-    comparison = found(changed(FEATURES, 3, remnant(3, 0.0101)))
+    """d is predicted, although confidences and the objective do not tell."""
+    recalls, confidences = changed(EXACTLY.recalls, 3, 1.0), changed(EXACTLY.confidences, 3, 0.2551)
+    comparison = found(recalls=recalls, confidences=confidences)
     assert failed(comparison) == ["misjudged_classes"]
     assert not comparison.reached
     assert comparison.same_classes_collapsed is False
-    assert "alive, collapse predicted: d" in comparison.verdict
+    assert "against the prediction: d" in comparison.verdict
 
 
 def test_cosines_are_those_of_the_classes_that_survive_in_theory():
@@ -126,31 +131,53 @@ def remnant(k, share):
     return np.sqrt(share * FRAME.feature_sqnorms.max()) * np.eye(4, 5)[k]
 
 
-def test_statuses_of_the_exact_frame():
-    assert statuses(compare(FRAME, EXACTLY)) == ["alive", "alive", "alive", "collapsed"]
+def test_words_of_the_exact_frame():
+    comparison = compare(FRAME, EXACTLY)
+    assert statuses(comparison) == ["alive", "alive", "weak", "lost"]
+    assert [finding.fate for finding in comparison.classes] == ["survives", "survives", "nearly lost", "collapses"]
+    assert agreements(comparison) == ["as predicted"] * 4
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize(("share", "offset", "dead"), [(0.0099, 0.0049, 1), (0.0101, 0.0049, 0), (0.0099, 0.0051, 0)])
-def test_collapsed_takes_a_small_mean_and_a_confidence_at_chance(share, offset, dead, sign):
-    confidences = changed(EXACTLY.confidences, 2, 0.25 + sign * offset)
-    comparison = found(changed(FEATURES, 2, remnant(2, share)), confidences=confidences)
-    assert statuses(comparison)[2] == ("collapsed, not predicted" if dead else "squeezed")
-    confidences = changed(EXACTLY.confidences, 3, 0.25 + sign * offset)
-    comparison = found(changed(FEATURES, 3, remnant(3, share)), confidences=confidences)
-    assert statuses(comparison)[3] == ("collapsed" if dead else "alive, collapse predicted")
+@pytest.mark.parametrize(
+    ("share", "offset", "recall", "status"),
+    [
+        (0.0099, 0.0051, 0, "lost"),
+        (0.0101, 0.0049, 0, "lost"),
+        (0.0101, -0.2, 0, "lost"),
+        (0.0101, 0.0051, 0, "never predicted"),
+        (0.0099, 0.0049, 0.01, "weak"),
+        (1.0, 0.26, 0.49, "weak"),
+        (1.0, 0.24, 0.51, "weak"),
+        (1.0, 0.26, 0.51, "alive"),
+    ],
+)
+def test_status_is_decided_by_recall_then_feature_and_confidence(share, offset, recall, status):
+    confidences = changed(EXACTLY.confidences, 2, 0.25 + offset)
+    recalls = changed(EXACTLY.recalls, 2, recall)
+    comparison = found(changed(FEATURES, 2, remnant(2, share)), confidences=confidences, recalls=recalls)
+    assert statuses(comparison)[2] == status
+    gone = status in ("lost", "never predicted")
+    assert (agreements(comparison)[2] == "against the prediction") is gone
 
 
-@pytest.mark.parametrize(("share", "status"), [(0.901, "alive"), (0.899, "squeezed"), (0.3, "squeezed"), (2, "alive")])
-def test_squeezed_is_a_margin_below_nine_tenths_of_the_predicted_one(share, status):
+@pytest.mark.parametrize(("offset", "agreement"), [(0.0049, "as predicted"), (0.0051, "against the prediction")])
+def test_a_class_that_collapses_has_no_hit_or_the_predicted_confidence(offset, agreement):
+    for sign in (1, -1):
+        confidences = changed(EXACTLY.confidences, 3, 0.25 + sign * offset)
+        assert agreements(found(confidences=confidences, recalls=np.ones(4)))[3] == agreement
+    assert agreements(found(confidences=changed(EXACTLY.confidences, 3, 0.1)))[3] == "as predicted"
+
+
+@pytest.mark.parametrize(("share", "squeezed"), [(0.901, False), (0.899, True), (0.3, True), (2, False)])
+def test_squeezed_is_a_margin_below_nine_tenths_of_the_predicted_one(share, squeezed):
     comparison = found(changed(FEATURES, 1, share * FEATURES[1]))
-    assert statuses(comparison) == ["alive", status, "alive", "collapsed"]
+    assert agreements(comparison) == ["as predicted", "squeezed" if squeezed else "as predicted", *["as predicted"] * 2]
     assert_allclose(comparison.classes[1].margin, share * FRAME.margins[1], rtol=EXACT)
 
 
 def test_a_class_without_samples_is_unseen():
     comparison = compare(None, measure_features(FEATURES[[0, 1, 3]], [0, 1, 3], WEIGHTS), outside="of a test")
-    assert statuses(comparison) == ["alive", "alive", "unseen", "collapsed"]
+    assert statuses(comparison) == ["alive", "alive", "unseen", "lost"]
     assert math.isnan(comparison.classes[2].measured_confidence)
     json.dumps(comparison.to_dict(), allow_nan=False)
 
@@ -163,38 +190,33 @@ def test_remnants_of_a_complete_collapse_are_nothing(size):
     """Their norms differ widely and their cosines are 1, but all of it is rounding beside a unit of margin."""
     weights, features = size * np.outer([1.0, 2.0, -3.0], [1, 1]), size * np.outer([1, 0.5, 0.01], [1, 1])
     comparison = compare(DEAD, measured(DEAD, weights, features))
-    assert statuses(comparison) == ["collapsed"] * 3
+    assert agreements(comparison) == ["as predicted"] * 3
     assert comparison.reached
     assert math.isnan(comparison.largest_cosine)
     assert comparison.feature_norm_error == 0
     units = np.sqrt(np.array([30, 20, 10]) * 3 / 2)  # of ‖w_k‖², for a margin of 1
     expected = (2 * size**2 * np.array([1, 4, 9]) / units).max()
     assert_allclose(comparison.classifier_norm_error, expected, rtol=EXACT)
-    assert comparison.verdict == (
-        "The network reached the predicted geometry: class confidences within 0.0001 of the prediction, exactly the "
-        "predicted 3 classes collapsed (0, 1, 2)."
-    )
-
-
-@pytest.mark.parametrize(("share", "status"), [(0.0099, "collapsed"), (0.0101, "alive, collapse predicted")])
-def test_a_complete_collapse_is_measured_by_the_norm_of_a_unit_of_margin(share, status):
-    units = np.sqrt(2 / (3 * np.array([30, 20, 10])))
-    features = np.diag(np.sqrt(share * units))
-    assert statuses(compare(DEAD, measured(DEAD, np.zeros((3, 3)), features))) == [status] * 3
+    assert statuses(comparison) == (["lost"] * 3 if size == 0 else ["lost", "weak", "lost"])
+    assert "The network reached the predicted geometry" in comparison.verdict
 
 
 def test_a_network_that_died_against_the_prediction_is_not_merely_squeezed():
     comparison = compare(FRAME, measured(FRAME, 1e-9 * WEIGHTS, 1e-9 * FEATURES))
-    assert statuses(comparison) == ["collapsed, not predicted"] * 3 + ["collapsed"]
-    assert "collapsed, not predicted: a, b, c" in comparison.verdict
+    assert statuses(comparison) == ["weak"] * 3 + ["lost"]  # hits, of margins of a billionth
+    assert agreements(comparison) == ["squeezed"] * 3 + ["as predicted"]
+    comparison = compare(FRAME, measured(FRAME, 0 * WEIGHTS, 0 * FEATURES))
+    assert agreements(comparison) == ["against the prediction"] * 3 + ["as predicted"]
+    assert "against the prediction: a, b, c" in comparison.verdict
 
 
-def test_survivors_near_the_threshold_are_alive_although_all_are_at_chance():
+def test_survivors_near_the_threshold_are_as_predicted_although_all_are_at_chance():
     critical = (2 / 3) * 10 / 60**2  # of the smallest class
     frame = predict(UFM([20, 20, 20], 1.0, critical * 2 * (1 - 1e-3)))
     assert 0 < frame.margins.max() < 0.01
     comparison = compare(frame, measured(frame, *frame.weights_and_features()))
-    assert statuses(comparison) == ["alive"] * 3
+    assert statuses(comparison) == ["weak"] * 3
+    assert agreements(comparison) == ["as predicted"] * 3
     assert comparison.reached
 
 
@@ -221,29 +243,41 @@ def test_objectives_are_those_of_the_problem():
 # Sentences and tables
 
 
+LOST = (
+    "Lost (never predicted, at chance or without a feature of its own): d; "
+    "weak (recall or confidence below one half): c. "
+)
+
+
 def test_verdicts():
     assert compare(FRAME, EXACTLY).verdict == (
-        "The network reached the predicted geometry: class confidences within 0.0001 of the prediction, exactly the "
-        "predicted class collapsed (d)."
+        f"{LOST}The network reached the predicted geometry: class confidences within 0.0001 of the prediction."
     )
     both = {"losses": EXACTLY.losses + 0.1, "confidences": changed(EXACTLY.confidences, 0, FRAME.confidences[0] - 0.1)}
     shrunk = found(changed(FEATURES, 2, 0.5 * FEATURES[2]), **both)
     assert shrunk.verdict == (
-        "The network has NOT reached the predicted geometry: class confidences within 0.1000 of the prediction, "
+        f"{LOST}The network has NOT reached the predicted geometry: class confidences within 0.1000 of the prediction, "
         f"objective {shrunk.objective_excess:.2%} above the predicted optimum; squeezed: c."
     )
     below = found(losses=EXACTLY.losses - 0.25 * FRAME.objective)
     assert below.verdict == (
-        "The network has NOT reached the predicted geometry: class confidences within 0.0001 of the prediction, "
+        f"{LOST}The network has NOT reached the predicted geometry: class confidences within 0.0001 of the prediction, "
         "objective 25.00% BELOW the predicted optimum, so the network was trained on another problem; check penalties, "
         "loss and ReLU."
     )
+    never = found(recalls=changed(EXACTLY.recalls, 1, 0.0))
+    assert never.verdict.startswith(
+        "The network never predicts b, even on the samples it was trained on; lost, too (never predicted, at chance or "
+        "without a feature of its own): d; weak (recall or confidence below one half): c. "
+    )
+    alive = compare(None, measured(FRAME, 3 * np.eye(4), 3 * np.eye(4)))
+    assert alive.verdict.startswith("Every class is alive on its training samples. No prediction: ")
 
 
 def test_a_verdict_lists_eight_classes_at_most():
     frame = predict(UFM([100] + [1] * 12, 1e-2, 1e-2))
     comparison = compare(frame, measured(frame, *frame.weights_and_features()))
-    assert "exactly the predicted 12 classes collapsed (1, 2, 3, 4, 5, 6, 7, 8 and 4 more)." in comparison.verdict
+    assert ": 1, 2, 3, 4, 5, 6, 7, 8 and 4 more. " in comparison.verdict
 
 
 @pytest.mark.parametrize(
@@ -254,12 +288,12 @@ def test_a_verdict_lists_eight_classes_at_most():
             "98.8% of its training samples and its class means are orthogonal (mean |cosine| of class means 0.00",
         ),
         (FEATURES + 1, "but has NOT reached the orthogonal frame (mean |cosine| of class means 0.95"),
-        (changed(0 * FEATURES, 0, FEATURES[0]), "fewer than two class means are left to form a frame; collapsed: 1, 2"),
+        (changed(0 * FEATURES, 0, FEATURES[0]), "fewer than two class means are left to form a frame."),
     ],
 )
 def test_without_a_prediction_the_verdict_says_why_and_how_far(features, middle):
     comparison = compare(None, measured(FRAME, WEIGHTS, features), outside="the reason")
-    assert comparison.verdict.startswith("No prediction: the reason. The network fits ")
+    assert "No prediction: the reason. The network fits " in comparison.verdict
     assert middle in comparison.verdict
     assert "nan" not in comparison.verdict
     assert (comparison.reached, comparison.same_classes_collapsed, comparison.conditions) == (False, None, ())
@@ -297,14 +331,14 @@ def test_to_dict_is_json_and_states_each_condition():
 def test_names_in_another_order_are_refused():
     for names in (None, [*"abcd"]):
         assert compare(FRAME, measured(FRAME, WEIGHTS, FEATURES, names=names)).classes[0].label == "a"
-    with pytest.raises(CollapseError, match="frame: class 0 is 'a' against 'd'; give both the same classes"):
+    with pytest.raises(CollapseError, match="prediction: class 0 is 'a' against 'd'; give both the same classes"):
         compare(FRAME, measured(FRAME, WEIGHTS, FEATURES, names=[*"dcba"]))
 
 
 def test_misuse():
     with pytest.raises(CollapseError, match="without a head"):
         compare(FRAME, measured(FRAME, None, FEATURES))
-    with pytest.raises(CollapseError, match="frame: 4 classes, measured 3"):
+    with pytest.raises(CollapseError, match="prediction: 4 classes, measured 3"):
         compare(FRAME, measured(DEAD, np.eye(3), np.eye(3)))
     with pytest.raises(CollapseError, match="its counts are not those measured"):
         compare(predict(UFM([500, 300, 40, 11], 3e-2, 1e-3)), EXACTLY)
@@ -326,7 +360,7 @@ def test_compare_run_lays_the_run_beside_its_own_prediction(tmp_path, recipe):
     assert_array_equal([c.test_recall for c in comparison.classes], run.test_recalls)
     assert_array_equal([c.measured_confidence for c in comparison.classes], run.measured.confidences)
     if recipe == "plain":
-        assert comparison.verdict.startswith(f"No prediction: {run.outside}. ")
+        assert f"No prediction: {run.outside}. " in comparison.verdict
     else:
         assert comparison.predicted_objective == predict(run.problem).objective
         assert_array_equal([c.predicted_margin for c in comparison.classes], run.prediction.margins)

@@ -16,7 +16,7 @@ from collapsekit.training import TrainConfig
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
-harness, summary = (importlib.import_module(name) for name in ("harness", "summary"))
+harness, summary = (importlib.import_module(f"_tools.{name}") for name in ("harness", "summary"))
 NAMES = sorted(path.stem for path in (EXPERIMENTS / "results").glob("*.json"))
 WRITTEN = [name for name in NAMES if name in summary.ORDER]
 
@@ -25,18 +25,23 @@ def experiment(name):
     return importlib.import_module(name).EXPERIMENT
 
 
-def test_the_readme_has_the_table_that_the_results_make():
+def test_the_readme_has_the_outputs_and_the_table_that_commands_and_results_make():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert summary.with_readme(text) == text
     table = text.split(summary.BEGIN)[1]
-    fails = [e for name in WRITTEN for e in harness.results(name)["table"] if e["verdict"] == harness.FAILS]
-    assert all(entry["measured"] in table for entry in fails)  # failures stay in it
-    assert table.count("**fails**") == len(fails)
+    assert table.count("[results](") == 6
+    assert table.count("**fails**") >= 1  # a failure is among them
     assert summary.with_readme(text.replace("holds", "fails")) != text.replace("holds", "fails")  # it can fail
+    assert summary.with_readme(text.replace("0.8197", "0.9")) != text.replace("0.8197", "0.9")
+    assert (text.count("\n") <= 150, len(text.encode()) <= 12_000) == (True, True)
 
 
 def test_the_evidence_page_is_what_the_results_make():
-    assert (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8") == summary.evidence_page()
+    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    assert page == summary.evidence_page()
+    fails = [e for name in WRITTEN for e in harness.results(name)["table"] if e["verdict"] == harness.FAILS]
+    assert all(entry["measured"] in page for entry in fails)  # failures stay in it
+    assert page.count("**fails**") == len(fails) > 10
 
 
 def test_every_link_of_the_table_leads_somewhere():

@@ -17,7 +17,7 @@ from collapsekit.training import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "experiments"))
-datasets, harness, nets = (importlib.import_module(name) for name in ("datasets", "harness", "nets"))
+datasets, harness, nets = (importlib.import_module(name) for name in ("_tools.datasets", "_tools.harness", "nets"))
 
 TINY = TrainConfig(epochs=3, hidden=(8,), feature_dim=8)
 
@@ -60,7 +60,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv.pop(1))
-import harness
+from _tools import harness
 from collapsekit.training import TrainConfig
 
 harness.RESULTS = Path("results")
@@ -168,7 +168,7 @@ def test_runs_that_are_planned_no_more_are_kept_in_short(tmp_path, monkeypatch):
     experiment = harness.Experiment("tiny", "", [planned], {}, list, [], {})
     shortened = {"config": json.loads(json.dumps(harness.changed(gone))), "largest_deviation": 0.2}
     assert harness.superseded(experiment) == [earlier, shortened | {"same_classes_collapsed": None}]
-    summary = importlib.import_module("summary")
+    summary = importlib.import_module("_tools.summary")
     _, lines = summary.superseded({"superseded": [earlier, earlier | {"largest_deviation": 0.1}]})
     assert lines == "- the defaults: 2 runs, largest deviation 0.4, dead classes exact in 0"
     assert summary.superseded({}) == []

@@ -272,8 +272,8 @@ def solution_record(given):
     """Where the solver ends; what is mere rounding of a closed gap is left out."""
     problem = UFM(**given)
     found = solve(problem)
-    ends = {"objective": found.objective, "lower_bound": found.lower_bound, "collapsed": found.collapsed.tolist()}
-    return compact({"problem": problem.to_dict(), "status": without_gaps(found.status)} | ends)
+    ends = {"objective": found.objective, "lower_bound": found.lower_bound, "collapses": found.collapses.tolist()}
+    return compact({"problem": problem.to_dict(), "status": found.status.value} | ends)
 
 
 def without_gaps(status):

@@ -11,8 +11,9 @@ from _support import metric_oracles as oracles
 from _support.samples import Samples, draw_samples, rotation, samples
 from _support.strategies import examples, problems
 from _support.tolerances import COLLAPSED_NC1, EXACT, METRICS
-from collapsekit import UFM, predict
+from collapsekit import MSE, UFM, CrossEntropy, predict, solve
 from collapsekit.metrics import functional as F
+from collapsekit.prediction import from_solution
 
 
 def head(s):
@@ -205,6 +206,28 @@ def test_frame_metrics_vanish_at_the_predicted_optimum(problem):
     result = F.frame_metrics(s.moments(), head(s), frame)
     assert_allclose(list(result.values()), 0, atol=EXACT)
     assert len(result) == 7
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        UFM([50, 30, 10], 5e-3, 1e-3),
+        UFM([100, 30, 10], 3e-3, 1e-3, bias="free"),
+        UFM([100, 30, 10], 3e-3, 1e-3, loss=CrossEntropy(offsets=np.log([100 / 140, 30 / 140, 1 / 14]))),
+        UFM([100, 30, 10], 1e-2, 1e-3, loss=MSE(), bias="free"),
+    ],
+    ids=["plain", "bias", "offsets", "squared error with a bias"],
+)
+def test_frame_metrics_vanish_at_a_solved_optimum(problem):
+    solution = solve(problem)
+    labels = np.repeat(np.arange(3), problem.counts.astype(int))
+    s = Samples(solution.features[labels], labels, solution.weights.copy(), np.zeros(3))
+    result = F.frame_metrics(s.moments(), head(s), from_solution(solution))
+    assert_allclose(list(result.values()), 0, atol=1e-6)
+    doubled = F.frame_metrics(s.moments(), 2 * head(s), from_solution(solution))
+    assert_allclose(
+        [doubled["nc2_w_residual"], doubled["nc3_wh_residual"], doubled["nc2_wwt_residual"]], [1, 1, 3], 1e-4
+    )
 
 
 def test_residuals_see_the_pure_error_of_scale_that_normalised_metrics_hide():

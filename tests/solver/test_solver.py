@@ -23,9 +23,10 @@ from collapsekit import (
     solve,
     thresholds,
 )
-from collapsekit.solver import _solve as search
+from collapsekit.solver import Status, search
 from collapsekit.solver.model import Balanced, Point
-from collapsekit.solver.newton import Face, Local, Progress
+from collapsekit.solver.newton import Face, Local
+from collapsekit.solver.progress import Progress
 
 COUNTS = long_tail(5000, 50, 10)
 PRODUCT = float(thresholds(UFM(COUNTS, 1, 1)).minority_collapse)
@@ -56,7 +57,7 @@ def test_the_bias_free_optimum_is_that_of_the_closed_form(scale):
     problem = trial(scale, dim=20)
     frame, solution = predict(problem), solve(problem)
     assert_allclose(solution.objective, frame.objective, rtol=EXACT)
-    assert (solution.collapsed == frame.collapses).all()
+    assert (solution.collapses == frame.collapses).all()
     far = solution.geometry().distance(frame.geometry())
     assert max(far.residual.values()) <= BRUTE_GRAM
 
@@ -139,7 +140,7 @@ def test_complete_collapse_with_a_bias_costs_the_entropy_of_the_shares():
     shares = counts / 100
     assert_allclose(solution.objective, -(shares @ np.log(shares)), rtol=SOLVED)
     assert_allclose(solution.bias - solution.bias.mean(), np.log(shares) - np.log(shares).mean(), atol=1e-6)
-    assert solution.collapsed.all()
+    assert solution.collapses.all()
 
 
 # Without ReLU, few dimensions, per-class penalties
@@ -184,8 +185,8 @@ def test_each_dimension_too_small_is_honest_about_it():
     for dim in range(1, 10):
         solution = solve(trial(0.5, dim=dim), starts=2)
         assert solution.features.shape == (10, dim)
-        assert "not closed because dim is too small" in solution.status
-        assert "10" in solution.status
+        assert solution.status is Status.NARROW
+        assert solution.needed == 10
         assert solution.certificate.stationarity <= 1e-6
         assert solution.lower_bound <= predict(trial(0.5)).objective * (1 + EXACT) <= solution.objective
         objectives.append(solution.objective)
@@ -259,14 +260,14 @@ def test_hessian_products_are_differences_of_gradients(kind, few, monkeypatch):
 def test_the_focal_loss_is_solved_without_certificate():
     problem = trial(0.5, loss=Focal(2.0), dim=20)
     solution = solve(problem)
-    assert solution.status.startswith("no certificate: the focal loss is not convex")
+    assert solution.status is Status.NO_CERTIFICATE
     assert_allclose(solution.objective, predict(problem).objective, rtol=SOLVED)
 
 
 def test_a_step_limit_keeps_the_best_point():
     problem = trial(0.5, dim=20, bias="free")
     solution = solve(problem, max_steps=3)
-    assert solution.status.startswith("not converged: step limit of 3 reached; best point kept, gap ")
+    assert solution.status is Status.STEP_LIMIT
     assert solution.steps == 3
     assert solution.objective < 2
     assert_allclose(
@@ -279,7 +280,7 @@ def test_a_time_limit_keeps_the_best_point():
     begun = time.monotonic()
     solution = solve(problem, time_limit=0.05)
     assert time.monotonic() - begun < 30
-    assert solution.status.startswith("not converged: time limit reached")
+    assert solution.status is Status.TIME_LIMIT
     assert np.isfinite(solution.objective)
 
 
@@ -295,7 +296,7 @@ def test_ctrl_c_keeps_the_best_point(dim, monkeypatch):
 
     monkeypatch.setattr(search.Search, "offer", interrupted)
     solution = solve(trial(0.5, dim=dim), max_steps=50)
-    assert "stopped by Ctrl-C" in solution.status or solution.optimal
+    assert solution.status is Status.INTERRUPTED or solution.optimal
     assert solution.objective < np.log(10)
 
 
@@ -319,7 +320,7 @@ def test_a_solution_says_what_it_is():
     assert "\n" not in repr(solution)
     assert solution.geometry().names == ("a", "b", "c")
     content = solution.to_dict()
-    assert content["status"].startswith("globally optimal: gap ")
+    assert content["status"] == "globally optimal: the gap is at most the tolerance"
     assert content["certificate"]["objective"] == solution.objective
     assert solve(UFM([50, 20, 10], 1e-2, 1e-3)).bias is None
 
@@ -358,7 +359,7 @@ def test_extreme_penalties_do_not_crash():
     far = UFM([50, 20], 1e-3, 1e-3)
     start = (np.full((2, 2), 1e160), np.full((2, 2), 1e160))
     lost = solve(far, start=start, max_steps=50)
-    assert lost.status.startswith("not converged: the objective is not finite at the start")
+    assert lost.status is Status.NOT_FINITE
     assert_allclose(lost.objective, np.log(2), rtol=EXACT)
 
 
@@ -387,4 +388,4 @@ def test_progress_ends_once():
     assert not progress.spent()
     progress.taken = 2
     assert progress.spent()
-    assert progress.ended == "step limit of 2 reached"
+    assert progress.ended is Status.STEP_LIMIT

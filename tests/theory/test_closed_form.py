@@ -1,5 +1,7 @@
 """The closed form against tests/oracles.py, which share nothing with it; limits, laws and refusals."""
 
+import contextlib
+import itertools
 import json
 from dataclasses import replace
 
@@ -13,7 +15,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from _support import oracles
 from _support.strategies import examples, losses, other_problems, problems
 from _support.tolerances import BOUND, EXACT, GOLDEN, GRAMS, INVERSE, LIMIT, MARGIN
-from collapsekit import UFM, CollapseError, CrossEntropy, Focal, long_tail, predict, thresholds
+from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Focal, Hinge, long_tail, predict, thresholds
+from collapsekit.theory import counts_for, largest_penalty, margins_for, weights_for
 
 SEEDS = st.integers(0, 2**32 - 1)
 FIRST = UFM([500, 300, 40, 10], 3e-2, 1e-3)
@@ -381,6 +384,31 @@ def test_extreme_penalties_neither_warn_nor_lose_the_prediction():
     assert not tiny.collapses.any()
     assert huge.collapses.all()
     assert predict(UFM([5, 3], 1e-150, 1e150)).margins[0] == predict(UFM([5, 3], 1.0, 1.0)).margins[0] == 0
+
+
+EXTREME_LOSSES = [
+    CrossEntropy(),
+    CrossEntropy(smoothing=0.1, temperature=1e-3, margins=[1.0, -0.2]),
+    CrossEntropy(temperature=1e100),
+    CrossEntropy(margins=[100.0, 100.0]),
+    Focal(2.0),
+    Hinge(),
+    MSE(),
+]
+
+
+@pytest.mark.parametrize("loss", EXTREME_LOSSES, ids=str)
+def test_at_the_ends_of_float64_answers_are_finite_or_refused(loss):
+    """Without a warning, which is an error here."""
+    ends, weights = [1e-300, 1e-150, 1.0, 1e149], [None, [1e-300, 1.0], [1e149, 1e-300]]
+    for lambda_w, lambda_h, omega, counts in itertools.product(ends, ends, weights, [[5, 3], [2**53 - 1, 1]]):
+        problem = UFM(counts, lambda_w, lambda_h, class_weights=omega, loss=loss)
+        for function in (predict, thresholds, largest_penalty, counts_for, weights_for, margins_for):
+            with contextlib.suppress(CollapseError):
+                result = function(problem)
+                if function is predict:
+                    assert np.isfinite([result.margins, result.feature_sqnorms, result.classifier_sqnorms]).all()
+                    assert np.isfinite(result.objective)
 
 
 # Dimensions, sizes, refusals

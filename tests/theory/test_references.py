@@ -68,6 +68,19 @@ def test_the_max_margin_frame_is_the_hinge_s_and_the_limit_of_cross_entropy(coun
     assert max(cross_entropy.distance(limit).shape.values()) < LIMIT
 
 
+def test_under_squared_error_references_are_not_centred():
+    counts = [50, 20, 10, 4]
+    problem = UFM(counts, 1e-9, 1e-9, loss=MSE())
+    limit = predict(problem).geometry()
+    for name in ("gram_h", "gram_w", "cross"):
+        assert_allclose(getattr(max_margin_frame(counts, centred=False), name), getattr(limit, name), atol=1e-6, rtol=0)
+    ranked = {near.name: near.shape for near in nearest_reference(limit, problem)}
+    assert ranked["general orthogonal frame, λ → 0"] < 1e-6
+    balanced = UFM([20] * 4, 1e-3, 1e-3, loss=MSE())
+    ranked = {near.name: near.shape for near in nearest_reference(predict(balanced).geometry(), balanced)}
+    assert_allclose(ranked["orthogonal frame"], 0, atol=EXACT)
+
+
 def without_relu(x, problem):
     model = oracles.Balanced(problem)
     return model.value(x)

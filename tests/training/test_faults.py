@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
-from safetensors import SafetensorError
 
 from _support import children
-from collapsekit import CollapseError
+from collapsekit import CollapseError, files
 from collapsekit.cli import main
 from collapsekit.report import report
-from collapsekit.training import TrainConfig, load_run, runs, train
+from collapsekit.training import TrainConfig, load_run, store, train
 
 SMOKE = TrainConfig(hidden=(8,), feature_dim=12, epochs=3, largest=30)
 SETTINGS = {
@@ -49,8 +48,8 @@ def assert_equal_runs(first, second):
     """Weights, optimiser and random state, measurement and history, bit for bit."""
     assert second.config == first.config
     assert second.history == first.history
-    for name in (runs.CHECKPOINT, runs.ARRAYS):
-        one, other = (runs.read_tensors(run.folder / name) for run in (first, second))
+    for name in (store.CHECKPOINT, store.ARRAYS):
+        one, other = (store.read_tensors(run.folder / name) for run in (first, second))
         assert one.keys() == other.keys()
         for key, tensor in one.items():
             assert tensor.dtype == other[key].dtype
@@ -92,7 +91,7 @@ def check_kills(config, kills, tmp_path):
         process.kill()
         process.join()
         assert not (tmp_path / "told").exists(), (tmp_path / "told").read_text()
-        if (out / config.fingerprint / runs.ENVIRONMENT).exists():
+        if (out / config.fingerprint / store.ENVIRONMENT).exists():
             assert_equal_runs(whole, load_run(out / config.fingerprint))
             finished += 1
         else:
@@ -113,6 +112,35 @@ def test_killed_at_random_moments_and_resumed(values, tmp_path):
 def test_killed_at_thirty_random_moments_and_resumed(values, tmp_path):
     epochs = 300 if "batch_size" in values else 1500
     check_kills(replace(SMOKE, epochs=epochs, **values), 30, tmp_path)
+
+
+def check_kills_while_writing(kills, tmp_path):
+    """Kill processes that write a checkpoint or a report over and over; the next writer leaves nothing of theirs."""
+    run = train(SMOKE, out=tmp_path)
+    report(run)
+    rng = np.random.default_rng(0)
+    left_over = 0
+    for written, name in ((children.checkpoints, store.CHECKPOINT), (children.pages, "report.html")):
+        for _ in range(kills // 2):
+            process = children.start(written, run.folder, tmp_path / "begun")
+            wait_for(tmp_path / "begun", process)
+            time.sleep(rng.uniform(0, 0.1))
+            process.kill()
+            process.join()
+            (tmp_path / "begun").unlink(missing_ok=True)
+            left_over += not {path.name for path in run.folder.iterdir()} <= FILES | {"report.html"}
+        files.replace(run.folder / name, (run.folder / name).read_bytes())
+        assert_no_leftovers(run.folder)
+    return left_over
+
+
+def test_killed_inside_writes(tmp_path):
+    check_kills_while_writing(6, tmp_path)
+
+
+@pytest.mark.heavy
+def test_killed_inside_writes_sixty_times(tmp_path):
+    assert check_kills_while_writing(60, tmp_path) > 5  # or the kills never hit a write
 
 
 # no space, no permission
@@ -183,9 +211,9 @@ def prepare_unfinished(config, out):
     with pytest.raises(InterruptedError):
         train(config, out=out, progress=stop)
     folder = out / config.fingerprint
-    with (folder / runs.HISTORY).open("a") as handle:
+    with (folder / store.HISTORY).open("a") as handle:
         handle.write('{"step": 3, "objec')
-    (folder / f".{runs.CHECKPOINT}.1").write_bytes(b"half")
+    (folder / f".{store.CHECKPOINT}.1").write_bytes(b"half")
 
 
 def test_a_report_that_cannot_be_written_is_one_line(tmp_path, capsys):
@@ -207,29 +235,30 @@ def test_a_report_that_cannot_be_written_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("written", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("error", [SafetensorError("I/O error: No space left"), OSError(errno.ENOSPC, "No space left")])
-@pytest.mark.parametrize("name", [runs.CHECKPOINT, runs.ARRAYS])
-def test_a_file_of_tensors_that_ends_early_is_never_seen(name, error, written, tmp_path, monkeypatch, never_stopped):
+@pytest.mark.parametrize("name", [store.CHECKPOINT, store.ARRAYS])
+def test_a_file_of_tensors_that_ends_early_is_never_seen(name, written, tmp_path, monkeypatch, never_stopped):
     whole = never_stopped(SMOKE)
-    save = runs.save_file
+    sync = os.fsync
 
-    def fail(tensors, path):
-        save(tensors, path)
-        if name in path.name:
-            path.write_bytes(path.read_bytes()[: int(written * path.stat().st_size)])
-            raise error
+    def fail(handle):
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        if path.name.startswith(f".{name}."):
+            os.truncate(path, int(written * path.stat().st_size))
+            raise OSError(errno.ENOSPC, "No space left")
+        sync(handle)
 
-    monkeypatch.setattr(runs, "save_file", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(CollapseError, match=f"{name} cannot be written .*No space left.*; free space"):
         train(SMOKE, out=tmp_path)
     assert_no_leftovers(tmp_path / SMOKE.fingerprint)
     assert not (tmp_path / SMOKE.fingerprint / name).exists()
-    monkeypatch.setattr(runs, "save_file", save)
+    monkeypatch.setattr(os, "fsync", sync)
     assert_equal_runs(whole, train(SMOKE, out=tmp_path, resume=True))
 
 
 @pytest.mark.parametrize(
-    ("limit", "name"), [(300, runs.CONFIG), (2_000, runs.CHECKPOINT), (16_000, runs.HISTORY), (100_000, "report.html")]
+    ("limit", "name"),
+    [(300, store.CONFIG), (2_000, store.CHECKPOINT), (16_000, store.HISTORY), (100_000, "report.html")],
 )
 def test_a_limit_of_the_kernel_on_the_size_of_files(limit, name, tmp_path, never_stopped):
     """The write itself fails, in Python and in the code that writes tensors, with part of it on the disk."""
@@ -256,14 +285,14 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-@pytest.mark.parametrize("name", [runs.CHECKPOINT, runs.ARRAYS, runs.CONFIG, runs.ENVIRONMENT])
+@pytest.mark.parametrize("name", [store.CHECKPOINT, store.ARRAYS, store.CONFIG, store.ENVIRONMENT])
 def test_damaged_files_are_an_error_with_the_remedy(name, damage, tmp_path, never_stopped):
     whole = never_stopped(SMOKE)
     path = tmp_path / SMOKE.fingerprint / name
     shutil.copytree(whole.folder, path.parent)
     path.write_bytes(damage(path.read_bytes().rstrip()))
-    if name == runs.CHECKPOINT:  # read by an unfinished run
-        (path.parent / runs.ENVIRONMENT).unlink()
+    if name == store.CHECKPOINT:  # read by an unfinished run
+        (path.parent / store.ENVIRONMENT).unlink()
     with pytest.raises(CollapseError, match="train again without resuming") as caught:
         train(SMOKE, out=tmp_path, resume=True)
     assert "\n" not in str(caught.value)
@@ -276,7 +305,7 @@ def test_damaged_files_are_an_error_with_the_remedy(name, damage, tmp_path, neve
 def test_a_torn_line_of_the_history_is_dropped(line, tmp_path, never_stopped):
     whole = never_stopped(SMOKE)
     prepare_unfinished(SMOKE, tmp_path)
-    path = tmp_path / SMOKE.fingerprint / runs.HISTORY
+    path = tmp_path / SMOKE.fingerprint / store.HISTORY
     path.write_bytes(path.read_bytes().rpartition(b"\n")[0] + b"\n" + line)
     assert_equal_runs(whole, train(SMOKE, out=tmp_path, resume=True))
 
@@ -289,10 +318,10 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         ("rng", torch.zeros(3)),
         ("data", torch.zeros(3)),
     ):
-        tensors = runs.read_tensors(whole.folder / runs.CHECKPOINT)
+        tensors = store.read_tensors(whole.folder / store.CHECKPOINT)
         for changed in (tensors | {key: value}, {k: v for k, v in tensors.items() if k != key}):
             prepare_unfinished(SMOKE, tmp_path / "other")
-            runs.replace_tensors(tmp_path / "other" / SMOKE.fingerprint / runs.CHECKPOINT, changed)
+            store.replace_tensors(tmp_path / "other" / SMOKE.fingerprint / store.CHECKPOINT, changed)
             with pytest.raises(CollapseError, match=r"(of another run .*|was trained on); train again"):
                 train(SMOKE, out=tmp_path / "other", resume=True)
 
@@ -306,7 +335,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch, capsys):
     for finished in (False, True):
         whole = train(config, out="out", resume=True)
         if not finished:
-            (whole.folder / runs.ENVIRONMENT).unlink()
+            (whole.folder / store.ENVIRONMENT).unlink()
         for other in ({"X": X + 1e-6, "y": y}, {"X": X, "y": 1 - y}, {"X": X[1:], "y": y[1:]}):
             np.savez("own.npz", **other)
             with pytest.raises(CollapseError, match=r"data='own.npz': is not what the run in \S+ was"):
@@ -333,7 +362,7 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path, capsys):
     config = replace(SMOKE, epochs=200_000)
     process = children.start(children.resume, config, tmp_path, tmp_path / "told")
     folder = tmp_path / config.fingerprint
-    wait_for(folder / runs.CHECKPOINT, process)
+    wait_for(folder / store.CHECKPOINT, process)
     for resuming in (False, True):
         with pytest.raises(CollapseError, match="in use by another process; wait for it"):
             train(config, out=tmp_path, resume=resuming)
@@ -343,17 +372,25 @@ def test_a_second_run_on_the_same_folder_is_refused(tmp_path, capsys):
     assert process.is_alive()
     process.kill()
     process.join()
-    with runs.locked(folder):  # the kernel has let go of it
-        assert runs.read_history(folder)
+    with store.locked(folder):  # the kernel has let go of it
+        assert store.read_history(folder)
+
+
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+def heed_sigint():
+    """What a shell has started in the background ignores Ctrl-C, and so would its children: these tests too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path):
     words = ["train", "--hidden", "8", "--feature-dim", "12", "--largest", "30", "--epochs", "200000", "--out", "here"]
     command = [sys.executable, "-m", "collapsekit.cli", *words]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=tmp_path, preexec_fn=heed_sigint, **PIPES) as process:
         config = replace(SMOKE, epochs=200_000)  # it cannot end before the signal comes
         folder = tmp_path / "here" / config.fingerprint
-        wait_for(folder / runs.CHECKPOINT, process)
+        wait_for(folder / store.CHECKPOINT, process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -363,7 +400,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path):
     with pytest.raises(CollapseError, match="unfinished run; finish it with train --resume"):
         load_run(folder)
     assert_no_leftovers(folder)
-    before = runs.read_history(folder)
+    before = store.read_history(folder)
     reached = []
 
     def stop(step, total, objective):
@@ -372,7 +409,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path):
 
     with pytest.raises(InterruptedError):
         train(config, out=tmp_path / "here", resume=True, progress=stop)
-    after = runs.read_history(folder)
+    after = store.read_history(folder)
     assert after[:-1] == before[: len(after) - 1]
     assert reached == [after[-1]["step"]]
     assert len(after) > 1

@@ -23,10 +23,10 @@ from numpy.testing import assert_array_equal
 
 from collapsekit import CollapseError
 from collapsekit.cli import main
+from collapsekit.pool import LocalPool
 from collapsekit.training import TrainConfig, checkpoint, load_run, sweep, train
 from collapsekit.training._sweep import configurations, part_of
-from collapsekit.training.pool import LocalPool
-from collapsekit.training.runs import in_use, locked, read_history
+from collapsekit.training.store import in_use, locked, read_history
 
 TINY = {"epochs": 12, "hidden": (8,), "feature_dim": 12}
 GRID = TINY | {"seed": range(2), "penalty_scale": [0.5, 1.5]}
@@ -448,7 +448,13 @@ COMMAND += ["--hidden", "8", "--epochs", "1500", "--seeds", "0:1"]
 def started(folder):
     """A sweep in a process (and process group) of its own, once its run has a checkpoint; and its child processes."""
     process = subprocess.Popen(
-        COMMAND, cwd=folder, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        COMMAND,
+        cwd=folder,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored, if the tests run in the background
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     run = folder / "runs" / SLOW.fingerprint
     until(lambda: (run / "checkpoint.safetensors").exists() and checkpointed(run) > 20)
@@ -545,3 +551,22 @@ def test_the_lock_is_free_once_it_was_asked_for(tmp_path):
     assert not in_use(tmp_path)
     with (tmp_path / "lock").open() as handle:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.heavy
+def test_a_scheduler_without_workers_is_refused_within_seconds(tmp_path, monkeypatch, capsys):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.chdir(tmp_path)
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        assert main(["sweep", "--epochs", "2", "--seeds", "0:1", "--scheduler", cluster.scheduler_address]) == 2
+    assert "has no workers; start one: dask worker tcp://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("odd", ["a link", "a pipe", "a folder"])
+def test_a_lock_that_is_no_file_is_refused_and_nothing_waits_for_it(tmp_path, odd):
+    lock = tmp_path / "lock"
+    {"a link": lambda: lock.symlink_to("victim"), "a pipe": lambda: os.mkfifo(lock), "a folder": lock.mkdir}[odd]()
+    assert not in_use(tmp_path)
+    with pytest.raises(CollapseError, match=r"lock cannot be written \("), locked(tmp_path):
+        pass
+    assert not (tmp_path / "victim").exists()

@@ -23,7 +23,7 @@ from collapsekit.training import (
     load_run,
     load_split,
     run_scope,
-    runs,
+    store,
     train,
 )
 from collapsekit.training import _train as loop
@@ -130,7 +130,7 @@ def test_a_frozen_shift_stays_zero(tmp_path):
     config = replace(SMOKE, recipe="batchnorm", branches=2)
     for batchnorm_decay, moves in (("gain_frozen_shift", False), ("gain_and_shift", True)):
         run = train(replace(config, batchnorm_decay=batchnorm_decay), out=tmp_path)
-        state = runs.read_tensors(run.folder / runs.CHECKPOINT)
+        state = store.read_tensors(run.folder / store.CHECKPOINT)
         for name in SHIFTS:
             assert bool((state[f"model.{name}"] != 0).any()) == moves
     model = residual_mlp(4, (3,), 3, 2)
@@ -569,7 +569,7 @@ def test_runs_of_users_networks(function, values, reason, tmp_path, monkeypatch)
     assert (run.outside is None) == (reason is None)
     assert (reason or "") in (run.outside or "")
     assert (run.measured.bias is None) == bool(values.get("drop_bias"))
-    state = runs.read_tensors(run.folder / runs.CHECKPOINT)
+    state = store.read_tensors(run.folder / store.CHECKPOINT)
     assert ("model.fc.bias" in state) == (not values.get("drop_bias"))
 
 
@@ -642,7 +642,7 @@ def test_a_text_transformer_lands_on_the_prediction(transformers_networks, tmp_p
     comparison = assert_stored_and_compared(run)
     assert comparison.same_classes_collapsed
     assert comparison.reached, comparison.verdict
-    assert [c.status for c in comparison.classes] == ["alive", "alive", "collapsed"]
+    assert [c.status for c in comparison.classes] == ["alive", "alive", "lost"]
     assert "<b>" in comparison.verdict
 
 
@@ -683,7 +683,7 @@ def test_a_resumed_batchnorm_run_equals_one_that_was_never_stopped(tmp_path):
         train(config, out=tmp_path / "torn", progress=stop)
     resumed = train(config, out=tmp_path / "torn", resume=True)
     assert resumed.history == whole.history
-    first, second = (runs.read_tensors(run.folder / runs.CHECKPOINT) for run in (whole, resumed))
+    first, second = (store.read_tensors(run.folder / store.CHECKPOINT) for run in (whole, resumed))
     assert first.keys() == second.keys()
     for key, tensor in first.items():
         assert_array_equal(tensor, second[key], err_msg=key)

@@ -13,7 +13,8 @@ from pyarrow import parquet
 from _support.tolerances import EXACT
 from collapsekit import CollapseError
 from collapsekit.training import TrainConfig, collect, compare_run, load_run, train, write_table
-from collapsekit.training.runs import locked, save_failure
+from collapsekit.training.runs import save_failure
+from collapsekit.training.store import locked
 
 TINY = TrainConfig(epochs=5, hidden=(8,), feature_dim=12)
 NAN_FREE = (int, float, str, bool, list, type(None))
@@ -45,7 +46,8 @@ def test_a_finished_run_is_its_configuration_and_its_comparison(folder):
     for key in ("largest_deviation", "objective_excess", "mean_cosine", "train_accuracy"):
         assert_allclose(row[key], getattr(comparison, key), rtol=EXACT)
     assert row["predicted_collapsed"] == frame.collapses.sum() > 0
-    assert row["measured_collapsed"] == sum(c.status.startswith("collapsed") for c in comparison.classes)
+    assert row["measured_collapsed"] == sum(c.status == "lost" for c in comparison.classes)
+    assert row["never_predicted"] == sum(c.status == "never predicted" for c in comparison.classes)
     assert_allclose(row["times_threshold"], 1.5, rtol=1e-9)
     assert_allclose(row["balanced_accuracy"], run.test_recalls.mean(), rtol=EXACT)
     assert row["seconds"] == run.environment["seconds"]
@@ -64,7 +66,8 @@ def test_features_too_narrow_for_a_closed_form_are_no_damage(folder):
     path = folder / TINY.fingerprint / "env.json"
     content = json.loads(path.read_text())
     content["last_layer"]["dim"] = 4
-    path.write_text(json.dumps(content))
+    del content["checksums"]  # else it would be damage
+    path.write_text(json.dumps(content | {"schema": 1}))
     row = row_of(folder, TINY)
     assert row["status"] == "finished"
     assert "dim=4" in row["outside"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from io import TextIOWrapper
@@ -49,9 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
     for name, summary in COMMANDS.items():
         app.command(f"collapsekit.cli.{name}:{name}", name=name, help=summary if listing else None)
     try:
+        os.getcwd()  # else torch's libraries end the process in words of their own
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print_error(str(message))
             code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
     except CycloptsError as error:
         print_error(f"{error} Try --help.")
         return USER_ERROR
@@ -61,6 +64,15 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 1
+    except FileNotFoundError as error:
+        where = "the working folder" if error.filename is None else error.filename
+        print_error(f"{where}: there is no such file or folder; change to one that exists")
+        return USER_ERROR
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in its buffer is written at exit
+        where = "stdout" if error.filename is None else error.filename
+        print_error(f"{where}: {error.strerror or error}; free space, or work in another folder")
+        return USER_ERROR
     except KeyboardInterrupt:
         print_error("stopped.")
         return INTERRUPTED

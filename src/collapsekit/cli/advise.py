@@ -11,10 +11,11 @@ import numpy as np
 from cyclopts import Parameter
 
 from collapsekit import UFM, CollapseError, predict, thresholds
-from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
+from collapsekit.cli._console import print_classes, print_json, print_note
 from collapsekit.cli._inputs import Counting, Penalties
 from collapsekit.cli.predict import NO_ACCURACY, pages
 from collapsekit.evidence import scope
+from collapsekit.prediction import fates
 from collapsekit.recipe import Recipe
 from collapsekit.theory import LargestPenalty, WeightAdvice, counts_for, largest_penalty, margins_for, weights_for
 from collapsekit.theory._counts import with_counts
@@ -65,14 +66,14 @@ def advise(
     problem = penalties.problem(sizes)
     names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]
     advice = Advice(problem, margins, _position(keep, names), penalties.recipe)
-    ground, table = str(scope(problem, penalties.recipe)), AdviceTable(advice, names, penalties.weight_decay)
-    written = None if html is None else _write_page(table, ground, html)
+    ground, table = scope(problem, penalties.recipe), AdviceTable(advice, names, penalties.weight_decay)
+    written = None if html is None else _write_page(table, ground.details, html)
     if json:
-        content = advice.to_dict() | {"labels": names, "scope": ground}
+        content = advice.to_dict() | {"labels": names, "scope": ground.details}
         print_json(content | ({} if written is None else {"page": str(written)}))
         return
     _print(table)
-    print_note(ground)
+    print_note(str(ground))
     if written is not None:
         print_note(f"page: {written}")
 
@@ -156,6 +157,7 @@ class AdviceTable:
     def __init__(self, advice: Advice, names: list[str], weight_decay: float | None) -> None:
         self.advice, self.names, self.after = advice, names, advice.confidences
         now, limits = advice.now, advice.limits
+        self.fates = fates(now.problem.loss, now.confidences, now.collapses)
         unit = 1.0 if weight_decay is None else weight_decay
         self.columns: list[tuple[str, Callable[[int], str]]] = [
             ("class", lambda k: names[k]),
@@ -177,7 +179,7 @@ class AdviceTable:
         if isinstance(advice.counts, np.ndarray):
             counts = advice.counts
             self._add("count\nneeded", lambda k: f"{counts[k]:.0f}", "oversampling")
-        self.columns.append(("status now", lambda k: "collapses" if now.collapses[k] else "survives"))
+        self.columns.append(("status now", self.fates.__getitem__))
 
     def _add(self, header: str, show: Callable[[int], str] | None, remedy: str) -> None:
         """A remedy and the confidences after it."""
@@ -218,11 +220,10 @@ def _write_page(table: AdviceTable, ground: str, html: Path) -> Path:
 
 
 def _print(table: AdviceTable) -> None:
-    shown, collapsed = shown_rows(len(table.names)), table.advice.now.collapses
     headers = [header for header, _ in table.columns]
-    print_table(headers, [table.row(k) for k in shown], muted=[bool(collapsed[k]) for k in shown])
-    if len(shown) < len(table.names):
-        print_note(f"… {len(table.names) - len(shown)} classes between are not shown; --json prints all.")
+    kept = ("class", "count", "confidence\nnow", "status now")
+    drop = [header for header in headers if header not in kept]
+    print_classes(headers, table.row, table.fates, drop[::-1])
     for sentence in table.sentences:
         print_note(sentence)
     print_note(NO_ACCURACY)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from collapsekit.cli._console import fitting, print_json, print_note, print_table
+from collapsekit.cli._console import print_json, print_note, print_table
 from collapsekit.training import TrainConfig, write_table
 from collapsekit.training import collect as collect_rows
 
@@ -15,6 +15,7 @@ COLUMNS = (
     ("step", "step", "d"),
     ("collapsed\npredicted", "predicted_collapsed", "d"),
     ("collapsed\nmeasured", "measured_collapsed", "d"),
+    ("never\npredicted", "never_predicted", "d"),
     ("largest\ndeviation", "largest_deviation", ".1e"),
     ("balanced\naccuracy", "balanced_accuracy", ".3f"),
 )
@@ -52,13 +53,8 @@ def collect(folder: Path, /, *, out: Path | None = None, json: bool = False) -> 
 def print_rows(rows: Sequence[dict[str, Any]], varied: Sequence[str]) -> None:
     """Print one row a run: folder, the fields in which runs differ, what was found, status; then the reasons."""
     headers = ("run", *(name.replace("_", "\n") for name in varied), *(header for header, _, _ in COLUMNS), "status")
-    cells = [_cells(row, varied) for row in rows]
-    kept = fitting(headers, cells)
-    shown = [[row[i] for i in kept] for row in cells]
-    print_table([headers[i] for i in kept], shown, muted=[row["status"] != "finished" for row in rows])
-    if len(kept) < len(headers):
-        hidden = (header.replace("\n", " ") for i, header in enumerate(headers) if i not in kept)
-        print_note(f"No room for {', '.join(hidden)}; a wider terminal or --json shows them.")
+    muted = [row["status"] != "finished" for row in rows]
+    print_table(headers, [_cells(row, varied) for row in rows], muted=muted, drop=headers[-2:0:-1])
     for row in rows:
         if row["reason"] is not None:
             print_note(f"{row['run']} {row['status']}: {row['reason']}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from cyclopts import Parameter
 
-from collapsekit.cli._console import print_json, print_note, print_table
+from collapsekit.cli._console import print_json, print_note, print_table, progress
 from collapsekit.cli._inputs import Counting, Penalties
 from collapsekit.cli.solve import Head, draw
 from collapsekit.solver import Landscape
@@ -51,7 +51,8 @@ def landscape(
     """
     sizes = (counting or Counting()).sizes(counts)
     problem = (head or Head()).problem(penalties or Penalties(), sizes)
-    found = find_landscape(problem, starts, seed=seed, scale=scale)
+    with progress("starts"):
+        found = find_landscape(problem, starts, seed=seed, scale=scale)
     if figure is not None:
         from collapsekit.report.solver_figures import landscape_gaps
 

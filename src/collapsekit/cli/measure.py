@@ -9,12 +9,12 @@ import numpy as np
 from cyclopts import Parameter
 
 from collapsekit import UFM, CollapseError
-from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
+from collapsekit.cli._console import print_classes, print_json, print_note
 from collapsekit.cli._inputs import Penalties
 from collapsekit.cli.train import print_comparison
 from collapsekit.data import LabelledData, read, read_head
 from collapsekit.diagnosis import Comparison, compare, effective_penalties
-from collapsekit.evidence import scope
+from collapsekit.evidence import Scope, scope
 from collapsekit.metrics import Measurement, measure_features
 from collapsekit.prediction import Prediction
 from collapsekit.prediction._predict import predicted
@@ -80,18 +80,18 @@ def measure(
         content["comparison"] = None if comparison is None else comparison.to_dict()
         content["effective_penalties"] = None if estimate is None else estimate.to_dict()
         content["nearest_references"] = [near.to_dict() for near in nearest]
-        print_json({"schema": 1} | content | {"scope": grounds, "assumed_order": order})
+        print_json({"schema": 1} | content | {"scope": grounds.details if grounds else "", "assumed_order": order})
         return
     if comparison is not None:
         print_comparison(comparison)
     else:
         _print_classes(measured)
-    print_note("; ".join(f"{key} {value:.4g}" for key, value in measured.metrics().items()) + ".")
+    metrics = "; ".join(f"{key} {value:.4g}" for key, value in measured.metrics().items()) + "."
     ranking = ", ".join(f"{near.name} {near.shape:.3g}" for near in nearest)
     references = f"Distance in shape (0: the same, up to 2): {ranking}." if ranking else ""
-    for sentence in (comparison and comparison.verdict, estimate and str(estimate), references, order, grounds):
+    for sentence in (comparison and comparison.verdict, metrics, estimate, references, order, grounds):
         if sentence:
-            print_note(sentence)
+            print_note(str(sentence))
 
 
 def _measured(
@@ -136,12 +136,12 @@ def _expected(measured: Measurement, penalties: Penalties) -> Prediction | str:
 
 def _compared(
     measured: Measurement, expected: Prediction | str, recipe: Recipe | None
-) -> tuple[Comparison | None, str]:
+) -> tuple[Comparison | None, Scope | None]:
     if measured.weight is None:
-        return None, ""
+        return None, None
     if isinstance(expected, str):
-        return compare(None, measured, outside=expected), ""
-    return compare(expected, measured), str(scope(expected.problem, recipe))
+        return compare(None, measured, outside=expected), None
+    return compare(expected, measured), scope(expected.problem, recipe)
 
 
 def _nearest(measured: Measurement, problem: UFM | None) -> list[Nearness]:
@@ -163,16 +163,10 @@ def _loss_weights(measured: Measurement, penalties: Penalties) -> Any:
 
 
 def _print_classes(measured: Measurement) -> None:
-    vectors = measured.per_class()
-    names = measured.names or ()
-    headers = ("class", "count", "‖h‖²", "within", "cdnv", "")
-    rows = [
-        (
-            names[k],
-            f"{vectors['count'][k]:.0f}",
-            *(f"{vectors[key][k]:.4g}" for key in ("feature_sqnorm", "within", "cdnv")),
-            "",
-        )
-        for k in shown_rows(len(names))
-    ]
-    print_table(headers, rows)
+    vectors, names, keys = measured.per_class(), measured.names or (), ("feature_sqnorm", "within", "cdnv")
+    print_classes(
+        ("class", "count", "‖h‖²", "within", "cdnv", ""),
+        lambda k: [names[k], f"{vectors['count'][k]:.0f}", *(f"{vectors[key][k]:.4g}" for key in keys), ""],
+        [""] * len(names),
+        ("cdnv", "within"),
+    )

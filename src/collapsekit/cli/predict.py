@@ -10,13 +10,15 @@ from cyclopts import Parameter
 
 import collapsekit
 from collapsekit import UFM, CollapseError
-from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
+from collapsekit.cli._console import print_classes, print_json, print_note
 from collapsekit.cli._inputs import Counting, Penalties
 from collapsekit.evidence import scope
-from collapsekit.prediction import from_solution
+from collapsekit.prediction import fates, from_solution
 from collapsekit.prediction._predict import predicted
 from collapsekit.recipe import Penalty
 
+DROP = ("‖w‖²", "‖h‖²", "margin", "dies at\ncount", "headroom", "dies at\nweight decay")
+"""What a narrow terminal goes without, in this order; never class, count, confidence and status."""
 NO_ACCURACY = "The prediction describes the training geometry; what it means for test accuracy has to be measured."
 
 
@@ -69,12 +71,10 @@ def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
             del content[key]
         print_json(content | {"labels": names, "counts": unit.counts.astype(int).tolist()})
         return
-    print_table(
+    print_classes(
         ("class", "count", "dies at λ_W λ_H ≥", ""),
-        [
-            (names[k], f"{unit.counts[k]:.0f}", f"{limits.critical_product[k]:.6g}", "")
-            for k in shown_rows(unit.num_classes)
-        ],
+        lambda k: (names[k], f"{unit.counts[k]:.0f}", f"{limits.critical_product[k]:.6g}", ""),
+        [""] * unit.num_classes,
     )
     print_note(
         f"The first class dies at λ_W λ_H = {limits.minority_collapse:.6g}, the last at "
@@ -98,20 +98,17 @@ def _print_prediction(penalties: Penalties, problem: UFM, names: list[str], html
             verdict=[summary],
             missed=bool(frame.collapses.any()),
             caption="Each class on its training samples, predicted",
-            headers=table.headers,
+            headers=[header.replace("\n", " ") for header in table.headers],
             rows=[table.row(k) for k in range(problem.num_classes)],
             lost=frame.collapses.tolist(),
-            notes=[str(ground), NO_ACCURACY],
+            notes=[ground.details, NO_ACCURACY],
         )
         written = page(problem, sheet, html)
     if json:
         content = frame.to_dict() | {"labels": names, "thresholds": limits.to_dict(), "scope": ground.to_dict()}
         print_json(content | ({} if html is None else {"page": str(written)}))
         return
-    shown = shown_rows(problem.num_classes)
-    print_table(table.headers, [table.row(k) for k in shown], muted=[bool(frame.collapses[k]) for k in shown])
-    if len(shown) < problem.num_classes:
-        print_note(f"… {problem.num_classes - len(shown)} classes between are not shown; --json prints all.")
+    print_classes(table.headers, table.row, table.fates, [header for header in DROP if header in table.headers])
     print_note(summary)
     print_note(str(ground))
     if html is not None:
@@ -126,8 +123,8 @@ def _print_solved(reason: str, problem: UFM, names: list[str], html: Path | None
     if json:
         print_json(found.to_dict() | {"labels": names, "thresholds": None, "scope": None})
         return
-    table, shown = PredictionTable(found, None, names, None), shown_rows(problem.num_classes)
-    print_table(table.headers, [table.row(k) for k in shown], muted=[bool(found.collapses[k]) for k in shown])
+    table = PredictionTable(found, None, names, None)
+    print_classes(table.headers, table.row, table.fates, [header for header in DROP if header in table.headers])
     print_note(
         f"{int(found.collapses.sum())} of {problem.num_classes} classes collapse. No thresholds ({reason}); shown is "
         f"{found.basis.value} (relative gap {found.gap:.1e})."
@@ -139,6 +136,7 @@ class PredictionTable:
 
     def __init__(self, frame: Any, limits: Any, names: list[str], weight_decay: float | None) -> None:
         self.frame, self.limits, self.names, self.weight_decay = frame, limits, names, weight_decay
+        self.fates = fates(frame.problem.loss, frame.confidences, frame.collapses)
 
     @property
     def headers(self) -> list[str]:
@@ -146,8 +144,8 @@ class PredictionTable:
         columns = ["class", "count", "confidence", "margin", "‖h‖²", "‖w‖²"]
         if self.limits is None:
             return [*columns, "status"]
-        own = [] if self.weight_decay is None else ["dies at weight decay"]
-        return [*columns, "headroom", *own, "dies at count", "status"]
+        own = [] if self.weight_decay is None else ["dies at\nweight decay"]
+        return [*columns, "headroom", *own, "dies at\ncount", "status"]
 
     def row(self, k: int) -> list[str]:
         """Class k in words."""
@@ -164,7 +162,7 @@ class PredictionTable:
             f"{frame.feature_sqnorms[k]:.4g}",
             f"{frame.classifier_sqnorms[k]:.4g}",
             *ends,
-            "collapses" if frame.collapses[k] else "survives",
+            self.fates[k],
         ]
 
 

@@ -31,4 +31,6 @@ def report(run: Path, /, *, out: Path | None = None, json: bool = False) -> None
         print_json(as_dict(finished, comparison, page))
     else:
         print_note(comparison.verdict)
+        if finished.unverifiable:
+            print_note("This run is unverifiable: it was stored before runs had checksums.")
         print_note(f"report: {page}")

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from cyclopts import Parameter
 
 import collapsekit
 from collapsekit import UFM, CollapseError, CrossEntropy, Focal, Hinge
-from collapsekit.cli._console import print_json, print_note, print_table, shown_rows
+from collapsekit.cli._console import print_classes, print_json, print_note, progress
 from collapsekit.cli._inputs import Counting, Penalties
 from collapsekit.losses import MSE, Loss
+from collapsekit.prediction import fates, from_solution
 from collapsekit.solver import Solution
 from collapsekit.validation import shorten
 
@@ -115,7 +115,8 @@ def solve(
     """
     sizes = (counting or Counting()).sizes(counts)
     problem = (head or Head()).problem(penalties or Penalties(), sizes)
-    solution = collapsekit.solve(problem, seed=seed, starts=starts, tol=tol, time_limit=time_limit)
+    with progress("solving"):
+        solution = collapsekit.solve(problem, seed=seed, starts=starts, tol=tol, time_limit=time_limit)
     names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]
     if figure is not None:
         from collapsekit.report.solver_figures import solution_features
@@ -130,15 +131,14 @@ def solve(
 def draw(path: Path, figure: Any) -> None:
     """Write a figure, given as a function of axes, to a file."""
     try:
-        import matplotlib as mpl
         from matplotlib.figure import Figure
 
-        from collapsekit.report.figures import STYLE
+        from collapsekit.report.figures import style
     except ModuleNotFoundError as missing:
         raise CollapseError(
             f"--figure: {missing.name} is not installed; run: pip install 'collapsekit[report]'"
         ) from None
-    with mpl.rc_context(STYLE):
+    with style():
         picture = Figure(figsize=(5.4, 3.6), layout="constrained")
         figure(picture.subplots())
         try:
@@ -148,32 +148,35 @@ def draw(path: Path, figure: Any) -> None:
 
 
 def _print_solution(solution: Solution, names: list[str]) -> None:
-    problem, geometry = solution.problem, solution.geometry()
-    bias = np.zeros(problem.num_classes) if solution.bias is None else solution.bias
-    losses = problem.loss.value(geometry.cross.T + bias)
-    shown = shown_rows(problem.num_classes)
-    headers = ["class", "count", "loss", "margin", "‖h‖²", "‖w‖²", "status"]
-    columns = [problem.counts, losses, geometry.margins, geometry.feature_sqnorms, geometry.classifier_sqnorms]
-    formats = [".0f", ".4f", ".4f", ".4g", ".4g"]
+    predicted, problem = from_solution(solution), solution.problem
+    columns: dict[str, tuple[Any, str]] = {
+        "count": (problem.counts, ".0f"),
+        "confidence": (predicted.confidences, ".4f"),
+        "loss": (_losses(solution), ".4f"),
+        "margin": (predicted.margins, ".4f"),
+        "‖h‖²": (predicted.feature_sqnorms, ".4g"),
+        "‖w‖²": (predicted.classifier_sqnorms, ".4g"),
+    }
     if solution.bias is not None:
-        headers.insert(-1, "bias")
-        columns.append(bias)
-        formats.append(".4f")
-    rows = [
-        (
-            names[k],
-            *(format(float(column[k]), spec) for column, spec in zip(columns, formats, strict=True)),
-            "collapses" if solution.collapsed[k] else "survives",
-        )
-        for k in shown
-    ]
-    print_table(headers, rows, muted=[bool(solution.collapsed[k]) for k in shown])
-    if len(shown) < problem.num_classes:
-        print_note(f"… {problem.num_classes - len(shown)} classes between are not shown; --json prints all.")
+        columns["bias"] = (solution.bias, ".4f")
+    words = fates(problem.loss, predicted.confidences, predicted.collapses)
+    print_classes(
+        ("class", *columns, "status"),
+        lambda k: (names[k], *(format(float(column[k]), spec) for column, spec in columns.values()), words[k]),
+        words,
+        [header for header in ("‖w‖²", "‖h‖²", "loss", "bias", "margin") if header in columns],
+    )
     found = solution.certificate
     print_note(
         f"Objective {found.objective:.10g}, lower bound {found.lower_bound:.10g}, stationarity "
         f"{found.stationarity:.1e}, polar {found.polar:.8g} ({found.kind}); {solution.coordinates} coordinates, "
         f"{solution.steps} steps."
     )
-    print_note(solution.status[0].upper() + solution.status[1:] + ".")
+    sentence = solution.status.value
+    print_note(f"{sentence[0].upper()}{sentence[1:]} (gap {found.gap:.1e}).")
+
+
+def _losses(solution: Solution) -> Any:
+    """The loss of each class at its feature, (K,)."""
+    cross = solution.geometry().cross.T
+    return solution.problem.loss.value(cross if solution.bias is None else cross + solution.bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,14 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from collapsekit.cli import SOME_FAILED
-from collapsekit.cli._console import print_json, print_note, stderr
+from collapsekit.cli._console import QUIET, print_json, print_note, stderr
 from collapsekit.cli.collect import print_rows
 from collapsekit.errors import CollapseError
+from collapsekit.pool import cluster
 from collapsekit.training import Outcome, Standing, TrainConfig
 from collapsekit.training import sweep as run_sweep
 from collapsekit.training._collect import collect, failed_row
 from collapsekit.training._sweep import MOST_RUNS, configurations, part_of
-from collapsekit.training.pool import cluster
 from collapsekit.validation import shorten
 
 TYPES = get_type_hints(TrainConfig)
@@ -47,6 +48,7 @@ def sweep(
 
     Any flag of train takes several values, separated by commas; a range of whole numbers is 0:5 (without its end),
     the widths of hidden layers are joined by x. --seeds is --seed. Repeat the command to go on after a stop.
+    --network module:function runs that function, and so whatever code its module holds: name only what you trust.
 
     Exit code: 0 if every run is finished, 1 if some failed, 2 if all did or the command cannot be carried out.
 
@@ -107,6 +109,9 @@ def _print(outcomes: list[Outcome], out: str, varied: Sequence[str], json: bool)
         print_json({"schema": 1, "out": out, "runs": rows})
         return code
     print_rows(rows, varied)
+    for outcome in outcomes:
+        if outcome.anew is not None:
+            print_note(f"{outcome.folder.name} trained anew: {outcome.anew}")
     note = f"{len(outcomes) - len(failed)} of {len(outcomes)} runs finished"
     print_note(f"{note}, {len(failed)} failed; all of {out}: collapsekit collect {out}" if failed else f"{note}.")
     return code
@@ -120,10 +125,13 @@ def varied_fields(configs: Sequence[TrainConfig]) -> list[str]:
 @contextmanager
 def _shown(planned: Sequence[TrainConfig], varied: Sequence[str]) -> Iterator[Any]:
     """Yield what shows a standing on stderr: a live table on a terminal, else a line for each run that ends."""
-    printed = 0
+    printed, spoken = 0, time.monotonic()
 
     def lines(standing: Standing) -> None:
-        nonlocal printed
+        nonlocal printed, spoken
+        if time.monotonic() > spoken + QUIET:
+            spoken = time.monotonic()
+            stderr.print(Text(_title(standing)), soft_wrap=True)
         if any(outcome.finished for outcome in standing.outcomes):  # if none is, the error says it
             for outcome in standing.outcomes[printed:]:
                 printed += 1
@@ -135,19 +143,22 @@ def _shown(planned: Sequence[TrainConfig], varied: Sequence[str]) -> Iterator[An
         yield lines if live is None else lambda standing: live.update(_standing(standing, varied), refresh=True)
 
 
-def _standing(standing: Standing, varied: Sequence[str]) -> Group:
+def _title(standing: Standing) -> str:
     failed = sum(not outcome.finished for outcome in standing.outcomes)
-    title = (
+    return (
         f"{len(standing.outcomes) - failed} done, {failed} failed, {len(standing.running)} running, "
         f"{standing.left - len(standing.running)} left"
     )
+
+
+def _standing(standing: Standing, varied: Sequence[str]) -> Group:
     table = Table(box=None, pad_edge=False)
     for name in ("run", *varied, "step"):
         table.add_column(name.replace("_", " "), justify="right" if name == "step" else "left")
     for config, step in list(standing.running.items())[:MOST_SHOWN]:
         steps = f"{step}/{config.epochs}" if config.batch_size is None else str(step)
         table.add_row(config.fingerprint, *(Text(str(getattr(config, name))) for name in varied), steps)
-    return Group(Text(title, style="bold"), table)
+    return Group(Text(_title(standing), style="bold"), table)
 
 
 def _named(config: TrainConfig, varied: Sequence[str]) -> str:

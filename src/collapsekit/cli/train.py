@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from collapsekit.cli._console import print_json, print_note, print_table, shown_rows, stderr
+from collapsekit.cli._console import print_classes, print_json, print_note, progress, stderr
 from collapsekit.diagnosis import ClassFinding, Comparison
 from collapsekit.training import Run, TrainConfig, compare_run
 from collapsekit.training import train as run_training
@@ -29,6 +27,8 @@ def train(
     json: bool = False,
 ) -> None:
     """Train a network on imbalanced data, measure its last layer, and lay it beside the predicted geometry.
+
+    --network module:function runs that function, and so whatever code its module holds: name only what you trust.
 
     Example: collapsekit train --ratio 20 --penalty-scale 0.5 --seed 1
 
@@ -73,40 +73,24 @@ def _report_writer() -> Any:
 
 
 def _trained(config: TrainConfig, out: Path, resume: bool, device: str) -> Run:
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[objective]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    # Without a terminal a bar would be written once, at its end: nothing is better.
-    bar = Progress(*columns, console=stderr) if stderr.is_terminal else None
-    with bar or nullcontext():
-        task = bar.add_task("training", total=config.epochs, objective="") if bar else None
+    with progress("training") as show:
 
         def advance(step: int, total: int, objective: float) -> None:
-            if bar is not None and task is not None:
-                bar.update(task, completed=step, total=total, objective=f"objective {objective:.6g}")
+            show(step, total, f"step {step}/{total}, objective {objective:.6g}")
 
         return run_training(config, out=out, resume=resume, device=device, progress=advance)
 
 
 def print_comparison(comparison: Comparison) -> None:
     """Print one row a class, predicted beside measured; without a prediction the measured columns alone."""
-    predicted = comparison.outside is None
-    shown = shown_rows(len(comparison.classes))
+    predicted, classes = comparison.outside is None, comparison.classes
     columns = [column for column in COLUMNS if predicted or not column[2]]
-    if all(math.isnan(finding.test_recall) for finding in comparison.classes):
-        columns.remove(RECALL)
-    # Beside a prediction a measured column stands under its heading; alone it needs no word more.
-    headers = [name[name.index("\n") :] if predicted and "measured" in name else name for name, *_ in columns]
-    headers = headers if predicted else [name.replace("\nmeasured", "") for name in headers]
-    rows = [[show(comparison.classes[k]) for _, show, _ in columns] for k in shown]
-    print_table(headers, rows, muted=[comparison.classes[k].status != "alive" for k in shown])
-    if len(shown) < len(comparison.classes):
-        print_note(f"… {len(comparison.classes) - len(shown)} classes between are not shown; --json prints all.")
+    if all(math.isnan(finding.test_recall) for finding in classes):
+        columns.remove(TEST_RECALL)
+    # Without a prediction "measured" says nothing.
+    headers = [name if predicted else name.replace("\nmeasured", "") for name, *_ in columns]
+    statuses, drop = [finding.status for finding in classes], [header for header in DROP if header in headers]
+    print_classes(headers, lambda k: [show(classes[k]) for _, show, _ in columns], statuses, drop)
 
 
 def _number(value: float, form: str) -> str:
@@ -117,7 +101,7 @@ def _column(header: str, key: str, form: str, *, prediction: bool = False) -> Co
     return header, lambda finding: _number(getattr(finding, key), form), prediction
 
 
-RECALL = _column("test\nrecall", "test_recall", ".3f")
+TEST_RECALL = _column("held-out\nrecall", "test_recall", ".3f")
 COLUMNS: list[Column] = [
     ("class", lambda finding: finding.label, False),
     ("count", lambda finding: str(finding.count), False),
@@ -129,6 +113,11 @@ COLUMNS: list[Column] = [
     _column("‖h‖²\nmeasured", "feature_sqnorm", ".4g"),
     _column("‖w‖²\npredicted", "predicted_classifier_sqnorm", ".4g", prediction=True),
     _column("‖w‖²\nmeasured", "classifier_sqnorm", ".4g"),
-    RECALL,
+    _column("recall", "recall", ".3f"),
+    TEST_RECALL,
+    ("prediction", lambda finding: finding.agreement.removesuffix(" the prediction"), True),
     ("status", lambda finding: finding.status, False),
 ]
+LENGTHS = [f"{what}{side}" for what in ("‖w‖²", "‖h‖²", "margin") for side in ("\npredicted", "\nmeasured", "")]
+DROP = (*LENGTHS, "recall", "held-out\nrecall", "confidence\npredicted", "prediction")
+"""What a narrow terminal goes without, in this order; never class, count, measured confidence and status."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Collection
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from numpy.typing import NDArray
@@ -25,7 +26,12 @@ def read_pt(path: Path, wanted: Callable[[Collection[str]], list[str]]) -> dict[
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 check_bytes(sum(info.file_size for info in archive.infolist()), "unpacked")
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        except UnpicklingError:  # torch's words advise to load it nevertheless
+            raise CollapseError(
+                "more than tensors, which may run code and is never opened; save a dictionary of tensors"
+            ) from None
         found = next((found[key] for key in NESTED if isinstance(found.get(key), dict)), found)
         tensors = {str(key): value for key, value in found.items() if isinstance(value, torch.Tensor)}
         return {key: _array(tensors[key]) for key in wanted(tensors)}

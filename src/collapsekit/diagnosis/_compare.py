@@ -1,7 +1,8 @@
-"""compare: predicted beside measured, a status for each class, and one sentence of verdict."""
+"""compare: predicted beside measured, words for each class, and a verdict."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -9,32 +10,39 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from collapsekit.diagnosis.status import Agreement, Status, agreements, statuses
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import require_same_names
 from collapsekit.metrics import ClassMoments, Measurement
-from collapsekit.metrics.functional import COLLAPSED_SHARE, largest_cosine, mean_cosine
-from collapsekit.prediction import Prediction
+from collapsekit.metrics.functional import largest_cosine, mean_cosine
+from collapsekit.prediction import Fate, Prediction, fates, from_solution
 from collapsekit.problem import UFM
-from collapsekit.validation import Array, numeric
+from collapsekit.solver import Solution
+from collapsekit.validation import Array, numeric, short
 
-CHANCE_BAND = 0.005
-"""A collapsed class has a confidence within this of 1/K."""
-SQUEEZED_SHARE = 0.9
-"""A squeezed class has a margin below this share of the predicted one."""
 CONFIDENCE_BAND = 0.01
 COSINE_BAND = 0.05
 OBJECTIVE_BAND = 0.01
 """What "reached the predicted geometry" means in a verdict: confidences, orthogonality, objective (relative)."""
 OBJECTIVE_ROUNDING = 1e-4
 """Nothing lies below the optimum of its own problem, but for the rounding of features and logits (relative)."""
-
-Status = Literal["alive", "collapsed", "collapsed, not predicted", "alive, collapse predicted", "squeezed", "unseen"]
-AGAINST_PREDICTION: tuple[Status, ...] = ("collapsed, not predicted", "alive, collapse predicted")
+PREDICTED = ("confidences", "margins", "feature_sqnorms", "classifier_sqnorms")
+"""What a prediction says of each class."""
 
 
 @dataclass(frozen=True)
 class ClassFinding:
-    """One class, predicted (NaN where no theory predicts) and measured; squared norms of mean and row, margins."""
+    """One class, predicted (NaN where no theory predicts) and measured; squared norms of mean and row, margins.
+
+    Attributes
+    ----------
+    status : {"lost", "never predicted", "weak", "alive", "unseen"}
+        From the network alone, on its training samples.
+    fate : {"collapses", "nearly lost", "survives", ""}
+        What is predicted, if anything is.
+    agreement : {"as predicted", "squeezed", "against the prediction", ""}
+        How the two agree.
+    """
 
     label: str
     count: int
@@ -46,8 +54,18 @@ class ClassFinding:
     predicted_feature_sqnorm: float
     classifier_sqnorm: float
     predicted_classifier_sqnorm: float
+    recall: float
     test_recall: float
     status: Status
+    fate: Fate | Literal[""]
+    agreement: Agreement
+
+    @property
+    def word(self) -> str:
+        """What a table says of the class: its status, and in what it disagrees with the prediction."""
+        if self.agreement == "against the prediction":
+            return f"{self.status}, not as predicted"
+        return f"{self.status}, squeezed" if self.agreement == "squeezed" else self.status
 
 
 class Condition(NamedTuple):
@@ -86,6 +104,8 @@ class Comparison:
         Share of the training samples that the network assigns to their class.
     outside : str or None
         Why no theory predicts this network, or None if there is a prediction.
+    predicted_cosine : float
+        The largest |cosine| at a predicted optimum whose class means are not orthogonal (those of `solve`).
     """
 
     classes: list[ClassFinding]
@@ -98,6 +118,7 @@ class Comparison:
     mean_cosine: float
     train_accuracy: float
     outside: str | None = None
+    predicted_cosine: float = 0.0
 
     @property
     def objective_excess(self) -> float:
@@ -109,7 +130,7 @@ class Comparison:
         """What it takes to be on the predicted geometry, with what was found; empty without a prediction."""
         if self.outside is not None:
             return ()
-        misjudged = sum(c.status in AGAINST_PREDICTION for c in self.classes)
+        misjudged = sum(c.agreement == "against the prediction" for c in self.classes)
         found = (
             Condition("misjudged_classes", misjudged, (0, 0)),
             Condition("largest_deviation", self.largest_deviation, (0, CONFIDENCE_BAND)),
@@ -117,11 +138,11 @@ class Comparison:
         )
         if np.isnan(self.largest_cosine):  # fewer than two class means are left: orthogonal as they are
             return found
-        return (*found, Condition("largest_cosine", self.largest_cosine, (0, COSINE_BAND)))
+        return (*found, Condition("largest_cosine", self.largest_cosine, (0, COSINE_BAND + self.predicted_cosine)))
 
     @property
     def same_classes_collapsed(self) -> bool | None:
-        """Whether exactly the predicted classes collapsed; None without a prediction."""
+        """Whether no class is against the prediction; None without one."""
         return next((c.ok for c in self.conditions if c.name == "misjudged_classes"), None)
 
     @property
@@ -131,19 +152,34 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Reached or not, and if not, in what; without a prediction, why, and how far from an orthogonal frame."""
-        labels: dict[str, list[str]] = {}
-        for finding in self.classes:
-            labels.setdefault(finding.status, []).append(finding.label)
-        if self.outside is not None:
-            return self._outside_verdict(labels.get("collapsed", []))
+        """Which classes are gone, then how the network lies to its prediction, or why there is none."""
+        return f"{self._gone()} {self._unpredicted() if self.outside is not None else self._predicted()}"
+
+    def _gone(self) -> str:
+        never, lost, weak = (self._labels("status", word) for word in ("never predicted", "lost", "weak"))
+        parts = []
+        if never:
+            parts.append(f"The network never predicts {_listed(never)}, even on the samples it was trained on")
+        if lost:
+            parts.append(
+                f"{'lost, too' if never else 'Lost'} (never predicted, at chance or without a feature of its own): "
+                f"{_listed(lost)}"
+            )
+        if weak:
+            parts.append(f"{'weak' if parts else 'Weak'} (recall or confidence below one half): {_listed(weak)}")
+        return "; ".join(parts) + "." if parts else "Every class is alive on its training samples."
+
+    def _labels(self, key: str, word: str) -> list[str]:
+        return [c.label for c in self.classes if getattr(c, key) == word]
+
+    def _predicted(self) -> str:
         confidences = f"class confidences within {max(self.largest_deviation, 1e-4):.4f} of the prediction"
         if self.reached:
-            return f"The network reached the predicted geometry: {confidences}, {_losses(labels.get('collapsed', []))}."
+            return f"The network reached the predicted geometry: {confidences}."
         reasons = [f"{confidences}, {self._objective_found()}"]
-        for status in (*AGAINST_PREDICTION, "squeezed"):
-            if status in labels:
-                reasons.append(f"{status}: {_listed(labels[status])}")
+        for word in ("against the prediction", "squeezed"):
+            if labels := self._labels("agreement", word):
+                reasons.append(f"{word}: {_listed(labels)}")
         if any(c.name == "largest_cosine" and not c.ok for c in self.conditions):
             reasons.append(f"class means not orthogonal (largest |cosine| {self.largest_cosine:.2f})")
         return f"The network has NOT reached the predicted geometry: {'; '.join(reasons)}."
@@ -156,17 +192,13 @@ class Comparison:
             )
         return f"objective {max(self.objective_excess, 0.0):.2%} above the predicted optimum"
 
-    def _outside_verdict(self, collapsed: list[str]) -> str:
-        lost = f"; collapsed: {_listed(collapsed)}" if collapsed else "; no class collapsed"
-        fit = f"The network fits {self.train_accuracy:.1%} of its training samples"
+    def _unpredicted(self) -> str:
+        fit = f"No prediction: {self.outside}. The network fits {self.train_accuracy:.1%} of its training samples"
         if np.isnan(self.mean_cosine):
-            return f"No prediction: {self.outside}. {fit}; fewer than two class means are left to form a frame{lost}."
+            return f"{fit}; fewer than two class means are left to form a frame."
         orthogonal = self.mean_cosine <= COSINE_BAND
         where = "and its class means are orthogonal" if orthogonal else "but has NOT reached the orthogonal frame"
-        return (
-            f"No prediction: {self.outside}. {fit} {where} (mean |cosine| of class means "
-            f"{self.mean_cosine:.2f}, 0 on the frame){lost}."
-        )
+        return f"{fit} {where} (mean |cosine| of class means {self.mean_cosine:.2f}, 0 on the frame)."
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain values (JSON-ready; what is not a number is None), with its schema version."""
@@ -189,11 +221,11 @@ class Comparison:
             "classes": [_finite(asdict(c)) for c in self.classes],
             "conditions": [_finite(c._asdict() | {"band": list(c.band), "ok": c.ok}) for c in self.conditions],
         }
-        return {"schema": 1} | lists | _finite(summary)
+        return {"schema": 2} | lists | _finite(summary)
 
 
 def compare(
-    frame: Prediction | None,
+    prediction: Prediction | Solution | None,
     measured: Measurement,
     *,
     test_recalls: ArrayLike | None = None,
@@ -201,15 +233,10 @@ def compare(
 ) -> Comparison:
     """Lay a prediction beside a measurement of the same training set.
 
-    A class has *collapsed* when its mean feature has less than 1 % of the largest squared norm and its confidence is
-    within 0.005 of 1/K. Where no class is above chance the largest norm may be a remnant itself; the predicted norms
-    (if they vanish too, those of a unit of margin) then count beside it. A surviving class is *squeezed* when its
-    margin is below 90 % of the predicted one.
-
     Parameters
     ----------
-    frame : Prediction or None
-        From ``predict``; None where no theory predicts the network.
+    prediction : Prediction, Solution or None
+        From ``predict`` or ``solve``; None where nothing predicts the network.
     measured : Measurement
         With head, over the training samples.
     test_recalls : array_like, shape (K,), optional
@@ -231,85 +258,85 @@ def compare(
     >>> import numpy as np
     >>> from collapsekit import UFM, predict
     >>> from collapsekit.metrics import measure_features
-    >>> frame = predict(UFM([6, 3], lambda_w=0.05, lambda_h=0.02))
-    >>> weights, features = frame.weights_and_features()
+    >>> prediction = predict(UFM([6, 3], lambda_w=0.05, lambda_h=0.02))
+    >>> weights, features = prediction.weights_and_features()
     >>> labels = np.repeat([0, 1], [6, 3])
-    >>> compare(frame, measure_features(features[labels], labels, weights)).verdict
-    'The network reached the predicted geometry: class confidences within 0.0001 of the prediction, no class collapsed.'
+    >>> found = compare(prediction, measure_features(features[labels], labels, weights))
+    >>> [(c.status, c.fate, c.agreement) for c in found.classes]
+    [('alive', 'survives', 'as predicted'), ('alive', 'survives', 'as predicted')]
     """
-    if measured.weight is None or measured.confidences is None:
+    if measured.weight is None or measured.confidences is None or measured.recalls is None:
         raise CollapseError("measured: without a head there are no confidences; measure with weight=")
-    if frame is not None and frame.problem.num_classes != measured.moments.num_classes:
-        raise CollapseError(
-            f"frame: {frame.problem.num_classes} classes, measured {measured.moments.num_classes}; predict for the same"
-        )
-    if frame is not None:
-        require_same_names("frame", frame.problem.names, measured.names)
+    expected = from_solution(prediction) if isinstance(prediction, Solution) else prediction
     size, per_class, seen = measured.moments.num_classes, measured.per_class(), measured.counts > 0
-    predicted, statuses = _predicted(frame, size), _statuses(frame, per_class)
+    if expected is not None and expected.problem.num_classes != size:
+        raise CollapseError(
+            f"prediction: {expected.problem.num_classes} classes, measured {size}; predict for the same"
+        )
+    if expected is not None:
+        require_same_names("prediction", expected.problem.names, measured.names)
     recalls = np.full(size, np.nan) if test_recalls is None else numeric("test_recalls", test_recalls)
     if recalls.shape != (size,):
         raise CollapseError(f"test_recalls: shape {recalls.shape}; expected ({size},)")
-    names = measured.names or (frame and frame.problem.names) or tuple(str(k) for k in range(size))
+    predicted = {key: np.full(size, np.nan) if expected is None else getattr(expected, key) for key in PREDICTED}
+    words, told, agreeing = _words(expected, measured)
+    names = measured.names or (expected and expected.problem.names) or tuple(str(k) for k in range(size))
     classes = [
         ClassFinding(
             label=names[k],
             count=int(measured.counts[k]),
-            predicted_confidence=float(predicted["confidence"][k]),
+            predicted_confidence=float(predicted["confidences"][k]),
             measured_confidence=float(measured.confidences[k]),
             margin=float(per_class["margin"][k]),
-            predicted_margin=float(predicted["margin"][k]),
+            predicted_margin=float(predicted["margins"][k]),
             feature_sqnorm=float(per_class["feature_sqnorm"][k]),
-            predicted_feature_sqnorm=float(predicted["feature_sqnorm"][k]),
+            predicted_feature_sqnorm=float(predicted["feature_sqnorms"][k]),
             classifier_sqnorm=float(per_class["classifier_sqnorm"][k]),
-            predicted_classifier_sqnorm=float(predicted["classifier_sqnorm"][k]),
+            predicted_classifier_sqnorm=float(predicted["classifier_sqnorms"][k]),
+            recall=float(measured.recalls[k]),
             test_recall=float(recalls[k]),
-            status=statuses[k],
+            status=words[k],
+            fate=told[k],
+            agreement=agreeing[k],
         )
         for k in range(size)
     ]
-    alive = seen & ~(predicted["margin"] <= 0)  # NaN, without a prediction, stays
-    deviations = np.abs(measured.confidences - predicted["confidence"])[seen]
+    alive = seen if expected is None else seen & ~expected.collapses
+    deviations = np.abs(measured.confidences - predicted["confidences"])[seen]
     largest, mean = _cosines(measured, alive)
+    rows = per_class["classifier_sqnorm"], predicted["classifier_sqnorms"]
     return Comparison(
         classes=classes,
-        objective=float("nan") if frame is None else measured.objective(frame.problem),
-        predicted_objective=float("nan") if frame is None else frame.objective,
+        objective=float("nan") if expected is None else measured.objective(expected.problem),
+        predicted_objective=float("nan") if expected is None else expected.objective,
         largest_deviation=float(deviations.max()),
-        feature_norm_error=_worst(per_class["feature_sqnorm"][alive], predicted["feature_sqnorm"][alive]),
-        classifier_norm_error=_worst(
-            per_class["classifier_sqnorm"],
-            predicted["classifier_sqnorm"],
-            1.0 if frame is None else 1 / _unit_sqnorms(frame.problem),
-        ),
+        feature_norm_error=_worst(per_class["feature_sqnorm"][alive], predicted["feature_sqnorms"][alive]),
+        classifier_norm_error=_worst(*rows, 1.0 if expected is None else 1 / _unit_sqnorms(expected.problem)),
         largest_cosine=largest,
         mean_cosine=mean,
         train_accuracy=measured.metrics()["train_accuracy"],
-        outside=outside if frame is None else None,
+        outside=outside if expected is None else None,
+        predicted_cosine=_predicted_cosine(expected),
     )
 
 
-def _predicted(frame: Prediction | None, size: int) -> dict[str, Array]:
-    """The prediction by the keys of Measurement.per_class; NaN without one."""
-    if frame is None:
-        return dict.fromkeys(("confidence", "margin", "feature_sqnorm", "classifier_sqnorm"), np.full(size, np.nan))
-    return {
-        "confidence": frame.confidences,
-        "margin": frame.margins,
-        "feature_sqnorm": frame.feature_sqnorms,
-        "classifier_sqnorm": frame.classifier_sqnorms,
-    }
+def _words(
+    expected: Prediction | None, measured: Measurement
+) -> tuple[list[Status], Sequence[Fate | Literal[""]], list[Agreement]]:
+    """Status, fate and agreement of each class."""
+    found = statuses(measured)
+    if expected is None:
+        return found, [""] * len(found), [""] * len(found)
+    told = fates(expected.problem.loss, expected.confidences, expected.collapses)
+    return found, told, agreements(expected, measured, found)
 
 
-def collapsed_classes(
-    feature_sqnorms: Array, confidences: Array, expected: Array | float = 0.0
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return which classes have collapsed, (K,) bool, in the sense of :func:`compare`; `expected` squared norms."""
-    at_chance = np.abs(confidences - 1 / len(confidences)) <= CHANCE_BAND
-    largest: Any = np.nanmax(feature_sqnorms)
-    if at_chance[np.isfinite(confidences)].all():  # the largest norm may be a remnant too
-        largest = np.maximum(largest, expected)
-    return np.asarray(at_chance & (feature_sqnorms <= COLLAPSED_SHARE * largest))
+def _predicted_cosine(expected: Prediction | None) -> float:
+    """Largest |cosine| between predicted class features; 0 on the frame, and below two."""
+    if expected is None or not isinstance(expected.source, Solution):
+        return 0.0
+    cosines = np.abs(expected.geometry().feature_cosines - np.eye(expected.problem.num_classes))
+    return float(np.nanmax(cosines, initial=0.0))
 
 
 def _unit_sqnorms(problem: UFM) -> Array:
@@ -328,33 +355,8 @@ def _cosines(measured: Measurement, chosen: np.ndarray[Any, np.dtype[np.bool_]])
     return largest_cosine(alone), mean_cosine(alone)
 
 
-def _statuses(frame: Prediction | None, per_class: dict[str, Array]) -> list[Status]:
-    expected = 0.0 if frame is None else frame.feature_sqnorms.max() or _unit_sqnorms(frame.problem)
-    dead = collapsed_classes(per_class["feature_sqnorm"], per_class["confidence"], expected)
-    doomed = dead if frame is None else frame.collapses
-    squeezed = np.zeros(len(dead), bool) if frame is None else per_class["margin"] < SQUEEZED_SHARE * frame.margins
-    result: list[Status] = []
-    for k, predicted in enumerate(doomed):
-        if per_class["count"][k] == 0:
-            result.append("unseen")
-        elif dead[k]:
-            result.append("collapsed" if predicted else "collapsed, not predicted")
-        elif predicted:
-            result.append("alive, collapse predicted")
-        else:
-            result.append("squeezed" if squeezed[k] else "alive")
-    return result
-
-
-def _losses(dead: list[str]) -> str:
-    if not dead:
-        return "no class collapsed"
-    classes = "class" if len(dead) == 1 else f"{len(dead)} classes"
-    return f"exactly the predicted {classes} collapsed ({_listed(dead)})"
-
-
 def _listed(labels: list[str], most: int = 8) -> str:
-    shown = ", ".join(labels[:most])
+    shown = ", ".join(map(short, labels[:most]))
     return shown if len(labels) <= most else f"{shown} and {len(labels) - most} more"
 
 

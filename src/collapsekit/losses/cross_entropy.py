@@ -209,10 +209,10 @@ class CrossEntropy(MatrixLoss):
         """
         self._require_scalar_form()
         prices = np.asarray(prices)
-        r = self._times_temperature(prices)
-        if self.smoothing:
-            r = r + self.smoothing * (num_classes - 1) / num_classes
         with np.errstate(divide="ignore", over="ignore"):
+            r = self._times_temperature(prices)
+            if self.smoothing:
+                r = r + self.smoothing * (num_classes - 1) / num_classes
             leads = np.log(np.maximum((num_classes - 1) * (1.0 / r - 1.0), np.exp(-self._margins)))  # s/T − Δ, s ≥ 0
         if self.margins is not None:
             leads = leads + self._margins

@@ -111,7 +111,7 @@ class NeuralCollapse(Metric):
         super().__init__(**kwargs)
         self.num_classes = whole_number("num_classes", num_classes, 2, "give the number of classes")
         self.dim = whole_number("dim", dim, 1, "give the width of the features")
-        self.frame = None if problem is None else predict(problem)
+        self.prediction = None if problem is None else predict(problem)
         if problem is not None and problem.num_classes != self.num_classes:
             raise CollapseError(f"problem: {problem.num_classes} classes; num_classes={num_classes}")
         self.loss, self.ignore_index = loss, ignore_index
@@ -219,7 +219,7 @@ class NeuralCollapse(Metric):
         ``nc2_h``, and with a head too ``nc2_wwt``, ``nc3_wh``, and each one's ``_residual``; after :meth:`use_centres`
         ``ncc_accuracy`` and, with a head, ``ncc``.
         """
-        result = self._measurement().metrics(self.frame)
+        result = self._measurement().metrics(self.prediction)
         decided, correct, headed, agreeing = self.centre_hits.sum(dim=1).tolist()
         shares = {"ncc_accuracy": (correct, decided), "ncc": (agreeing, headed)}
         return result | {key: part / whole for key, (part, whole) in shares.items() if whole}

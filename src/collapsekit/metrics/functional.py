@@ -13,7 +13,7 @@ from torch import Tensor
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.moments import ClassMoments
-from collapsekit.prediction import Prediction
+from collapsekit.prediction import Basis, Prediction
 
 BLOCK_ENTRIES = 2**22
 COLLAPSED_SHARE = 0.01
@@ -181,7 +181,7 @@ def generalised_duality(weight: Tensor, moments: ClassMoments, *, centred: bool 
     return _shape(weight.detach().to(moments.state), target)
 
 
-def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: Prediction) -> dict[str, float]:
+def frame_metrics(moments: ClassMoments, weight: Tensor | None, prediction: Prediction) -> dict[str, float]:
     r"""Return the published NC2 and NC3 metrics against a prediction, each beside its un-normalised residual.
 
     ========== ========================================= =====================================================
@@ -202,7 +202,7 @@ def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: Predictio
         Measured.
     weight : Tensor, shape (K, d), optional
         Head; without it only ``nc2_h`` is returned.
-    frame : Prediction
+    prediction : Prediction
         The prediction.
 
     Raises
@@ -215,19 +215,18 @@ def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: Predictio
     Dang et al., ICML 2024, section 5; residuals: derived here.
     """
     size = moments.num_classes
-    if frame.problem.num_classes != size:
+    if prediction.problem.num_classes != size:
         raise CollapseError(
-            f"frame: {frame.problem.num_classes} classes, measured {size}; predict for the same classes"
+            f"prediction: {prediction.problem.num_classes} classes, measured {size}; predict for the same classes"
         )
     seen = moments.seen
     means = torch.where(seen[:, None], moments.means, 0.0)
-    sqnorms = means.new_tensor(frame.feature_sqnorms)[:, None]
-    called_by = torch.where(sqnorms > 0, means / sqnorms, 0.0)  # H*⁺ M of an orthogonal frame
+    called_by = _coordinates(prediction, means)
     names = ("nc2_h",) if weight is None else ("nc2_h", "nc2_wwt", "nc3_wh", "nc2_w")
 
     def pairs(rows: slice) -> list[tuple[Tensor, Tensor]]:
         """Measured and predicted rows of each matrix."""
-        gram_h, gram_w, cross = map(means.new_tensor, frame.gram_rows(rows))
+        gram_h, gram_w, cross = map(means.new_tensor, prediction.gram_rows(rows))
         found = [(means[rows] @ means.T, gram_h * seen)]
         if weight is not None:
             W = weight.detach().to(means)
@@ -247,6 +246,16 @@ def frame_metrics(moments: ClassMoments, weight: Tensor | None, frame: Predictio
     residuals = (norms[:, 2] / norms[:, 1]).tolist()
     result.pop("nc2_w", None)  # the published one needs no prediction
     return result | {f"{name}_residual": value for name, value in zip(names, residuals, strict=True)}
+
+
+def _coordinates(prediction: Prediction, means: Tensor) -> Tensor:
+    """``(H* H*ᵀ)⁺ M``, (K, d): times ``W* H*ᵀ`` it is the predicted head as the measured means have it."""
+    if prediction.basis is Basis.CLOSED_FORM:  # an orthogonal frame: the Gram matrix is diagonal
+        sqnorms = means.new_tensor(prediction.feature_sqnorms)[:, None]
+        return torch.where(sqnorms > 0, means / sqnorms, 0.0)
+    gram_h = means.new_tensor(prediction.gram_rows(slice(None))[0])
+    inverse: Tensor = torch.linalg.pinv(gram_h, rtol=1e-10, hermitian=True)
+    return inverse @ means
 
 
 def _shape(a: Tensor, b: Tensor) -> float:

@@ -92,10 +92,10 @@ class Measurement:
         within = as_array(self.moments.within)
         return Geometry(means @ means.T, W @ W.T, W @ means.T, self.counts, within=within, names=self.names)
 
-    def metrics(self, frame: Prediction | None = None) -> dict[str, float]:
-        """Return the scalar metrics, those against `frame` included if one is given."""
-        loss = self.loss if frame is None else frame.problem.loss
-        result = summary.scalars(self.moments, self.weight, frame, centred=loss.centred)
+    def metrics(self, prediction: Prediction | None = None) -> dict[str, float]:
+        """Return the scalar metrics, those against `prediction` included if one is given."""
+        loss = self.loss if prediction is None else prediction.problem.loss
+        result = summary.scalars(self.moments, self.weight, prediction, centred=loss.centred)
         for key, values in (("ncc", self.centre_agreement), ("train_accuracy", self.recalls)):
             if values is not None:
                 known = np.isfinite(values)

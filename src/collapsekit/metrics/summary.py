@@ -38,7 +38,7 @@ MEANINGS = {
 def scalars(
     moments: ClassMoments,
     weight: Tensor | None = None,
-    frame: Prediction | None = None,
+    prediction: Prediction | None = None,
     *,
     centred: bool = True,
 ) -> dict[str, float]:
@@ -64,8 +64,8 @@ def scalars(
             "nc2_norm_spread_w": F.norm_spread(weight.double()),
             "nc3_duality": F.duality(weight, moments),
         }
-    if frame is not None:
-        result |= F.frame_metrics(moments, weight, frame)
+    if prediction is not None:
+        result |= F.frame_metrics(moments, weight, prediction)
     return result
 
 

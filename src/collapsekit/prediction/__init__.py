@@ -1,5 +1,7 @@
 """What is expected of each class before training; alone knows both the theory and the solver."""
 
+from collapsekit.prediction._fates import Fate as Fate
+from collapsekit.prediction._fates import fates as fates
 from collapsekit.prediction._phase import PhaseDiagram as PhaseDiagram
 from collapsekit.prediction._phase import phase_diagram as phase_diagram
 from collapsekit.prediction._predict import predict as predict

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -16,11 +16,6 @@ from collapsekit.problem import UFM
 from collapsekit.solver import Solution
 from collapsekit.theory import Frame
 from collapsekit.validation import Array, frozen, shorten
-
-TIE = 1e-6
-"""A class whose own logit leads by less than this share of the largest lead ties: what a certified optimum resolves."""
-SMALLEST_LEAD = 1e-9
-"""Leads below this many nats are rounding, also where no class has a larger one."""
 
 
 class Basis(Enum):
@@ -55,9 +50,12 @@ class Prediction:
         Critical λ_W λ_H divided by λ_W λ_H; a class is lost at headroom ≤ 1, and both decays may grow by its square
         root before it is. NaN without a closed form, where thresholds are not known.
     objective, lower_bound, gap : float
-        Value of the point, a bound below which no point lies, and their relative distance; 0 for the closed form.
+        Value of the point, a bound below which no point lies (−∞ where there is none, as for focal loss), and their
+        relative distance; 0 for the closed form.
     basis : Basis
         What all this rests on.
+    source : Frame or Solution
+        The closed form or the solved point from which Gram matrices come.
 
     Examples
     --------
@@ -79,7 +77,7 @@ class Prediction:
     lower_bound: float
     gap: float
     basis: Basis
-    source: Frame | Solution = field(compare=False)
+    source: Frame | Solution
 
     def geometry(self) -> Geometry:
         """Return the Gram matrices, (K, K) each.
@@ -144,11 +142,12 @@ class Prediction:
         return {
             "schema": 2,
             "problem": self.problem.to_dict(),
-            **{key: getattr(self, key).tolist() for key in (*vectors, "collapses", "headroom")},
+            **{key: getattr(self, key).tolist() for key in (*vectors, "collapses")},
+            "headroom": [None if np.isnan(value) else value for value in self.headroom.tolist()],
             "objective": self.objective,
-            "lower_bound": self.lower_bound,
-            "gap": self.gap,
-            "basis": self.basis.name.lower().replace("_", " "),
+            "lower_bound": self.lower_bound if np.isfinite(self.lower_bound) else None,
+            "gap": self.gap if np.isfinite(self.gap) else None,
+            "basis": self.basis.value,
         }
 
     def __repr__(self) -> str:
@@ -156,7 +155,7 @@ class Prediction:
         return (
             f"Prediction(K={self.problem.num_classes}, {int(self.collapses.sum())} lost, "
             f"confidences {self.confidences.min():.4g} … {self.confidences.max():.4g}{least}, "
-            f"objective {self.objective:.6g}, {self.basis.name.lower().replace('_', ' ')})"
+            f"objective {self.objective:.6g}; {self.basis.value})"
         )
 
 
@@ -188,7 +187,7 @@ def from_solution(solution: Solution) -> Prediction:
         training_confidences=frozen(_seen_by_the_loss(solution.problem, logits)),
         feature_sqnorms=frozen((H**2).sum(axis=1)),
         classifier_sqnorms=frozen((W**2).sum(axis=1)),
-        collapses=_tied(logits),
+        collapses=frozen(solution.collapses),
         headroom=frozen(np.full(len(logits), np.nan)),
         objective=solution.objective,
         lower_bound=solution.lower_bound,
@@ -208,10 +207,3 @@ def _seen_by_the_loss(problem: UFM, logits: Array) -> Array:
     apart = logits - np.diagonal(logits)[:, None]
     with np.errstate(over="ignore"):
         return np.asarray(1 / np.exp(apart).sum(axis=1))
-
-
-def _tied(logits: Array) -> NDArray[np.bool_]:
-    """Which classes do not strictly lead with their own logit, (K,)."""
-    others = np.where(np.eye(len(logits), dtype=bool), -np.inf, logits).max(axis=1)
-    lead = np.diagonal(logits) - others
-    return np.asarray(lead <= max(TIE * float(lead.max()), SMALLEST_LEAD))

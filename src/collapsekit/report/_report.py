@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 
+from collapsekit import files
 from collapsekit.diagnosis import Comparison
+from collapsekit.diagnosis.status import GONE
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.summary import MEANINGS
 from collapsekit.report import figures
 from collapsekit.theory import Nearness, nearest_reference
 from collapsekit.training import Run, TrainConfig, compare_run, run_scope
-from collapsekit.training.runs import replace_text
 from collapsekit.validation import Array
 
 MOST_GRAM_CLASSES = 200
@@ -68,16 +68,16 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
         run=run,
         frame=frame,
         comparison=comparison,
+        missed=not (comparison.reached or (frame is None and all(c.status not in GONE for c in comparison.classes))),
         metrics=_metrics(run),
         settings=_settings(run.config),
         penalties=run.config.penalties(run.measured.counts, run.last_layer),
         units=_units(run),
         lambda_h="" if frame is None else _lambda_h(frame.problem.lambda_h),
-        headrooms=[f"{h:.3g}" for h in frame.headroom] if frame is not None else [""] * len(comparison.classes),
         scope=run_scope(run),
         nearest=_nearest(run),
     )
-    replace_text(target, html)
+    files.replace(target, html)
     return target
 
 
@@ -131,7 +131,7 @@ def _units(run: Run) -> str:
 def _pictures(run: Run, comparison: Comparison) -> Iterator[Picture]:
     """Pictures in pairs, which a wide page sets side by side."""
     labels = [c.label for c in comparison.classes]
-    with mpl.rc_context(figures.STYLE):
+    with figures.style():
         yield _confidence_picture(run, comparison)
         yield picture(
             "Confidence of each class over training, dark the first class, light the last"

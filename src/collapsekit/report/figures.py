@@ -7,20 +7,27 @@ are hollow or lines, measurements filled.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from collapsekit.diagnosis import Comparison
 from collapsekit.prediction import Prediction
-from collapsekit.validation import Array
+from collapsekit.validation import Array, short
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 MOST_LABELS = 20
 """Above this many classes points are not labelled and trajectories not named."""
+MOST_LETTERS = 12
+"""Of a name in a figure."""
+FAR = 10.0
+"""Where every class has more headroom than this, the threshold is not drawn: all points would lie in one corner."""
 
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -30,6 +37,13 @@ STYLE: Any = {
     "axes.spines.right": False,
     "figure.constrained_layout.use": True,
 }
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw with matplotlib's defaults and our style, whatever the user has set."""
+    with matplotlib.style.context(["default", STYLE]):
+        yield
 
 
 def new_axes(width: float = 4.6, height: float = 3.4) -> Axes:
@@ -42,11 +56,12 @@ def collapse_line(frame: Prediction, comparison: Comparison, *, ax: Axes | None 
     ax = ax or new_axes()
     measured = np.array([c.measured_confidence for c in comparison.classes])
     size = len(measured)
-    widest = max(2.0, float(frame.headroom.max())) * 1.15
-    x = np.geomspace(min(0.5, float(frame.headroom.min())) / 1.15, widest, 400)
+    least, widest = float(frame.headroom.min()), max(2.0, float(frame.headroom.max())) * 1.15
+    x = np.geomspace(min(0.5, least) / 1.15 if least < FAR else least / 2, widest, 400)
     loss = frame.problem.loss
-    ax.axvspan(x[0], 1.0, color="0.92", lw=0)
-    ax.text(0.02, 0.96, "collapsed", transform=ax.transAxes, va="top", color=GREY)
+    if least < FAR:
+        ax.axvspan(x[0], 1.0, color="0.92", lw=0)
+        ax.text(0.02, 0.96, "collapsed", transform=ax.transAxes, va="top", color=GREY)
     if getattr(loss, "margins", None) is None:
         margins = loss.margin(loss.critical_price(size) / np.sqrt(x), size)
         ax.plot(x, loss.confidence(margins, size), color=BLUE, label="predicted")
@@ -56,15 +71,20 @@ def collapse_line(frame: Prediction, comparison: Comparison, *, ax: Axes | None 
     if size <= MOST_LABELS:
         for c, px, py in zip(comparison.classes, frame.headroom, measured, strict=True):
             if px > 1:
-                _label(ax, short(c.label), (px, py), (4, -9))
+                _label(ax, short(c.label, MOST_LETTERS), (px, py), (4, -9))
             else:  # points in a row: beside one another their names would overlap
-                _label(ax, short(c.label), (px, py), (2, 5), rotation=45)
-    ax.axhline(1 / size, color=GREY, lw=0.8, ls=":")
-    ax.text(x[-1], 1 / size, "1/K", ha="right", va="bottom", color=GREY)
-    ax.set(xscale="log", xlim=(x[0], x[-1]), ylim=(0, 1.02))
+                _label(ax, short(c.label, MOST_LETTERS), (px, py), (2, 5), rotation=45)
+    lowest = float(np.nanmin([measured, frame.confidences]))
+    if lowest > 0.5:
+        ax.set_ylim(1 - 1.5 * (1 - lowest), 1 + 0.1 * (1 - lowest) + 1e-6)
+    else:
+        ax.axhline(1 / size, color=GREY, lw=0.8, ls=":")
+        ax.text(x[-1], 1 / size, "1/K", ha="right", va="bottom", color=GREY)
+        ax.set_ylim(0, 1.02)
+    ax.set(xscale="log", xlim=(x[0], x[-1]))
     ax.set(xlabel="headroom: class size / critical size", ylabel="training confidence")
     plain_ticks(ax)
-    _legend_above(ax)
+    legend_above(ax)
     return ax
 
 
@@ -80,7 +100,7 @@ def by_count(counts: Array, predicted: Array | None, measured: Array, *, ylabel:
     ax.set_ylim(bottom=0)
     plain_ticks(ax)
     if predicted is not None:
-        _legend_above(ax)
+        legend_above(ax)
     return ax
 
 
@@ -88,11 +108,7 @@ def gram(matrix: Array, *, title: str, limit: float, labels: Sequence[str] = (),
     """Draw a Gram matrix on a diverging scale from −`limit` to `limit`."""
     ax = ax or new_axes(3.6, 3.2)
     image = ax.imshow(matrix, cmap="PuOr_r", vmin=-limit, vmax=limit)
-    if 0 < len(labels) <= MOST_LABELS:
-        names = [short(label) for label in labels]
-        upright = 90 if max(map(len, names)) > 2 else 0
-        ax.set_xticks(range(len(labels)), names, parse_math=False, rotation=upright, fontsize=7)
-        ax.set_yticks(range(len(labels)), names, parse_math=False, fontsize=7)
+    name_ticks(ax, labels)
     ax.set_title(title, fontsize=9)
     figure = ax.get_figure()
     assert figure is not None
@@ -145,7 +161,7 @@ def confidence_trajectory(
     if steps and predicted is not None:
         ends = [steps[-1]] * len(predicted)
         ax.plot(ends, predicted, "s", ms=6, mfc="none", color=BLUE, label="predicted", clip_on=False)
-        _legend_above(ax)
+        legend_above(ax)
     if steps and len(labels) <= MOST_LABELS:
         for height, names in _stacked(labels, confidences[-1] if predicted is None else predicted):
             _label(ax, names, (steps[-1], height), (7, -3), annotation_clip=False)
@@ -158,14 +174,21 @@ def _label(ax: Axes, text: str, point: tuple[float, float], offset: tuple[float,
     ax.annotate(text, point, offset, textcoords="offset points", fontsize=7, parse_math=False, **style)
 
 
-def _legend_above(ax: Axes) -> None:
+def legend_above(ax: Axes, ncols: int = 2) -> None:
     """Put the legend where no data can be."""
-    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0, ncols=2)
+    ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0, ncols=ncols, fontsize=8)
 
 
-def short(label: str, most: int = 12) -> str:
-    """A long name by its two ends, which tell it from others that begin alike."""
-    return label if len(label) <= most else f"{label[: most // 2]}…{label[1 - most // 2 :]}"
+def name_ticks(ax: Axes, labels: Sequence[str]) -> None:
+    """Write class names beside the cells of a matrix; of many classes whole numbers."""
+    if 0 < len(labels) <= MOST_LABELS:
+        names = [short(label, MOST_LETTERS) for label in labels]
+        upright = 90 if max(map(len, names)) > 2 else 0
+        ax.set_xticks(range(len(labels)), names, parse_math=False, rotation=upright, fontsize=7)
+        ax.set_yticks(range(len(labels)), names, parse_math=False, fontsize=7)
+    else:
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def plain_ticks(ax: Axes) -> None:
@@ -186,7 +209,7 @@ def _stacked(labels: Sequence[str], heights: Array, apart: float = 0.035) -> lis
             stacks[-1][1].append(labels[k])
         elif np.isfinite(heights[k]):
             stacks.append((float(heights[k]), [labels[k]]))
-    return [(height, _joined(list(map(short, names)))) for height, names in stacks]
+    return [(height, _joined([short(name, MOST_LETTERS) for name in names])) for height, names in stacks]
 
 
 def _joined(names: list[str], most: int = 24) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from collapsekit.report.figures import BLUE, GREEN, GREY, ORANGE, new_axes, plain_ticks
+from collapsekit.report.figures import BLUE, GREEN, GREY, ORANGE, name_ticks, new_axes, plain_ticks
 from collapsekit.solver import Landscape, Solution
 
 METHODS = {
@@ -53,11 +53,12 @@ def reached_shares(
 
 
 def solution_features(solution: Solution, *, ax: Axes | None = None) -> Axes:
-    """Draw the cosines between class features of a solution, classes in their order; classes without features white."""
+    """Draw the cosines between class features of a solution; classes without features are white."""
     ax = ax or new_axes()
     cosines = solution.geometry().feature_cosines
     image = ax.imshow(cosines, cmap="cividis", vmin=min(0.0, float(np.nanmin(cosines, initial=0.0))), vmax=1)
     ax.set(xlabel="class", ylabel="class", title="cosines between class features")
+    name_ticks(ax, solution.problem.names or [str(k) for k in range(len(cosines))])
     figure = ax.get_figure()
     assert figure is not None
     figure.colorbar(image, ax=ax)

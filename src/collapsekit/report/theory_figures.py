@@ -12,15 +12,26 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from collapsekit.losses import Loss
 from collapsekit.prediction import predict
 from collapsekit.prediction._phase import PhaseDiagram
 from collapsekit.problem import UFM
-from collapsekit.report.figures import BLUE, GREEN, GREY, MOST_LABELS, ORANGE, new_axes, plain_ticks, short
+from collapsekit.report.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    MOST_LABELS,
+    MOST_LETTERS,
+    ORANGE,
+    legend_above,
+    new_axes,
+    plain_ticks,
+)
 from collapsekit.theory._thresholds import thresholds
-from collapsekit.validation import Array
+from collapsekit.validation import Array, short
 
 STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), ("black", ":"), (GREY, (0, (5, 1))))
 REGIMES = {"λ → 0": 1e-6, "0.01 × threshold": 1e-2, "0.3 × threshold": 0.3, "0.9 × threshold": 0.9}
@@ -56,7 +67,7 @@ def norm_regimes(problem: UFM, *, scales: Mapping[str, float] = REGIMES, ax: Axe
         ax.plot(problem.counts[order], (sqnorms / sqnorms.max())[order], color=colour, ls=line, label=label)
     _against_size(ax, "‖h‖² of the class mean / largest")
     ax.set_ylim(bottom=0)
-    ax.legend(frameon=False)
+    legend_above(ax, 3)
     return ax
 
 
@@ -93,7 +104,9 @@ def confidence_map(problem: UFM, *, points: int = 60, ax: Axes | None = None) ->
         ax.axvline(1.0, lw=1.5, ls=":", label="as given", **ON_COLOURS)
     ax.set(xscale="log", xlabel="λ_W λ_H relative to that given", ylabel="class, largest first", xlim=scales[[0, -1]])
     if problem.names is not None and len(rows) <= MOST_LABELS:
-        ax.set_yticks(rows, [short(problem.names[k]) for k in order], parse_math=False, fontsize=7)
+        ax.set_yticks(rows, [short(problem.names[k], MOST_LETTERS) for k in order], parse_math=False, fontsize=7)
+    else:
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.invert_yaxis()
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=7, facecolor="0.75")
     _bar(ax, image, "training confidence")
@@ -110,7 +123,7 @@ def loss_families(problem: UFM, families: Mapping[str, Loss], *, ax: Axes | None
         ax.plot(problem.counts[order], scaled[order], color=colour, ls=line, marker=".", label=name)
     _against_size(ax, "margin / largest")
     ax.set_ylim(0, 1.05)
-    ax.legend(frameon=False)
+    legend_above(ax, 3)
     return ax
 
 
@@ -126,7 +139,7 @@ def price_of_relu(largest: int = 64, *, ax: Axes | None = None) -> Axes:
     heights = (0.02, 0.05, 0.1, 0.2, 0.5)
     ax.set_yticks(heights, [f"{height:g}" for height in heights])
     ax.minorticks_off()
-    ax.legend(frameon=False)
+    legend_above(ax, 3)
     return ax
 
 
@@ -139,7 +152,7 @@ def before_and_after(problem: UFM, before: Array, after: Mapping[str, Array], *,
         ax.plot(counts[order], values[order], color=colour, ls=line, marker=".", label=name)
     _against_size(ax, "training confidence")
     ax.set_ylim(0, 1.02)
-    ax.legend(frameon=False)
+    legend_above(ax, 3)
     return ax
 
 

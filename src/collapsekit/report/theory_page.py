@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 
-from collapsekit import __version__
+from collapsekit import __version__, files
 from collapsekit.errors import CollapseError
 from collapsekit.losses import MSE, CrossEntropy, Focal, Hinge, Loss
 from collapsekit.prediction import phase_diagram, predict
@@ -18,7 +17,6 @@ from collapsekit.problem import UFM
 from collapsekit.report import figures, theory_figures
 from collapsekit.report._report import Picture, picture, render
 from collapsekit.theory import thresholds
-from collapsekit.training.runs import replace_text
 from collapsekit.validation import Array
 
 MOST_ROWS = 1000
@@ -71,12 +69,12 @@ def _write(problem: UFM, sheet: Sheet, pictures: Iterator[Picture], path: str | 
         version=__version__,
         **content,
     )
-    replace_text(target, html)
+    files.replace(target, html)
     return target
 
 
 def _prediction_pictures(problem: UFM) -> Iterator[Picture]:
-    with mpl.rc_context(figures.STYLE):
+    with figures.style():
         yield picture(
             "Confidence of each class on its training samples against its size. Where classes share one threshold, the "
             "shaded sizes are lost: they keep no feature and the confidence 1/K.",
@@ -126,7 +124,7 @@ def _same_for_all(problem: UFM) -> Loss:
 
 
 def _advice_pictures(problem: UFM, after: Mapping[str, Array]) -> Iterator[Picture]:
-    with mpl.rc_context(figures.STYLE):
+    with figures.style():
         yield picture(
             "Confidence of each class on its training samples, now and after each remedy alone.",
             theory_figures.before_and_after(problem, predict(problem).confidences, after),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
+from collapsekit.losses.sums import EPS
 from collapsekit.solver.model import Balanced, Point
 from collapsekit.validation import Array
 
 NEGLIGIBLE = 1e-12
-"""A coordinate with less than this share of the penalty is removed."""
+"""A coordinate with less than this share of the penalty is removed: a gap of 1e-8 does not resolve it."""
 PROPORTIONAL = 1e-7
-"""Coordinates whose features point the same way up to this sine are merged."""
+"""Coordinates whose features point the same way up to this sine are merged: cosines resolve no smaller one (1e-15)."""
 
 
 def room(model: Balanced) -> int:
-    """Return the most coordinates that the search keeps, whatever `dim`: the optimum needs about K."""
+    """Return the most coordinates that the search keeps, whatever `dim`: the optimum needs about K, escapes a few."""
     return model.size + model.size // 4 + 4
 
 
@@ -44,6 +45,7 @@ def responding(model: Balanced, point: Point) -> Point:
     responses = -(model.factors[:, None] * slopes).T @ point.V
     lengths = np.maximum(np.linalg.norm(responses, axis=0), 1e-300)
     U = responses / lengths * np.linalg.norm(point.V, axis=0)
+    # powers of 2 from a quarter to a thousand: weak penalties want logits far above those of small starts
     trials = [Point(size * U, size * point.V, point.b) for size in 2.0 ** np.arange(-2, 11)]
     return min(trials, key=model.objective)
 
@@ -60,12 +62,24 @@ def svd_factors(point: Point) -> Point:
     return Point(u[keep].T * root, v[:, keep] * root, point.b)
 
 
-def tidied(point: Point) -> Point:
-    """Return the point without negligible coordinates, proportional ones merged; the penalty never grows."""
+def cleared(model: Balanced, point: Point) -> Point:
+    """Return the point without coordinates that are a negligible share of the penalty, or a rounding of the objective.
+
+    The latter are what descents leave of a complete collapse.
+    """
+    weight = np.linalg.norm(point.U, axis=0) * np.linalg.norm(point.V, axis=0)
+    keep = weight > max(NEGLIGIBLE * weight.sum(), EPS * model.objective(point) / model.kappa)
+    return Point(point.U[:, keep], point.V[:, keep], point.b)
+
+
+def tidied(model: Balanced, point: Point) -> Point:
+    """Return the point without negligible coordinates, proportional ones merged; the penalty never grows.
+
+    Without ReLU: its singular value decomposition.
+    """
+    point = cleared(model, point if model.problem.relu else svd_factors(point))
     U, V = point.U, point.V
-    weight = np.linalg.norm(U, axis=0) * np.linalg.norm(V, axis=0)
-    keep = weight > NEGLIGIBLE * weight.sum()
-    U, V, lengths = U[:, keep], V[:, keep], np.linalg.norm(V[:, keep], axis=0)
+    lengths = np.linalg.norm(V, axis=0)
     if V.shape[1] == 0:
         return Point(U, V, point.b)
     unit = V / lengths
@@ -92,7 +106,7 @@ def added(model: Balanced, point: Point, directions: Array, slopes: Array) -> Po
     u, v = responses / heights * rise, directions.T * rise
     typical = np.linalg.norm(point.V, axis=0).max(initial=1.0)
     best, least = None, model.objective(point)
-    for size in typical * 2.0 ** np.arange(2, -12, -1):
+    for size in typical * 2.0 ** np.arange(2, -12, -1):  # from four times the typical size to 1/2,000 of it
         trial = Point(np.hstack([point.U, size * u]), np.hstack([point.V, size * v]), point.b)
         value = model.objective(trial)
         if value < least:

@@ -43,7 +43,7 @@ class Balanced:
     """
 
     def __init__(self, problem: UFM, smoothing: float = 1e-3) -> None:
-        self.problem, size = problem, problem.num_classes
+        self.problem, self.smoothing, size = problem, smoothing, problem.num_classes
         self.loss = problem.loss.summed(problem.loss_weights, np.arange(size), size, smoothing)
         lambda_h = np.broadcast_to(problem.lambda_h, problem.num_classes)
         self.kappa = float(np.sqrt(problem.lambda_w) * np.exp(0.5 * np.log(lambda_h).mean()))

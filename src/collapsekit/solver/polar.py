@@ -19,9 +19,10 @@ import numpy as np
 from collapsekit.validation import Array
 
 EXACT_LEAST_SQUARES, LARGEST_SEMIDEFINITE = 40, 60
-"""Classes up to which N is found by non-negative least squares, and up to which semidefinite programs are solved."""
+"""Classes up to which N is found by non-negative least squares, and up to which semidefinite programs are solved: a
+second or so each."""
 LARGEST_EXACT = 15
-"""Classes up to which all supports are enumerated."""
+"""Classes up to which all supports are enumerated: 2^15 small eigenproblems, half a second."""
 POSITIVE_PART, COMPLEMENTARY, EXACT, SEMIDEFINITE, SPECTRAL = (
     "positive-part eigenvalue",
     "eigenvalue complementary to the features",
@@ -30,7 +31,8 @@ POSITIVE_PART, COMPLEMENTARY, EXACT, SEMIDEFINITE, SPECTRAL = (
     "spectral norm",
 )
 SLACK = 1e-14
-"""Upper bounds are raised by this share a class, for the rounding of eigenvalues."""
+"""Upper bounds are raised by this share a class, 45 times the machine's epsilon: LAPACK's eigenvalues err by a modest
+multiple of epsilon times the norm, less than one a class."""
 
 
 def upper_bound(A: Array, V: Array | None, relu: bool, target: float) -> tuple[float, str]:
@@ -83,6 +85,7 @@ def complement(A: Array, V: Array) -> Array:
     """
     V = V / np.maximum(np.linalg.norm(V, axis=0), 1e-300)
     lengths = np.linalg.norm(V, axis=1)
+    # classes that share a coordinate by more than what descents leave of one
     apart = np.tril(1e-9 * np.outer(lengths, lengths) >= V @ V.T)
     rows, columns = np.nonzero(apart)
     wanted, N = V - A @ V, np.zeros_like(A)
@@ -138,6 +141,7 @@ def by_supports(A: Array) -> tuple[float, Array]:
             values, vectors = np.linalg.eigh(A[part[:, :, None], part[:, None, :]])
             top = vectors[:, :, -1]
             top *= np.sign(np.take_along_axis(top, np.abs(top).argmax(axis=1)[:, None], 1))
+            # a support too many only raises the bound; entries this small are the rounding of zeros
             fits = np.where((top >= -1e-10).all(axis=1), values[:, -1], -np.inf)
             winner = int(fits.argmax())
             if fits[winner] > best:
@@ -181,7 +185,7 @@ def ascents(A: Array, relu: bool, starts: Array, steps: int = 60) -> Array:
     if not relu:
         return np.asarray(np.linalg.eigh(A)[1][:, -1:].T)
     v = starts / np.linalg.norm(starts, axis=1, keepdims=True)
-    for _ in range(steps):
+    for _ in range(steps):  # a direction above κ is enough, so that slow convergence does no harm
         moved = np.maximum(v @ A, 0.0)
         length = np.linalg.norm(moved, axis=1, keepdims=True)
         moved = np.where(length > 0, moved / np.where(length > 0, length, 1.0), v)

@@ -9,10 +9,10 @@ import numpy as np
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
 from collapsekit.problem import UFM
-from collapsekit.validation import Array, frozen, shorten, whole_number
+from collapsekit.validation import LARGEST, SMALLEST, Array, frozen, shorten, whole_number
 
 LARGEST_GEOMETRY_BYTES = 2 * 1024**3
-TOO_SMALL = "with these penalties and class weights a margin costs less than float64 holds; give larger penalties"
+NEARER = "give penalties, class weights and a temperature nearer to 1"
 SOLVE = "solve it numerically: collapsekit.solve(problem)"
 
 
@@ -116,6 +116,8 @@ def closed_form(problem: UFM) -> Frame:
     """
     require_closed_form(problem)
     prices = margin_prices(problem)
+    if not prices.min() >= SMALLEST:
+        raise CollapseError(f"lambda_w={problem.lambda_w:g}: penalties of nothing for these class weights; {NEARER}")
     margins = problem.loss.margin(prices, problem.num_classes)
     survivors = int(np.count_nonzero(margins))
     if problem.dim is not None and problem.dim < survivors:
@@ -123,9 +125,11 @@ def closed_form(problem: UFM) -> Frame:
             f"dim={problem.dim}: {survivors} classes survive and need as many dimensions; with fewer no closed form is "
             f"known; widen the feature layer, or {SOLVE}"
         )
-    if not np.isfinite(margins.max()):
-        raise CollapseError(f"lambda_w={problem.lambda_w:g}: {TOO_SMALL}")
-    return Frame(problem, frozen(margins), frozen(duality_scales(problem)), frozen(_headroom(problem, prices)))
+    scales = duality_scales(problem)
+    longest = float(margins.max()) * max(float(scales.max()), 1 / float(scales.min()))  # squared norms; may be inf
+    if not longest < LARGEST**2:
+        raise CollapseError(f"lambda_w={problem.lambda_w:g}: with these penalties norms exceed float64; {NEARER}")
+    return Frame(problem, frozen(margins), frozen(scales), frozen(_headroom(problem, prices)))
 
 
 def require_closed_form(problem: UFM) -> None:
@@ -149,13 +153,6 @@ def require_closed_form(problem: UFM) -> None:
         )
 
 
-def margin_costs(problem: UFM) -> Array:
-    """Return c_k, (K,): what a unit of margin costs in penalty; square roots apart, so that no product underflows."""
-    return np.asarray(
-        np.sqrt(problem.lambda_w) * np.sqrt(problem.lambda_h) * np.sqrt(problem.counts * centring_share(problem))
-    )
-
-
 def duality_scales(problem: UFM) -> Array:
     """Return a_k, (K,): how much longer a classifier row is than the class mean that it is made of."""
     ratio = np.sqrt(problem.lambda_h) / np.sqrt(centring_share(problem) * problem.lambda_w)
@@ -163,10 +160,16 @@ def duality_scales(problem: UFM) -> Array:
 
 
 def margin_prices(problem: UFM) -> Array:
-    """Return q_k = c_k/α_k, (K,): the price of margin per unit of loss weight; N c_k / n_k with √n_k cancelled."""
+    """Return q_k = c_k/α_k, (K,): the price of margin per unit of loss weight.
+
+    ``(N/ω_k) √(λ_W λ_H (K−1)/(K n_k))``, with square roots apart so that no product underflows.
+    """
     scale = problem.num_samples * np.sqrt(problem.lambda_w) * np.sqrt(centring_share(problem))
-    prices = scale * np.sqrt(problem.lambda_h) / np.sqrt(problem.counts)
-    return np.asarray(prices if problem.class_weights is None else prices / problem.class_weights)
+    prices = np.asarray(scale * np.sqrt(problem.lambda_h) / np.sqrt(problem.counts))
+    if problem.class_weights is None:
+        return prices
+    with np.errstate(over="ignore"):  # a class of next to no weight is lost at any price
+        return np.asarray(prices / problem.class_weights)
 
 
 def centring_share(problem: UFM) -> float:

@@ -114,7 +114,7 @@ def counts_for(problem: UFM, *, hold: Recipe | None = None) -> Array:
 
     Examples
     --------
-    >>> from collapsekit import UFM, predict
+    >>> from collapsekit import UFM
     >>> counts_for(UFM([900, 100], lambda_w=1e-2, lambda_h=6e-3))
     array([900., 127.])
     """

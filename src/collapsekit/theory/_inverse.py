@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy, Hinge
 from collapsekit.problem import UFM
-from collapsekit.theory._closed_form import closed_form, margin_costs
+from collapsekit.theory._closed_form import closed_form, margin_prices
 from collapsekit.theory._thresholds import thresholds
 from collapsekit.validation import Array, frozen, positive_vector, shorten
 
@@ -149,12 +149,12 @@ def weights_for(problem: UFM, margins: Wish = "equal") -> WeightAdvice:
     if isinstance(problem.loss, Hinge):
         raise CollapseError("loss=Hinge(): its margins are 1 or 0, whatever the weights; use largest_penalty")
     plain = replace(problem, class_weights=None)
-    costs, shares = margin_costs(plain), plain.counts / plain.num_samples
+    costs, shares = margin_prices(plain), plain.counts / plain.num_samples
 
     def weights(profile: Array) -> Array:
         prices = np.broadcast_to(plain.loss.price(profile, plain.num_classes), profile.shape)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(prices > 0, costs / (shares * prices), np.inf)
+            return np.where(prices > 0, costs / prices, np.inf)
 
     profile = _profile(plain, margins)
     if isinstance(margins, str):
@@ -207,8 +207,9 @@ def margins_for(problem: UFM, margins: Wish = "equal") -> UFM:
         raise CollapseError(f"loss={type(loss).__name__}: target margins belong to CrossEntropy; use weights_for")
     plain = replace(problem, loss=replace(loss, margins=None))
     size, temperature = plain.num_classes, loss.temperature
-    prices = margin_costs(plain) / plain.loss_weights
-    errors = temperature * prices + loss.smoothing * (size - 1) / size
+    prices = margin_prices(plain)
+    with np.errstate(over="ignore"):
+        errors = temperature * prices + loss.smoothing * (size - 1) / size
     dead = np.flatnonzero(errors >= 1)
     if dead.size:
         k = dead[0]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from collapsekit.errors import CollapseError
+from collapsekit.losses.scalar import SNAP
 from collapsekit.problem import UFM
 from collapsekit.recipe import BatchNorm, Recipe
 from collapsekit.theory._closed_form import centring_share, headroom_of, require_closed_form
@@ -144,7 +145,8 @@ def count_roots(problem: UFM, hold: Recipe | None) -> tuple[Array, Array]:
             root = np.sqrt(room) * np.sqrt(room * rest**2 + 4 * others * (others - rest * w))
         else:
             slope, square = room - 2 * others * w, w**2
-            root = np.sqrt(room) * np.sqrt(room - 4 * others * w)
+            far = 4 * others * w < SNAP * room  # else the roots are one point up to rounding
+            root = np.where(far, np.sqrt(room) * np.sqrt(room - 4 * others * w), 0.0)
         lives = (root > 0) & (slope + root > 0)  # at root 0 there is one point, and no class lives there
         lower = np.where(lives, 2 * others * (others / (slope + root)), np.nan)
         upper = np.where(square <= 0, np.inf, (slope + root) / (2 * square))

@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike
 
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Distance, Geometry
+from collapsekit.losses import MSE, Hinge
 from collapsekit.problem import UFM
+from collapsekit.theory._closed_form import Frame, closed_form, duality_scales, headroom_of
 from collapsekit.validation import Array, class_counts, positive_number, positive_values, shorten, whole_number
 
 
@@ -40,13 +42,15 @@ def simplex_etf(num_classes: int) -> Geometry:
     return Geometry(gram, gram, gram, np.ones(size))
 
 
-def orthogonal_frame(num_classes: int) -> Geometry:
-    """Return orthogonal unit means with the centred means as classifier: balanced classes with ReLU features.
+def orthogonal_frame(num_classes: int, *, centred: bool = True) -> Geometry:
+    """Return orthogonal unit means with themselves, centred, as classifier: balanced classes with ReLU features.
 
     Parameters
     ----------
     num_classes : int
         K ≥ 2.
+    centred : bool
+        Whether the classifier is centred: as all losses call for, except squared error.
 
     References
     ----------
@@ -58,20 +62,22 @@ def orthogonal_frame(num_classes: int) -> Geometry:
     array([ 1. , -0.5, -0.5])
     """
     size = whole_number("num_classes", num_classes, 2, "give the number of classes")
-    centring = _centring(size)
-    return Geometry(np.eye(size), centring, centring, np.ones(size))
+    rows = _centring(size) if centred else np.eye(size)
+    return Geometry(np.eye(size), rows, rows, np.ones(size))
 
 
-def max_margin_frame(counts: ArrayLike) -> Geometry:
+def max_margin_frame(counts: ArrayLike, *, centred: bool = True) -> Geometry:
     r"""Return the general orthogonal frame in the limit of vanishing penalties: all margins 1, for λ_W = λ_H.
 
     ``‖h_k‖² = √((K−1)/(K n_k))`` and ``b_k = √(K n_k/(K−1))``: rarer classes have longer features. Exponential-tail
-    losses reach it, up to scale, as λ → 0; so does the hinge.
+    losses reach it, up to scale, as λ → 0; so does the hinge, and, without the factors of K, squared error.
 
     Parameters
     ----------
     counts : array_like of int, shape (K,)
         Samples of each class.
+    centred : bool
+        Whether the classifier is centred: as all losses call for, except squared error.
 
     References
     ----------
@@ -83,11 +89,9 @@ def max_margin_frame(counts: ArrayLike) -> Geometry:
     >>> float(frame.feature_sqnorms[1] / frame.feature_sqnorms[0])  # (n_1/n_2)^(1/2)
     4.0
     """
-    n = class_counts(counts)
-    size = n.size
-    b = np.sqrt(size * n / (size - 1))
-    gram_w = np.diag(b) - (b[:, None] + b) / size + b.sum() / size**2
-    return Geometry(np.diag(1 / b), gram_w, _centring(size), n)
+    problem = UFM(counts, 1.0, 1.0, loss=Hinge() if centred else MSE())
+    size = problem.num_classes
+    return Frame(problem, np.ones(size), duality_scales(problem), headroom_of(problem)).geometry()
 
 
 def seli(counts: ArrayLike) -> Geometry:
@@ -335,7 +339,8 @@ def nearest_reference(geometry: Geometry, problem: UFM | None = None) -> list[Ne
     geometry : Geometry
         Of a network, a prediction or a solution; every class seen.
     problem : UFM, optional
-        What was minimised; adds its own prediction to the references, where it has one.
+        What was minimised; adds its own prediction to the references, and under squared error their classifiers are
+        not centred.
 
     Returns
     -------
@@ -344,7 +349,7 @@ def nearest_reference(geometry: Geometry, problem: UFM | None = None) -> list[Ne
     Raises
     ------
     CollapseError
-        If a class has no samples.
+        If a class has no samples, or the problem has no closed form.
 
     Examples
     --------
@@ -353,16 +358,14 @@ def nearest_reference(geometry: Geometry, problem: UFM | None = None) -> list[Ne
     >>> [near.name for near in nearest_reference(predict(problem).geometry(), problem)]
     ['prediction', 'orthogonal frame', 'simplex ETF', 'SELI', 'general orthogonal frame, λ → 0']
     """
-    from collapsekit.theory._closed_form import closed_form
-
     if not isinstance(geometry, Geometry):
         raise CollapseError(f"geometry={shorten(geometry)}: give a Geometry")
     counts = class_counts(geometry.counts)
-    size = counts.size
+    size, centred = counts.size, problem is None or problem.loss.centred
     references = {
         "simplex ETF": simplex_etf(size),
-        "orthogonal frame": orthogonal_frame(size),
-        "general orthogonal frame, λ → 0": max_margin_frame(counts),
+        "orthogonal frame": orthogonal_frame(size, centred=centred),
+        "general orthogonal frame, λ → 0": max_margin_frame(counts, centred=centred),
         "SELI": seli(counts),
     }
     if problem is not None:

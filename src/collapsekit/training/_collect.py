@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from collapsekit.diagnosis._compare import Comparison, compare
+from collapsekit import files
+from collapsekit.diagnosis import compare
+from collapsekit.diagnosis.status import Status
 from collapsekit.errors import CollapseError
-from collapsekit.training import runs
+from collapsekit.training import runs, store
 from collapsekit.training._config import TrainConfig
 from collapsekit.training._sweep import Outcome
 from collapsekit.training.runs import Run
@@ -36,9 +38,12 @@ COMPARED = (
     "reached",
     "outside",
 )
-FOUND = ("predicted_collapsed", "measured_collapsed", *COMPARED, "balanced_accuracy", "times_threshold", "seconds")
+STATUSES: dict[str, Status] = {"measured_collapsed": "lost", "never_predicted": "never predicted", "weak": "weak"}
+"""How many classes have a status, by key."""
+FOUND = ("predicted_collapsed", *STATUSES, *COMPARED, "balanced_accuracy", "times_threshold", "seconds")
 SHOWN: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
 """A path may hold bytes outside UTF-8."""
+UNVERIFIABLE = "unverifiable: stored before runs had checksums"
 SUFFIXES = (".json", ".csv", ".parquet")
 
 
@@ -55,8 +60,9 @@ def collect(folder: str | os.PathLike[str]) -> list[Row]:
     list of dict
         In the order of the folders' names, all with the same keys: ``run`` (the folder's name); ``status``
         (``finished``, ``running``, ``stopped``, which can be resumed, ``failed`` or ``damaged``); ``reason`` of the
-        last two; ``step``, the last that was evaluated; the fields of TrainConfig; ``predicted_collapsed`` and
-        ``measured_collapsed``, numbers of classes; the numbers of :class:`Comparison`; ``balanced_accuracy`` on the
+        last two, or that a finished run is unverifiable, because it was stored without checksums; ``step``, the last
+        that was evaluated; the fields of TrainConfig; ``predicted_collapsed``, ``measured_collapsed`` (lost),
+        ``never_predicted`` and ``weak``, numbers of classes; those of :class:`Comparison`; ``balanced_accuracy`` on
         held-out samples; ``times_threshold``, λ_W λ_H as a multiple of the smallest threshold; ``seconds`` of training
         since it was last resumed. What a run does not have, or is no finite number, is None.
 
@@ -105,14 +111,14 @@ def write_table(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
         content = _parquet(rows)
     else:
         content = (_csv(rows) if target.suffix == ".csv" else json.dumps(rows, indent=1) + "\n").encode(**SHOWN)
-    runs.replace_bytes(target, content)
+    files.replace(target, content)
 
 
 def _run_folders(place: Path) -> Iterator[Path]:
     """Folders that look like a run's; one that holds nothing but a lock is about to become one."""
     for path in sorted(path for path in place.iterdir() if path.is_dir()):
         names = {entry.name for entry in path.iterdir()}
-        if names & {runs.CONFIG, runs.HISTORY, runs.ARRAYS, runs.CHECKPOINT, runs.ENVIRONMENT, runs.FAILURE}:
+        if names & {store.CONFIG, store.HISTORY, store.ARRAYS, store.CHECKPOINT, store.ENVIRONMENT, store.FAILURE}:
             yield path
 
 
@@ -120,15 +126,14 @@ def _row(folder: Path) -> Row:
     row: Row = dict.fromkeys(("run", "status", "reason", "step", *TrainConfig.__dataclass_fields__, *FOUND))
     row["run"] = folder.name
     try:
-        config = TrainConfig.from_dict(runs.read_json(folder / runs.CONFIG))
-        if config.fingerprint != folder.name:
-            raise CollapseError(f"run: {folder / runs.CONFIG} is of another run; train again without resuming")
+        config = TrainConfig.from_dict(store.read_json(folder / store.CONFIG))
+        runs.require_own_name(folder, config)
         row |= {name: getattr(config, name) for name in TrainConfig.__dataclass_fields__}
-        row["step"] = runs.last_step(folder)
+        row["step"] = store.last_step(folder)
         row |= _state(folder)
     except Exception as error:  # whatever a file holds, the other rows are shown
         reason = str(error) if isinstance(error, CollapseError) else f"{folder}: {type(error).__name__}: {error}"
-        row |= {"status": "running" if runs.in_use(folder) else "damaged", "reason": " ".join(reason.split())}
+        row |= {"status": "running" if store.in_use(folder) else "damaged", "reason": " ".join(reason.split())}
     return {key: _plain(value) for key, value in row.items()}
 
 
@@ -141,12 +146,13 @@ def failed_row(outcome: Outcome, row: Row | None = None) -> Row:
 
 
 def _state(folder: Path) -> Row:
-    if (folder / runs.ENVIRONMENT).exists():
-        return {"status": "finished"} | _found(runs.load_run(folder))
-    if runs.in_use(folder):
+    if (folder / store.ENVIRONMENT).exists():
+        run = runs.load_run(folder)
+        return {"status": "finished", "reason": UNVERIFIABLE if run.unverifiable else None} | _found(run)
+    if store.in_use(folder):
         return {"status": "running"}
-    if (folder / runs.FAILURE).exists():
-        return {"status": "failed", "reason": runs.read_json(folder / runs.FAILURE).get("reason")}
+    if (folder / store.FAILURE).exists():
+        return {"status": "failed", "reason": store.read_json(folder / store.FAILURE).get("reason")}
     return {"status": "stopped"}
 
 
@@ -157,7 +163,8 @@ def _found(run: Run) -> Row:
         frame, outside = None, str(error)
     comparison = compare(frame, run.measured, test_recalls=run.test_recalls, outside=outside or "")
     found = {name: getattr(comparison, name) for name in COMPARED}
-    found["measured_collapsed"] = _measured_collapsed(comparison)
+    words = [finding.status for finding in comparison.classes]
+    found |= {key: words.count(word) for key, word in STATUSES.items()}
     found["balanced_accuracy"], found["seconds"] = run.balanced_accuracy, _seconds(run)
     if frame is not None:
         found["predicted_collapsed"] = int(frame.collapses.sum())
@@ -168,10 +175,6 @@ def _found(run: Run) -> Row:
 def _seconds(run: Run) -> float | None:
     seconds = run.environment.get("seconds")
     return seconds if seconds is None else float(numeric(f"run: {run.folder}: seconds", seconds))
-
-
-def _measured_collapsed(comparison: Comparison) -> int:
-    return sum(finding.status.startswith("collapsed") for finding in comparison.classes)
 
 
 def _plain(value: Any) -> Any:

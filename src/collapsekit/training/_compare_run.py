@@ -22,4 +22,4 @@ def run_scope(run: Run) -> str:
             "features are averaged over positions, which makes the law a lower bound on the penalty: 1 − confidence "
             "comes out larger"
         )
-    return str(scope(run.prediction.problem, run.recipe, extras))
+    return scope(run.prediction.problem, run.recipe, extras).details

@@ -48,9 +48,15 @@ class Split:
         return torch.bincount(self.train_labels, minlength=len(self.names)).double().numpy()
 
     @property
+    def training_checksum(self) -> int:
+        """Of the training set alone: what runs stored before the held-out set and the names were in `checksum`."""
+        return _crc(_crc(0, self.train_inputs), self.train_labels)
+
+    @property
     def checksum(self) -> int:
-        """Of the training set: whether a run may go on with it."""
-        return zlib.crc32(self.train_labels.numpy().data, zlib.crc32(self.train_inputs.contiguous().numpy().data))
+        """Of training set, held-out set and names: whether a run may go on with them."""
+        known = _crc(_crc(self.training_checksum, self.test_inputs), self.test_labels)
+        return zlib.crc32("\0".join(self.names).encode(errors="surrogatepass"), known)
 
 
 def load_split(config: TrainConfig) -> Split:
@@ -123,6 +129,10 @@ def profile_counts(config: TrainConfig, available: Rows) -> Array:
             f"give largest={int(available.min())} or less"
         )
     return counts
+
+
+def _crc(before: int, values: Tensor) -> int:
+    return zlib.crc32(values.contiguous().numpy().data, before)
 
 
 def _held_out(size: int, data: LabelledData) -> int:

@@ -6,7 +6,6 @@ import math
 import operator
 import os
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,12 +18,13 @@ from typing import Any, Literal
 
 import torch
 
+from collapsekit import files
 from collapsekit.errors import CollapseError
-from collapsekit.training import checkpoint, runs
+from collapsekit.pool import LocalPool, require_connection, submitted, worker_died
+from collapsekit.training import checkpoint, runs, store
 from collapsekit.training._config import TrainConfig
 from collapsekit.training._split import load_split
-from collapsekit.training._train import train
-from collapsekit.training.pool import LocalPool, require_connection, submitted, worker_died
+from collapsekit.training._train import ONE_AT_A_TIME, interruptible, train
 from collapsekit.validation import shorten, whole_number
 
 POLL = 0.5
@@ -35,8 +35,6 @@ MOST_RUNS = 100_000
 """A grid of more is taken for a slip of the pen."""
 DATA_FIELDS = ("data", "label_column", "profile", "ratio", "largest", "class_names", "seed")
 """What decides the training set."""
-ONE_AT_A_TIME = threading.Lock()
-"""Training sets torch's random state, which the threads of a process share."""
 
 Grid = Mapping[str, Any]
 """Values by the name of a field of TrainConfig: a list or range stands for one configuration a value."""
@@ -54,11 +52,14 @@ class Outcome:
         Where the run is stored; ``load_run(folder)`` reads it if it is finished.
     reason : str or None
         Why there is no finished run, or None if there is one.
+    anew : str or None
+        What was wrong with the run that was stored there, so that it was trained anew; None if nothing was.
     """
 
     config: TrainConfig
     folder: Path
     reason: str | None = None
+    anew: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -207,15 +208,18 @@ class _Sweep:
         self.pending: dict[Future[str | None], TrainConfig] = {}
         self.over: dict[TrainConfig, Outcome] = {}
         self.deaths, self.reached = dict.fromkeys(planned, 0), dict.fromkeys(planned, 0)
-        self.checksums: dict[tuple[Any, ...], int | None] = {}  # of the training sets
+        self.checksums: dict[tuple[Any, ...], tuple[int, int] | None] = {}  # of the data
+        self.anew: dict[TrainConfig, str] = {}  # why what is stored is of no use
 
     def outcomes(self) -> list[Outcome]:
         """Train until every configuration is over."""
         try:
-            while len(self.over) < len(self.planned):
-                self._submit()
-                self._report()
-                self._settle()
+            with interruptible() as heed_interrupt:
+                while len(self.over) < len(self.planned):
+                    self._submit()
+                    self._report()
+                    self._settle()
+                    heed_interrupt()
         except BaseException:
             for future in self.pending:
                 future.cancel()
@@ -226,7 +230,7 @@ class _Sweep:
     def _submit(self) -> None:
         for _ in range(len(self.waiting)):
             config = self.waiting.popleft()
-            if runs.in_use(self._folder(config)):
+            if store.in_use(self._folder(config)):
                 self.waiting.append(config)
             elif not self._read(config):
                 self.pending[submitted(self.executor, train_one, config, str(self.out), self.device)] = config
@@ -237,7 +241,8 @@ class _Sweep:
             return False
         try:
             self._require_sound(config)
-        except runs.Damaged:
+        except store.Damaged as error:
+            self.anew[config] = str(error)
             return False
         except CollapseError as error:
             self._end(config, str(error))
@@ -251,12 +256,13 @@ class _Sweep:
             checkpoint.require_same_data(folder, data, config.data)
         runs.finished_run(folder, config)
 
-    def _checksum(self, config: TrainConfig) -> int | None:
-        """Of the training set; None if it cannot be read here, but perhaps where the workers are."""
+    def _checksum(self, config: TrainConfig) -> tuple[int, int] | None:
+        """Of the data, as new and as old runs hold it; None if only the workers can read it."""
         key = tuple(getattr(config, name) for name in DATA_FIELDS)
         if key not in self.checksums:
             try:
-                self.checksums[key] = load_split(config).checksum
+                split = load_split(config)
+                self.checksums[key] = split.checksum, split.training_checksum
             except CollapseError:
                 self.checksums[key] = None
         return self.checksums[key]
@@ -297,16 +303,16 @@ class _Sweep:
     def _give_up(self, config: TrainConfig, reason: str) -> None:
         try:
             _reason(runs.save_failure, self.out, config, reason)  # in a folder of no use the outcome alone has it
-        except runs.InUse:  # somebody else is at it
+        except store.InUse:  # somebody else is at it
             self.waiting.append(config)
         else:
             self._end(config, reason)
 
     def _end(self, config: TrainConfig, reason: str | None) -> None:
-        self.over[config] = Outcome(config, self._folder(config), reason)
+        self.over[config] = Outcome(config, self._folder(config), reason, self.anew.get(config))
 
     def _stored(self, config: TrainConfig) -> bool:
-        return os.path.exists(self._folder(config) / runs.ENVIRONMENT)
+        return os.path.exists(self._folder(config) / store.ENVIRONMENT)
 
     def _folder(self, config: TrainConfig) -> Path:
         return self.out / config.fingerprint
@@ -315,7 +321,7 @@ class _Sweep:
         if self.progress is None:
             return
         folders = {config: self._folder(config) for config in self.planned if config not in self.over}
-        running = {config: _last_step(folder) for config, folder in folders.items() if runs.in_use(folder)}
+        running = {config: _last_step(folder) for config, folder in folders.items() if store.in_use(folder)}
         self.progress(Standing(tuple(self.over.values()), running, len(self.planned) - len(self.over)))
 
 
@@ -325,7 +331,7 @@ BUSY: Literal["busy"] = "busy"
 def train_one(config: TrainConfig, out: str, device: str) -> str | None:
     """Train in a worker; return why there is no finished run, ``BUSY`` if another process is at it, or None."""
     folder = Path(out) / config.fingerprint
-    if runs.in_use(folder):
+    if store.in_use(folder):
         return BUSY
     with ONE_AT_A_TIME:
         threads = torch.get_num_threads()
@@ -334,7 +340,7 @@ def train_one(config: TrainConfig, out: str, device: str) -> str | None:
             reason = _reason(_train, config, out, device)
             if reason is not None:
                 _reason(runs.save_failure, out, config, reason)  # in a folder of no use the outcome alone has it
-        except runs.InUse:
+        except store.InUse:
             return BUSY
         finally:
             torch.set_num_threads(threads)
@@ -343,17 +349,17 @@ def train_one(config: TrainConfig, out: str, device: str) -> str | None:
 
 def _train(config: TrainConfig, out: str, device: str) -> None:
     """Go on with a run; train it anew if its files are damaged."""
-    runs.discard(Path(out) / config.fingerprint / runs.FAILURE)
+    files.discard(Path(out) / config.fingerprint / store.FAILURE)
     try:
         train(config, out=out, resume=True, device=device)
-    except runs.Damaged:
+    except store.Damaged:
         train(config, out=out, resume=False, device=device)
 
 
 def _last_step(folder: Path) -> int:
     """The last step in the history; 0 if that cannot be read."""
     try:
-        return runs.last_step(folder)
+        return store.last_step(folder)
     except CollapseError:
         return 0
 
@@ -362,7 +368,7 @@ def _reason(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str | No
     """Return in one line why the call fails, or None if it does not."""
     try:
         function(*args, **kwargs)
-    except runs.InUse:
+    except store.InUse:
         raise
     except CollapseError as error:
         return str(error)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from collapsekit import files
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.last_layer import find_head, forward
 from collapsekit.prediction import Prediction
 from collapsekit.prediction._predict import predicted
 from collapsekit.recipe import LastLayer
-from collapsekit.training import checkpoint, runs
+from collapsekit.training import checkpoint, runs, store
 from collapsekit.training._config import TrainConfig
 from collapsekit.training._split import Split, load_split
 from collapsekit.training.evaluation import history_entry, measured, recompute_batchnorm
@@ -36,6 +41,8 @@ from collapsekit.training.runs import Run
 from collapsekit.validation import shorten
 
 EVALUATIONS = 60
+ONE_AT_A_TIME = threading.RLock()
+"""Training sets torch's random state and other switches, which the threads of a process share."""
 
 Progress = Callable[[int, int, float], None]
 """Called as ``progress(step, total_steps, objective)`` after each evaluation; the loss where there is no objective."""
@@ -82,22 +89,22 @@ def train(
     >>> run.measured
     Measurement(ClassMoments(K=10, d=8, 613 samples, scatter), head)
     """
-    split = load_split(config)
-    place = _device(device)
-    with _enough_memory(), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.manual_seed(config.seed)
-        session = _Session(config, split, place)
-        folder = runs.run_folder(out, config)
-        with runs.locked(folder):
-            if resume:
-                checkpoint.require_same_data(folder, session.checksum, config.data)
-                if (folder / runs.ENVIRONMENT).exists():
-                    return runs.finished_run(folder, config)
-            runs.tidy(folder, keep=resume)
-            runs.replace_text(folder / runs.CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
-            started = time.monotonic()
-            session.run(folder, progress)
-            return session.finished(folder, time.monotonic() - started)
+    with ONE_AT_A_TIME, _enough_memory(), _as_if_alone():
+        split, place = load_split(config), _device(device)
+        with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
+            torch.manual_seed(config.seed)
+            session = _Session(config, split, place)
+            folder = store.run_folder(out, config)
+            with store.locked(folder):
+                if resume:
+                    checkpoint.require_same_data(folder, (split.checksum, split.training_checksum), config.data)
+                    if (folder / store.ENVIRONMENT).exists():
+                        return runs.finished_run(folder, config)
+                store.tidy(folder, keep=resume)
+                files.replace(folder / store.CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+                started = time.monotonic()
+                session.run(folder, progress)
+                return session.finished(folder, time.monotonic() - started)
 
 
 class _Session:
@@ -105,7 +112,6 @@ class _Session:
 
     def __init__(self, config: TrainConfig, split: Split, device: torch.device) -> None:
         self.config, self.split, self.device = config, split, device
-        self.checksum = split.checksum
         self.inputs, self.labels = split.train_inputs.to(device), split.train_labels.to(device)
         self.model = _network(config, split).to(device)
         self.head = find_head(self.model, config.head, self.inputs[:2])
@@ -138,19 +144,23 @@ class _Session:
     def run(self, folder: Path, progress: Progress | None) -> None:
         """Take all steps that are left, evaluating and saving on the way."""
         first = checkpoint.restore(folder, self.model, self.optimizer)
-        due = _evaluation_steps(self.total)
+        due, checksum = _evaluation_steps(self.total), self.split.checksum
         self.model.train()
-        for step, batch in enumerate(_batches(self.config, self.split.train_labels, first), start=first + 1):
-            loss = self._step(step, batch)
-            if step in due:
-                self._require_finite(loss, step)
-                recompute_batchnorm(self.model, self.inputs)
-                result = measured(self.model, self.split, self.head, self.loss)
-                entry = history_entry(step, result, self.prediction)
-                runs.append_history(folder, entry)
-                checkpoint.save(folder, self.model, self.optimizer, step, self.checksum)
-                if progress is not None:
-                    progress(step, self.total, entry["loss"] if entry["objective"] is None else entry["objective"])
+        with interruptible() as heed_interrupt:
+            for step, batch in enumerate(_batches(self.config, self.split.train_labels, first), start=first + 1):
+                heed_interrupt()
+                loss = self._step(step, batch)
+                if step in due:
+                    entry = self._evaluated(step, loss)
+                    store.append_history(folder, entry)
+                    checkpoint.save(folder, self.model, self.optimizer, step, checksum)
+                    if progress is not None:
+                        progress(step, self.total, entry["loss"] if entry["objective"] is None else entry["objective"])
+
+    def _evaluated(self, step: int, loss: Tensor) -> dict[str, Any]:
+        self._require_finite(loss, step)
+        recompute_batchnorm(self.model, self.inputs)
+        return history_entry(step, measured(self.model, self.split, self.head, self.loss), self.prediction)
 
     def finished(self, folder: Path, seconds: float) -> Run:
         """Measure the network and store the run."""
@@ -161,7 +171,7 @@ class _Session:
             tested = measured(self.model, self.split, self.head, self.loss, train_set=False)
             assert tested.recalls is not None  # the network has a head
             recalls = tested.recalls
-        history = runs.read_history(folder)
+        history = store.read_history(folder)
         environment = runs.environment(self.device, seconds)
         run = Run(folder, self.config, self.last_layer, result, recalls, history, environment)
         runs.save_results(run)
@@ -264,6 +274,47 @@ def _device(device: torch.device | str) -> torch.device:
             f"device={shorten(str(device))}: {_first_line(error)}; give cpu or a device of this machine"
         ) from None
     return place
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+    """Yield a call that ends the work if Ctrl-C was pressed and the KeyboardInterrupt was lost.
+
+    Python raises it wherever the main thread is: in a callback of torch or in a finaliser nobody passes it on. A caller
+    with a handler of its own keeps it.
+    """
+    pressed: list[int] = []
+
+    def press(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        signal.default_int_handler(number, frame)
+
+    def heed() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield heed
+        return
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield heed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def _as_if_alone() -> Iterator[None]:
+    """Train the same whatever the caller has set: no gradients, another default type or device, mixed precision."""
+    default, place = torch.get_default_dtype(), torch.get_default_device()
+    usual = nullcontext() if place.type == "cpu" else torch.device("cpu")  # which makes every call slower
+    with torch.inference_mode(False), torch.enable_grad(), usual, torch.autocast("cpu", enabled=False):
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
 
 
 @contextmanager

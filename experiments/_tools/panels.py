@@ -10,14 +10,14 @@ import effective_penalties
 import everyday
 import first_light
 import generalisation
-import harness
 import mini_batches
 import optimiser
 import paper_settings
 import revival
 import weights
+from _tools import harness
+from _tools.harness import setting
 from collapsekit.report.figures import BLUE, GREEN, GREY, ORANGE, plain_ticks
-from harness import setting
 
 COLOURS = (ORANGE, BLUE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "black")
 MARKERS = "osD^vPX"

@@ -1,12 +1,17 @@
 """Write what the results say: the README's table, docs/evidence.md, the collapse line and the predictions' scope.
 
-Run: python experiments/summary.py       (a second; make figures)
+Run: PYTHONPATH=experiments python -m _tools.summary       (a second; make figures)
 
-Everything comes from experiments/results/*.json; nothing is typed in. The README shows the lines that carry a claim,
-and every line that fails.
+Everything comes from experiments/results/*.json; nothing is typed in. The README shows the six
+lines that are marked as headlines.
 """
 
 import json
+import os
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,15 +20,14 @@ from matplotlib.figure import Figure
 
 import batchnorm_law
 import collapse_line
-import harness
-import panels
+from _tools import harness, panels
+from _tools.harness import FAILS, HOLDS, deviations, setting
 from collapsekit.report.figures import BLUE, GREEN, GREY, ORANGE, STYLE, plain_ticks
-from harness import FAILS, HOLDS, deviations, setting
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README, EVIDENCE, FIGURE = ROOT / "README.md", ROOT / "docs" / "evidence.md", ROOT / "docs" / "collapse_line.png"
 OTHERS = ROOT / "docs" / "evidence.png"
-BEGIN, END = "<!-- evidence: made by experiments/summary.py -->", "<!-- end of evidence -->"
+BEGIN, END = "<!-- evidence: made by experiments/_tools/summary.py -->", "<!-- end of evidence -->"
 ORDER = (
     *("collapse_line", "first_light", "mini_batches", "networks", "batchnorm_law", "effective_penalties", "weights"),
     *("paper_settings", "controls", "optimiser", "revival", "everyday", "generalisation"),
@@ -62,7 +66,7 @@ def readme_table():
         cells(name, entry)
         for name, content in contents().items()
         for entry in content["table"]
-        if entry["verdict"] == FAILS or entry.get("headline")
+        if entry.get("headline")
     ]
     return f"{BEGIN}\n\n{markdown(rows)}\n\n{tally()}\n\n{END}"
 
@@ -74,11 +78,9 @@ def tally():
     counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in kinds)
     minutes = sum(content["run_minutes"] for content in contents().values())
     return (
-        f"Lines that carry a claim, and every line that fails; of all {len(verdicts)} lines in "
-        f"[docs/evidence.md](docs/evidence.md): {counts}. Bands were committed before the runs, verdicts are computed "
-        "from them. Where learning rates or lengths were changed after a failure the experiment says so, and "
-        f"docs/evidence.md keeps what the earlier settings gave. {minutes:.0f} minutes of single-thread runs on a "
-        "shared machine; each line's command writes its results, all of them: `make evidence`."
+        f"Six of {len(verdicts)} lines; [docs/evidence.md](docs/evidence.md) has all of them, failures included: "
+        f"{counts}. Bands were committed before the runs, verdicts are computed from them, and what earlier settings "
+        f"gave is kept. {minutes:.0f} minutes of single-thread runs; `make evidence` repeats them."
     )
 
 
@@ -86,9 +88,9 @@ def evidence_page():
     """All lines, experiment by experiment, with the question, the runs and the cost."""
     parts = [
         "# Evidence",
-        "Made by `experiments/summary.py` from `experiments/results/*.json`. Every line has its band, committed before "
-        "the runs; the verdict is computed from it. Deviations are of class confidences on training samples; ± is the "
-        "standard deviation over runs or seeds.",
+        "Made by `experiments/_tools/summary.py` from `experiments/results/*.json`. Every line has its band, committed "
+        "before the runs; the verdict is computed from it. Deviations are of class confidences on training samples; "
+        "± is the standard deviation over runs or seeds.",
         "![Share of confidence above chance against headroom](collapse_line.png)",
         "![A panel for each of the other experiments](evidence.png)",
     ]
@@ -129,9 +131,22 @@ def question(name):
 
 
 def with_readme(text):
-    """The README with its table replaced."""
+    """The README with its table and what its commands print replaced."""
     before, rest = text.split(BEGIN)
-    return before + readme_table() + rest.split(END)[1]
+    return CONSOLE.sub(with_output, before) + readme_table() + rest.split(END)[1]
+
+
+CONSOLE = re.compile(r"```console\n\$ collapsekit (.*)\n[^`]*```")
+"""One command and what it prints."""
+
+
+def with_output(block):
+    """The block with the command's output of today, tables of 80 columns or as wide as they must be."""
+    command = [sys.executable, "-m", "collapsekit.cli", *shlex.split(block[1])]
+    environment = os.environ | {"COLUMNS": "80"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    lines = [text.rstrip() for text in done.stdout.splitlines()]
+    return "\n".join([f"```console\n$ collapsekit {block[1]}", *lines, "```"])
 
 
 MARKS = {
@@ -215,7 +230,7 @@ def imbalance(row):
 
 
 def write_scopes():
-    """Write theory/scope.json from the results."""
+    """Write scope.json from the results."""
     content = json.loads(harness.SCOPE.read_text(encoding="utf-8"))
     content["penalty"] = penalty_scope()
     content["batchnorm"] = batchnorm_scope()

@@ -1,4 +1,7 @@
-"""A pool of spawned workers on one machine in which a death costs one job, and that leaves no orphans."""
+"""A pool of spawned workers on one machine in which a death costs one job, and that leaves no orphans.
+
+It stands outside ``training`` so that a worker can watch its parent before it imports torch, which takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from typing import Any
 from collapsekit.errors import CollapseError
 
 SPAWN = get_context("spawn")
+PATIENCE = 5
+"""Seconds in which a scheduler must have a worker."""
 REMEDIES = {
     -signal.SIGKILL: "; is there memory enough?",
     1: "; has the script an `if __name__ == '__main__':`?",  # without it, starting a worker starts the script again
@@ -86,7 +91,7 @@ def cluster(address: str | None) -> Iterator[Executor | None]:
     Raises
     ------
     CollapseError
-        If the `cluster` extra is missing, or nothing answers at the address.
+        If the `cluster` extra is missing, nothing answers at the address, or there are no workers.
     """
     if address is None:
         yield None
@@ -103,6 +108,12 @@ def cluster(address: str | None) -> Iterator[Executor | None]:
         reason = " ".join(str(error).split())
         raise CollapseError(f"scheduler={address!r}: {reason}; give the address that it prints") from None
     with client:
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError:
+            raise CollapseError(
+                f"scheduler={address!r}: has no workers; start one: dask worker {address} --nthreads 1"
+            ) from None
         yield client.get_executor()
 
 

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from collapsekit import solve
-from collapsekit.training import TrainConfig, compare_run, load_run, sweep
-from collapsekit.training.pool import cluster
-from collapsekit.training.runs import run_folder
+from collapsekit.pool import cluster
+from collapsekit.training import TrainConfig, collect, compare_run, load_run, sweep
+from collapsekit.training.store import run_folder
 
-RESULTS = Path(__file__).parent / "results"
-SCOPE = Path(__file__).parents[1] / "src" / "collapsekit" / "scope.json"
+RESULTS = Path(__file__).parents[1] / "results"
+SCOPE = Path(__file__).parents[2] / "src" / "collapsekit" / "scope.json"
 DEFAULTS = TrainConfig().to_dict()
 HOLDS, CORRECTED, FAILS = "holds", "holds with correction", "fails"
 NO_CLAIM = "no claim"
@@ -72,35 +72,41 @@ class Experiment:
     prepare: Callable[[], None] | None = None
 
 
-def row_of(run, extra=None) -> Row:
-    """Return what the results keep of a run; the configuration as far as it differs from the defaults."""
-    comparison, frame, measured = compare_run(run), run.prediction, run.measured
+def row_of(run, found: Row, extra=None) -> Row:
+    """Return what the results keep of a run: findings of its row in `collect`, and what is known of each class."""
     row = {
         "config": changed(run.config),
-        "train_accuracy": comparison.train_accuracy,
-        "balanced_accuracy": run.balanced_accuracy,
-        "mean_cosine": comparison.mean_cosine,
-        "seconds": run.environment["seconds"],
-        "counts": measured.counts.astype(int).tolist(),
-        "confidences": measured.confidences,
-        "margins": measured.margins,
+        **{key: found[key] for key in FOUND},
+        "collapsed": found["measured_collapsed"],
+        "counts": run.measured.counts.astype(int).tolist(),
+        "confidences": run.measured.confidences,
+        "margins": run.measured.margins,
         "recalls": run.test_recalls,
-        "collapsed": sum(c.status.startswith("collapsed") for c in comparison.classes),
-        "outside": comparison.outside,
     }
-    if frame is not None:
-        row |= {key: value for key, value in comparison.to_dict().items() if key in COMPARED}
+    if run.prediction is not None:
+        row |= {key: found[key] for key in COMPARED}
         row |= {
-            "predicted_confidences": frame.confidences,
-            "predicted_margins": frame.margins,
-            "headroom": frame.headroom,
-            "predicted_collapsed": int(frame.collapses.sum()),
-            "spuriously_collapsed": sum(c.status == "collapsed, not predicted" for c in comparison.classes),
-            "times_threshold": 1 / float(frame.headroom.min()),
+            "predicted_confidences": run.prediction.confidences,
+            "predicted_margins": run.prediction.margins,
+            "headroom": run.prediction.headroom,
+            "spuriously_collapsed": len(lost_against_the_prediction(run)),
         }
     elif run.problem is not None:  # no closed form, but an optimum that can be certified
         row |= solved(run.problem)
     return {key: plain(value) for key, value in (row | (extra(run) if extra else {})).items()}
+
+
+FOUND = ("train_accuracy", "balanced_accuracy", "mean_cosine", "seconds", "outside")
+COMPARED = (
+    *("largest_deviation", "feature_norm_error", "classifier_norm_error", "largest_cosine", "objective_excess"),
+    *("same_classes_collapsed", "reached", "predicted_collapsed", "times_threshold"),
+)
+
+
+def lost_against_the_prediction(run) -> list[int]:
+    """Return the classes that are dead although the theory keeps them alive."""
+    classes = enumerate(compare_run(run).classes)
+    return [k for k, c in classes if c.status == "lost" and c.agreement == "against the prediction"]
 
 
 def solved(problem) -> Row:
@@ -113,12 +119,6 @@ def solved(problem) -> Row:
         "solved_margins": solution.margins,
         "solved_gap": solution.gap,
     }
-
-
-COMPARED = (
-    *("largest_deviation", "feature_norm_error", "classifier_norm_error", "largest_cosine", "objective_excess"),
-    *("same_classes_collapsed", "reached"),
-)
 
 
 def changed(config: TrainConfig) -> Row:
@@ -200,18 +200,13 @@ def run_all(configs, out, arguments):
         nonlocal printed
         for outcome in standing.outcomes[printed:]:
             printed += 1
-            print(f"{printed}/{printed + standing.left}", shown(outcome.config), outcome.reason or "", flush=True)
+            print(f"{printed}/{printed + standing.left}", changed(outcome.config), outcome.reason or "", flush=True)
 
     with cluster(arguments.scheduler) as executor:
         outcomes = sweep(
             configs, out=out, executor=executor, workers=arguments.workers, part=arguments.part, progress=tell
         )
     return [(o.config, load_run(o.folder) if o.finished else None, o.reason) for o in outcomes]
-
-
-def shown(config: TrainConfig) -> Row:
-    """What tells a configuration from the default one."""
-    return {key: value for key, value in changed(config).items() if key != "schema"}
 
 
 def part(text: str) -> tuple[int, int]:
@@ -265,7 +260,7 @@ def main(experiment: Experiment) -> list[Row]:
         if arguments.part:
             print("the part is trained; the same command with --finished instead of --part judges all of them")
             return []
-        rows, failures, environment = collected(runs, experiment, len(missing))
+        rows, failures, environment = collected(runs, experiment, out)
     rows |= kept
     ordered = [rows[config] for config in configs if config in rows]
     lines = experiment.judge(ordered, bands)
@@ -283,17 +278,20 @@ def stored_rows(experiment: Experiment, configs, out) -> dict[TrainConfig, Row]:
     return {config: row for config, row in rows.items() if config in configs and config not in done}
 
 
-def collected(runs, experiment: Experiment, total: int):
+def collected(runs, experiment: Experiment, out):
     """Return rows by configuration, failures, and the environment of one of the runs."""
-    rows, failures, environment = {}, [], stored_environment(experiment.name)
+    rows, failures, environment = {}, [], results(experiment.name).get("environment")
+    runs = list(runs)
+    found = {row["run"]: row for row in collect(out)} if any(run for _, run, _ in runs) else {}
     for config, run, error in runs:
         if run is None:
             failures.append({"config": changed(config), "error": error})
             print("failed:", error, flush=True)
             continue
-        row = rows[config] = row_of(run, experiment.extra)
+        row = rows[config] = row_of(run, found[config.fingerprint], experiment.extra)
         environment = {key: value for key, value in run.environment.items() if key != "seconds"}
-        print(f"{len(rows)}/{total}", shown(config), row.get("largest_deviation"), f"{row['seconds']} s", flush=True)
+        shown = (changed(config), row.get("largest_deviation"), f"{row['seconds']} s")
+        print(f"{len(rows)}/{len(runs)}", *shown, flush=True)
     return rows, failures, environment
 
 
@@ -330,11 +328,6 @@ def superseded(experiment: Experiment) -> list[Row]:
 def stored(name: str) -> list[Row]:
     """Return the rows of results/NAME.json, none if there is no such file."""
     return results(name).get("runs", [])
-
-
-def stored_environment(name: str) -> Row | None:
-    """Return where the stored runs were made."""
-    return results(name).get("environment")
 
 
 def results(name: str) -> Row:

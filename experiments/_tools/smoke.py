@@ -1,6 +1,8 @@
 """Does every experiment still run, and is its smoke band met? All their smoke runs go through one sweep.
 
-Run: python experiments/smoke.py [NAME ...] [--workers 2] [--out FOLDER]       (minutes; nothing is written)
+Run: PYTHONPATH=experiments python -m _tools.smoke [NAME ...] [--workers 2] [--out FOLDER]
+
+Minutes; nothing is written.
 
 Exit code 1 if a run cannot be trained or a band is not met, with the names of the experiments at fault.
 """
@@ -11,20 +13,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-import harness
+from _tools import harness
 
 
 def experiments(names):
-    """The experiments of these names; of every file here that defines one, without names."""
-    files = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "smoke")
+    """The experiments of these names; of every file that defines one, without names."""
+    files = sorted(path.stem for path in Path(__file__).parents[1].glob("*.py"))
     modules = [importlib.import_module(name) for name in names or files]
     return [module.EXPERIMENT for module in modules if hasattr(module, "EXPERIMENT")]
 
 
-def judged(experiment, runs):
+def judged(experiment, runs, out):
     """Print the lines of an experiment at smoke size; return whether its bands are met."""
     own = [runs[config] for config in experiment.smoke]
-    rows, failures, _ = harness.collected(own, experiment, len(own))
+    rows, failures, _ = harness.collected(own, experiment, out)
     lines = experiment.judge(list(rows.values()), experiment.smoke_bands)
     print(harness.table(lines), flush=True)
     return not failures and all(entry["verdict"] != harness.FAILS for entry in lines)
@@ -42,9 +44,10 @@ def main():
         prepare()
     configs = [config for experiment in chosen for config in experiment.smoke]
     with tempfile.TemporaryDirectory() as scratch:
-        found = harness.run_all(configs, arguments.out or scratch, arguments)
+        out = arguments.out or scratch
+        found = harness.run_all(configs, out, arguments)
         runs = {config: (config, run, error) for config, run, error in found}
-        failing = [experiment.name for experiment in chosen if not judged(experiment, runs)]
+        failing = [experiment.name for experiment in chosen if not judged(experiment, runs, out)]
     print(f"{len(chosen) - len(failing)} of {len(chosen)} experiments hold at smoke size")
     sys.exit(f"at fault: {', '.join(failing)}" if failing else 0)
 

@@ -1,0 +1,1 @@
+"""What the experiments share; each file above this folder is one claim."""

@@ -1,0 +1,5 @@
+"""`python -m collapsekit`."""
+
+from collapsekit.cli import main
+
+raise SystemExit(main())

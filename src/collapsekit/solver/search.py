@@ -1,0 +1,286 @@
+"""The search behind solve: descents, escapes and certificates; few dimensions by many descents and exchanges."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from collapsekit.problem import UFM
+from collapsekit.solver import narrow
+from collapsekit.solver._certify import Bound, Certificate, bound_at, certificate
+from collapsekit.solver.coordinates import (
+    added,
+    cleared,
+    largest,
+    responding,
+    room,
+    rounded,
+    tidied,
+    widened,
+)
+from collapsekit.solver.model import Balanced, Point
+from collapsekit.solver.newton import Local, descend
+from collapsekit.solver.polar import escape_directions
+from collapsekit.solver.progress import Progress, Status
+from collapsekit.solver.solution import Solution
+from collapsekit.validation import frozen
+
+START_SCALE = 0.1
+"""Standard deviation of a random start's entries in balanced variables."""
+COARSE, FINE = 1e-3, 1e-13
+"""Stationarity at which escape directions are first looked for, and at which none are left to be found."""
+SHARPER = 1e-5
+"""Factor of the stationarity from one certificate to the next: descents converge quadratically, so it costs little."""
+CERTIFIABLE = 1e-9
+"""Stationarity from which bounds are computed on the way: above it they are too loose to close a gap of 1e-8."""
+RANKED = 1e-6
+"""Stationarity at which objectives differ by less than local optima do: only the lowest is descended from further."""
+SMOOTHINGS = tuple(0.1 * 0.25**power for power in range(15))
+"""Of the hinge, one after the other: from a tenth of its margin to 4e-10, well below a gap of 1e-8; at a quarter each
+descents stay within reach of the next."""
+EXPLORED = 3
+"""The place among the smoothings at which many points descend at once: smooth enough for first-order steps."""
+MOST_ROUNDS = 200
+"""Of escapes, or exchanges; one adds at least a coordinate or lowers the objective. Tens are usual."""
+RESTARTS = 2
+"""Times that random points are drawn and improved: with one, 1 of 200 problems ended above the best of ten descents."""
+FEW, ARRANGED = 8, 4
+"""Of many descents, how many of the lowest are descended from further: after random starts, after exchanges."""
+LOWER = 1e-9
+"""Relative fall of the objective that counts as another local optimum."""
+TIE = 1e-13
+"""Relative difference of objectives that may be rounding."""
+
+
+def random_start(problem: UFM, rng: np.random.Generator, scale: float = START_SCALE) -> Point:
+    """Return ``U ~ N(0, scale²)``, ``V ~ |N(0, scale²)|`` (without ReLU signed) and no bias, (K, dim or 2K)."""
+    shape = (problem.num_classes, problem.dim or 2 * problem.num_classes)
+    U, V = rng.normal(0.0, scale, shape), rng.normal(0.0, scale, shape)
+    return Point(U, np.abs(V) if problem.relu else V, np.zeros(problem.num_classes))
+
+
+class Search:
+    """The state of one call of :func:`solve`: the best point and the best lower bound so far."""
+
+    def __init__(self, problem: UFM, tol: float, progress: Progress, rng: np.random.Generator) -> None:
+        self.problem, self.tol, self.progress, self.rng = problem, tol, progress, rng
+        self.models = [Balanced(problem, smoothing) for smoothing in ((1.0,) if problem.loss.smooth else SMOOTHINGS)]
+        self.best: Point | None = None
+        self.objective, self.bound = np.inf, Bound(-np.inf, np.inf, np.inf, "none")
+        self.own = -np.inf  # the bound that the best point itself yields
+        self.needed, self.relaxed = 0, np.inf  # coordinates and objective of the best point of any dimension
+
+    @property
+    def closed(self) -> bool:
+        """Whether the gap is closed."""
+        return bool(np.isfinite(self.objective)) and certificate(self.objective, self.bound).gap <= self.tol
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do, or no effort to do it with."""
+        return self.closed or self.progress.spent()
+
+    def run(self, start: Point, rounding: bool = True) -> None:
+        """Search from one start, or from the rounded start; best point and bound are kept in place."""
+        model, dim, point = self.models[-1], self.problem.dim, start
+        if not np.isfinite(model.objective(start)):
+            self.progress.ended = Status.NOT_FINITE
+            return
+        for i, smoothed in enumerate(self.models):
+            if i == 0 and rounding:
+                point = self._first(smoothed, start)
+            point = self._any_dimension(smoothed, point)
+            if self.over:
+                return
+        if self.problem.relu and self.bound.lower_bound < self.relaxed * (1 - self.tol):
+            point = min(point, self._any_dimension(model, rounded(model, point)), key=model.objective)
+            if self.over:
+                return
+        ends = [self._down(start, FINE)] if dim is None or start.V.shape[1] <= dim else []
+        if dim is not None and point.V.shape[1] > dim:
+            self._within(ends, point, dim)
+
+    def _any_dimension(self, model: Balanced, start: Point) -> Point:
+        """Descend, escape and certify with as many coordinates as are needed."""
+        here = descend(model, start, COARSE, self.progress)
+        goal = COARSE
+        for _ in range(MOST_ROUNDS):
+            here, taken = Local(model, tidied(model, here.point)), self.progress.taken
+            wider = self._escaped(model, here, room(model))
+            if wider is not None:
+                reached = descend(model, wider, goal, self.progress)
+                if self.progress.taken > taken:  # else the escape is no more than what is left of the gradient
+                    here = reached
+                    if self.progress.spent():
+                        break
+                    continue
+            if goal <= FINE:
+                break
+            goal = max(FINE, goal * SHARPER)
+            here = descend(model, here.point, goal, self.progress)
+            if goal <= CERTIFIABLE:
+                self.offer(model, here)
+            if self.over:
+                break
+        self.offer(model, here)
+        return here.point
+
+    def _first(self, model: Balanced, start: Point) -> Point:
+        """The rounded start, or the start itself if rounding and a first descent do not get below it."""
+        coarse = rounded(model, start)
+        if self.problem.relu:
+            coarse = responding(model, coarse)
+            coarse = self._escaped(model, Local(model, coarse), 2 * room(model)) or coarse
+            coarse = tidied(model, coarse)
+        if start.V.shape[1] > room(model) or not self.problem.relu:
+            return coarse
+        reached = descend(model, coarse, COARSE, self.progress)
+        return reached.point if reached.value <= model.objective(start) else start
+
+    def _escaped(self, model: Balanced, here: Local, most: int) -> Point | None:
+        """The point with coordinates along escape directions, or None if there are none, or no room.
+
+        What is left of the gradient raises the polar by about its relative size; an escape must lie clearly above.
+        """
+        free = most - here.point.V.shape[1]
+        if free <= 0:
+            return None
+        A = here.scaled @ here.scaled.T  # whose rounding is below the 1e-12 that is asked at least
+        above = model.kappa**2 * (1 + max(1e-12, 4 * here.stationarity))
+        directions = escape_directions(A, self.problem.relu, above, free)
+        if not len(directions):
+            return None
+        wider = added(model, here.point, directions, here.slopes)
+        return wider if wider is not None else added(model, here.point, directions[:1], here.slopes)
+
+    def _down(self, start: Point, goal: float, first: int = 0) -> Local:
+        """Descend without a change of coordinates, a hinge through its smoothings from the `first`; offer the end."""
+        here = Local(self.models[first], start)
+        for model in self.models[first:]:
+            here = descend(model, here.point, goal, self.progress)
+        self.offer(here.model, here)
+        return here
+
+    def _within(self, ends: list[Local], point: Point, dim: int) -> None:
+        """Descend with at most `dim` coordinates: from the best point of any dimension, and from many random ones.
+
+        From the lowest of them, escape directions replace coordinates and classes are exchanged until nothing helps.
+        """
+        model, middle = self.models[-1], min(EXPLORED, len(self.models) - 1)
+        for start in (rounded(model, point), point):
+            here = descend(model, largest(start, dim), COARSE, self.progress)
+            for _ in range(dim):
+                wider = self._escaped(model, Local(model, tidied(model, here.point)), dim)
+                if wider is None or self.over:
+                    break
+                here = descend(model, wider, COARSE, self.progress)
+            ends.append(self._down(tidied(model, here.point), FINE))
+        for _ in range(RESTARTS if narrow.width(model) > 1 else 0):
+            if self.over:
+                return
+            ends.append(self._lowest(narrow.drawn(model, dim, self.rng), middle, FEW))
+            self._improved(min(ends, key=lambda end: end.value), dim, middle)
+            ends = []
+        if ends:
+            self._improved(min(ends, key=lambda end: end.value), dim, middle)
+
+    def _improved(self, here: Local, dim: int, middle: int) -> None:
+        """Replace coordinates and exchange classes until nothing helps."""
+        for _ in range(MOST_ROUNDS):
+            if self.over:
+                return
+            trials = [self._replaced(self.models[-1], here, dim)]
+            if narrow.width(here.model) > 1:
+                trials.append(self._lowest(self._arranged(here, dim), middle, ARRANGED))
+            better = min((end for end in trials if end is not None), key=lambda end: end.value, default=here)
+            if better.value >= here.value * (1 - LOWER):
+                return
+            here = better
+
+    def _arranged(self, here: Local, dim: int) -> narrow.Points:
+        return narrow.rearranged(widened(here.point, dim), narrow.width(here.model), self.rng)
+
+    def _lowest(self, points: narrow.Points, middle: int, count: int) -> Local:
+        """The lowest end of many descents, the `count` lowest of which are descended from further."""
+        reached = narrow.descended(self.models[middle], points, self.progress)[:count]
+        ends = [self._down(point, RANKED, middle) for point in reached]
+        return self._down(min(ends, key=lambda end: end.value).point, FINE, len(self.models) - 1)
+
+    def _replaced(self, model: Balanced, here: Local, dim: int) -> Local | None:
+        """A lower stationary point reached by an escape direction in place of one of the coordinates, or None."""
+        base = tidied(model, here.point)
+        count = base.V.shape[1]
+        for out in range(count) if count >= dim else (None,):
+            fewer = base if out is None else Point(np.delete(base.U, out, 1), np.delete(base.V, out, 1), base.b)
+            wider = self._escaped(model, Local(model, fewer), dim)
+            if wider is None:
+                continue
+            reached = descend(model, wider, RANKED, self.progress)
+            if reached.value < here.value * (1 - LOWER):
+                return self._down(reached.point, FINE, len(self.models) - 1)
+            if self.progress.spent():
+                break
+        return None
+
+    def offer(self, model: Balanced, here: Local) -> None:
+        """Take the point if it is the best that fits into `dim`, and its bound if it is the highest."""
+        # a polar this close to κ needs no tighter bound: what remains is a thousandth of the tolerance
+        bound = bound_at(model, here.point, min(1e-3 * self.tol, 1e-11))
+        objective = self._objective(model, here.point)
+        dim, count = self.problem.dim, here.point.V.shape[1]
+        if objective < self.relaxed * (1 - TIE) or (objective <= self.relaxed * (1 + TIE) and count < self.needed):
+            self.relaxed, self.needed = objective, count
+        if bound.lower_bound > self.bound.lower_bound:
+            self.bound = replace(self.bound, lower_bound=bound.lower_bound)
+        near = objective <= self.objective * (1 + TIE)  # of two equals the one whose own bound is higher
+        better = objective < self.objective * (1 - TIE) or (near and bound.lower_bound >= self.own)
+        if better and (dim is None or count <= dim):
+            self.own = bound.lower_bound
+            self.best, self.objective = here.point, objective
+            self.bound = replace(bound, lower_bound=max(bound.lower_bound, self.bound.lower_bound))
+
+    def _objective(self, model: Balanced, point: Point) -> float:
+        bias = None if self.problem.bias is None else point.b
+        return self.problem.objective(model.weights(point), model.features(point), bias)
+
+    def solution(self) -> Solution:
+        """Return the best point, its certificate and the status."""
+        model, problem = self.models[-1], self.problem
+        if self.best is None and self.progress.point is not None:
+            reached = self.progress.point
+            self.offer(model, Local(model, reached if problem.dim is None else largest(reached, problem.dim)))
+        if self.best is None:
+            zero = np.zeros((problem.num_classes, 1))
+            self.offer(model, Local(model, Point(zero, zero, np.zeros(problem.num_classes))))
+        assert self.best is not None
+        point = cleared(model, self.best)
+        used, point = point.V.shape[1], widened(point, problem.dim or 1)
+        found = certificate(self._objective(model, point), self.bound)
+        return Solution(
+            problem=problem,
+            weights=frozen(model.weights(point)),
+            features=frozen(model.features(point)),
+            bias=None if problem.bias is None else frozen(point.b),
+            certificate=found,
+            coordinates=used,
+            steps=self.progress.taken,
+            needed=self.needed,
+            status=self._status(found),
+        )
+
+    def _status(self, found: Certificate) -> Status:
+        dim = self.problem.dim
+        if found.gap <= self.tol:
+            return Status.OPTIMAL
+        if self.progress.ended is not None:
+            return self.progress.ended
+        if not self.problem.loss.convex:
+            return Status.NO_CERTIFICATE
+        if dim is not None and self.needed > dim:
+            return Status.NARROW
+        if found.stationarity > RANKED:
+            return Status.NOT_STATIONARY
+        if found.polar > 1 + 1e-9 and dim is not None and self.needed == dim:  # above what rounding leaves of a polar
+            return Status.SPURIOUS
+        return Status.LOOSE
