@@ -125,9 +125,10 @@ def counts_for(problem: UFM, *, hold: Recipe | None = None) -> Array:
         if headroom.min() > 1:
             return frozen(_trimmed(problem, counts, hold))
         # N only grows: a class that dies up to a count now dies up to at least that count in the end.
-        least = np.floor(counts / headroom * (1 - ROUNDING)) + 1
+        with np.errstate(over="ignore", divide="ignore"):
+            least = np.floor(counts / headroom * (1 - ROUNDING)) + 1
         counts = np.where(headroom > 1, counts, np.maximum(counts + 1, least))
-        if counts.sum() > MOST_SAMPLES:
+        if not counts.sum() < MOST_SAMPLES:
             break
     raise CollapseError(
         f"counts: no oversampling saves class {class_label(problem, dying)}: with more samples N grows, and thresholds "
