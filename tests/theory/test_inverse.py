@@ -13,7 +13,7 @@ from _support.tolerances import EXACT, INVERSE
 from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Focal, Hinge, predict, thresholds
 from collapsekit.recipe import BatchNorm, LastLayer, Penalty
 from collapsekit.theory import count_range, counts_for, largest_penalty, margins_for, weights_for
-from collapsekit.theory._inverse import with_counts
+from collapsekit.theory._counts import with_counts
 
 FIRST = UFM([500, 300, 40, 10], 3e-2, 1e-3, names=["a", "b", "c", "d"])
 MILD = UFM([400, 200, 100, 50], 1e-3, 1e-4)

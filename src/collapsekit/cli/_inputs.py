@@ -11,16 +11,8 @@ from numpy.typing import ArrayLike
 from collapsekit import UFM, CollapseError, CrossEntropy
 from collapsekit.data import class_sizes
 from collapsekit.data.lists import Lines
-from collapsekit.recipe import (
-    BatchNorm,
-    BatchNormDecay,
-    FeatureReduction,
-    LastLayer,
-    Optimizer,
-    Penalty,
-    Plain,
-    Recipe,
-)
+from collapsekit.recipe import BatchNorm, LastLayer, Optimizer, Penalty, Plain, Recipe
+from collapsekit.recipe._kinds import BatchNormDecay, FeatureReduction
 
 
 @dataclass(frozen=True, kw_only=True)

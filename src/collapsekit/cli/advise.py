@@ -18,7 +18,7 @@ from collapsekit.evidence import scope
 from collapsekit.prediction import fates
 from collapsekit.recipe import Recipe
 from collapsekit.theory import LargestPenalty, WeightAdvice, counts_for, largest_penalty, margins_for, weights_for
-from collapsekit.theory._inverse import with_counts
+from collapsekit.theory._counts import with_counts
 from collapsekit.validation import Array, shorten
 
 Result = TypeVar("Result")

@@ -44,7 +44,8 @@ EXPLORED = 3
 MOST_ROUNDS = 200
 """Of escapes, or exchanges; one adds at least a coordinate or lowers the objective. Tens are usual."""
 RESTARTS = 2
-"""Times that random points are drawn and improved: with one, 1 of 200 problems ended above the best of ten descents."""
+"""Times that random points are drawn and improved: with one, 1 of 200 problems ended above the best of ten descents,
+with two none."""
 FEW, ARRANGED = 8, 4
 """Of many descents, how many of the lowest are descended from further: after random starts, after exchanges."""
 LOWER = 1e-9

@@ -3,11 +3,11 @@
 from collapsekit.theory._closed_form import Frame as Frame
 from collapsekit.theory._closed_form import closed_form as closed_form
 from collapsekit.theory._closed_form import headroom_of as headroom_of
-from collapsekit.theory._inverse import CountRange as CountRange
+from collapsekit.theory._counts import CountRange as CountRange
+from collapsekit.theory._counts import count_range as count_range
+from collapsekit.theory._counts import counts_for as counts_for
 from collapsekit.theory._inverse import LargestPenalty as LargestPenalty
 from collapsekit.theory._inverse import WeightAdvice as WeightAdvice
-from collapsekit.theory._inverse import count_range as count_range
-from collapsekit.theory._inverse import counts_for as counts_for
 from collapsekit.theory._inverse import largest_penalty as largest_penalty
 from collapsekit.theory._inverse import margins_for as margins_for
 from collapsekit.theory._inverse import weights_for as weights_for

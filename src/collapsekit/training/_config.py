@@ -5,23 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any
 
 import numpy as np
 
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy
 from collapsekit.problem import UFM
-from collapsekit.recipe import BatchNorm, BatchNormDecay, LastLayer, Optimizer, Penalty, Plain, Recipe
+from collapsekit.recipe import BatchNorm, LastLayer, Optimizer, Penalty, Plain, Recipe
+from collapsekit.recipe._kinds import BatchNormDecay
 from collapsekit.theory._thresholds import thresholds
-from collapsekit.validation import Array, class_names, numeric, positive_number, shorten, whole_number
+from collapsekit.training._fields import CHECKS, ClassWeights, DecayOn, OptimizerName, Profile, RecipeName, Resampling
+from collapsekit.validation import Array
 
-Profile = Literal["long-tail", "step", "paper", "as-is"]
-DecayOn = Literal["last-layer", "everything"]
-ClassWeights = Literal["none", "inverse", "inverse-root"]
-Resampling = Literal["none", "balanced"]
 PLAIN_DECAY = 5e-4
 
 
@@ -143,7 +141,7 @@ class TrainConfig:
     branches: int | None = None
     head: str | None = None
     drop_bias: bool = False
-    recipe: Literal["penalty", "batchnorm", "plain"] = "penalty"
+    recipe: RecipeName = "penalty"
     penalty_scale: float = 1.5
     penalty_ratio: float = 900.0
     weight_decay: float | None = None
@@ -151,7 +149,7 @@ class TrainConfig:
     decay_on: DecayOn = "last-layer"
     batchnorm_decay: BatchNormDecay = "gain_and_shift"
     warmup: float | None = None
-    optimizer: Literal["adam", "sgd", "adamw"] | None = None
+    optimizer: OptimizerName | None = None
     learning_rate: float | None = None
     epochs: int = 2000
     batch_size: int | None = None
@@ -164,46 +162,9 @@ class TrainConfig:
     class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("data", "network"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise CollapseError(f"{name}={shorten(getattr(self, name))}: give a name or a path")
-        for name in ("label_column", "head"):
-            if not isinstance(getattr(self, name), str | None):
-                raise CollapseError(f"{name}={shorten(getattr(self, name))}: give a name, or leave it out")
-        for name, kinds in (("batchnorm", bool | None), ("drop_bias", bool)):
-            if not isinstance(getattr(self, name), kinds):
-                raise CollapseError(f"{name}={shorten(getattr(self, name))}: give True or False, or leave it out")
-        for name in ("ratio", "penalty_scale", "penalty_ratio", *OPTIONAL_NUMBERS):
-            if getattr(self, name) is not None or name not in OPTIONAL_NUMBERS:
-                object.__setattr__(self, name, _moderate(name, getattr(self, name)))
-        for name, least in (("epochs", 1), ("feature_dim", 1), ("width", 1), ("seed", 0)):
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), least, "give a whole number"))
-        for name in ("batch_size", "largest", "branches"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, whole_number(name, getattr(self, name), 1, "or leave it out"))
-        object.__setattr__(self, "hidden", _widths(self.hidden))
-        for name, kind in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in kind and not (value is None and name in ("profile", "optimizer")):
-                raise CollapseError(f"{name}={shorten(value)}: give one of {', '.join(kind)}")
-        if self.class_names is not None:
-            names = _listed_names(self.class_names)
-            object.__setattr__(self, "class_names", names)
-        self._check_ranges()
+        for name, check in CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
         self._check_together()
-
-    def _check_ranges(self) -> None:
-        if self.branches is not None and self.branches > MOST_BRANCHES:
-            raise CollapseError(f"branches={self.branches}: give at most {MOST_BRANCHES}")
-        if self.ratio < 1:
-            raise CollapseError(f"ratio={self.ratio:g}: largest over smallest count is at least 1; give its inverse")
-        for name, what in (("warmup", "a share of the run"), ("smoothing", "a share of the label")):
-            if getattr(self, name) is None:
-                continue
-            value = numeric(name, getattr(self, name))
-            if value.ndim or not 0 <= value < 1:
-                raise CollapseError(f"{name}={getattr(self, name)}: {what}; give at least 0 and less than 1")
-            object.__setattr__(self, name, float(value))
 
     def _check_together(self) -> None:
         explicit = self.recipe == "penalty"
@@ -366,40 +327,4 @@ def _resampled(problem: UFM) -> UFM:
     return replace(problem, lambda_h=problem.lambda_h * times, class_weights=times)
 
 
-OPTIONAL_NUMBERS = ("weight_decay", "feature_decay", "learning_rate", "ldam", "logit_adjustment")
-MOST_BRANCHES = 100
-LEAST, MOST = 1e-30, 1e30
-"""Training computes in float32."""
 NAMED_DATA = ("digits", "mnist-5k", "fashion-mnist")
-
-
-def _moderate(name: str, value: Any) -> float:
-    number = positive_number(name, value, "give a positive number")
-    if not LEAST <= number <= MOST:
-        raise CollapseError(f"{name}={number:g}: give a number from {LEAST:g} to {MOST:g}")
-    return number
-
-
-def _widths(hidden: Any) -> tuple[int, ...]:
-    if isinstance(hidden, str) or not isinstance(hidden, Sequence):
-        raise CollapseError(f"hidden={shorten(hidden)}: give the widths of the hidden layers, e.g. (256, 256)")
-    return tuple(whole_number("hidden", width, 1, "give widths") for width in hidden)
-
-
-def _listed_names(names: Any) -> tuple[str, ...] | None:
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise CollapseError(f"class_names={shorten(names)}: give a sequence of names, one a class")
-    listed = tuple(names)
-    return class_names(listed, len(listed))
-
-
-def _choices(name: str) -> tuple[str, ...]:
-    kind = get_type_hints(TrainConfig)[name]
-    arguments = get_args(kind)
-    return tuple(word for one in arguments for word in (get_args(one) or (one,)) if isinstance(word, str))
-
-
-_CHOICES = {
-    name: _choices(name)
-    for name in ("profile", "recipe", "optimizer", "decay_on", "batchnorm_decay", "class_weights", "resampling")
-}

@@ -1,0 +1,163 @@
+"""Counts that keep classes alive, where the penalties stay or the recipe that makes them does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from collapsekit.errors import CollapseError
+from collapsekit.problem import UFM
+from collapsekit.recipe import Recipe
+from collapsekit.theory._closed_form import headroom_of
+from collapsekit.theory._inverse import class_label, class_position
+from collapsekit.theory._thresholds import thresholds
+from collapsekit.validation import Array, frozen
+
+
+@dataclass(frozen=True)
+class CountRange:
+    """Which counts a class survives with, all other counts fixed while N moves with it.
+
+    Attributes
+    ----------
+    lower, upper : float
+        The open interval of survival; NaN if it is empty. Beyond `upper` the class kills itself by enlarging N.
+    smallest : int or None
+        The least whole number inside; None if there is none.
+    """
+
+    lower: float
+    upper: float
+    smallest: int | None
+
+
+def count_range(problem: UFM, label: str | int, *, hold: Recipe | None = None) -> CountRange:
+    r"""Return the counts with which a class survives when N moves with its count.
+
+    With R samples in the other classes and ``A = (ω_k q_crit)² / (λ_W λ_H (K−1)/K)``, class k lives where
+    ``(R + n)² < A n``: between the roots of a quadratic. In a recipe λ_H (and torch's class weights) move with n, too;
+    with batches that N does not fill λ_H falls in steps, which the roots pass over.
+
+    Parameters
+    ----------
+    problem : UFM
+        As for ``predict``.
+    label : str or int
+        Name or position of the class.
+    hold : Recipe, optional
+        The recipe that made the problem, which stays while N moves; left out: the penalties stay.
+
+    Raises
+    ------
+    CollapseError
+        If there is no such class or no closed form, or `hold` is no recipe.
+
+    References
+    ----------
+    Derived here (docs/theory.md).
+
+    Examples
+    --------
+    >>> from collapsekit import UFM
+    >>> from collapsekit.recipe import BatchNorm, LastLayer
+    >>> count_range(UFM([900, 100], lambda_w=1e-2, lambda_h=6e-3), 1).smallest
+    127
+    >>> recipe = BatchNorm(weight_decay=0.35, decays="gain_frozen_shift")
+    >>> count_range(recipe.problem([300, 300, 300, 20], LastLayer(branches=1)), 3, hold=recipe).smallest
+    233
+    """
+    k = class_position(problem, label)
+    limits = thresholds(problem, hold=hold)
+    lower, upper = float(limits.lower_count[k]), float(limits.upper_count[k])
+    if np.isnan(lower):
+        return CountRange(lower, upper, None)
+
+    smallest = int(np.floor(lower)) + 1
+    while smallest > 1 and _lives(problem, k, smallest - 1, hold):  # batches that N does not fill: λ_H falls in steps
+        smallest -= 1
+    while smallest < upper and not _lives(problem, k, smallest, hold):
+        smallest += 1
+    return CountRange(lower, upper, smallest if smallest < upper else None)
+
+
+def _lives(problem: UFM, k: int, count: int, hold: Recipe | None) -> bool:
+    try:
+        moved = with_counts(problem, np.where(np.arange(problem.num_classes) == k, count, problem.counts), hold)
+    except CollapseError:  # a dropped batch is all there is, or the class holds more than half
+        return False
+    return bool(headroom_of(moved)[k] > 1)
+
+
+def counts_for(problem: UFM, *, hold: Recipe | None = None) -> Array:
+    """Return the least counts, none below the problem's own, with which every class survives: oversampling's target.
+
+    All classes that die are enlarged together; N grows with them, and with it, in a recipe, λ_H and torch's class
+    weights.
+
+    Parameters
+    ----------
+    problem : UFM
+        As for ``predict``.
+    hold : Recipe, optional
+        The recipe that made the problem, which stays while N grows; left out: the penalties and ω_k stay.
+
+    Returns
+    -------
+    ndarray, shape (K,)
+        Whole numbers as float64.
+
+    Raises
+    ------
+    CollapseError
+        If no counts will do: enlarging some classes kills others faster than it saves them.
+
+    Examples
+    --------
+    >>> from collapsekit import UFM
+    >>> counts_for(UFM([900, 100], lambda_w=1e-2, lambda_h=6e-3))
+    array([900., 127.])
+    """
+    dying = int(thresholds(problem, hold=hold).headroom.argmin())
+    counts = problem.counts.copy()
+    for _ in range(MOST_STEPS):
+        headroom = headroom_of(with_counts(problem, counts, hold))
+        if headroom.min() > 1:
+            return frozen(_trimmed(problem, counts, hold))
+        # N only grows: a class that dies up to a count now dies up to at least that count in the end.
+        with np.errstate(over="ignore", divide="ignore"):
+            least = np.floor(counts / headroom * (1 - ROUNDING)) + 1
+        counts = np.where(headroom > 1, counts, np.maximum(counts + 1, least))
+        if not counts.sum() < MOST_SAMPLES:
+            break
+    raise CollapseError(
+        f"counts: no oversampling saves class {class_label(problem, dying)}: with more samples N grows, and thresholds "
+        "faster than counts; lower the penalties (largest_penalty) or weigh the class (weights_for)"
+    )
+
+
+def _trimmed(problem: UFM, counts: Array, hold: Recipe | None) -> Array:
+    """What a class needs falls as N grows where λ_H falls in steps, or torch's weight of the class is small."""
+    if hold is None or (problem.class_weights is None and getattr(hold, "batch_size", None) is None):
+        return counts
+    before = counts
+    for k in np.flatnonzero(counts > problem.counts):
+        least = count_range(with_counts(problem, counts, hold), int(k), hold=hold).smallest
+        fewer = counts.copy()
+        fewer[k] = max(problem.counts[k], least or counts[k])
+        if headroom_of(with_counts(problem, fewer, hold)).min() > 1:
+            counts = fewer
+    return counts if (counts == before).all() else _trimmed(problem, counts, hold)
+
+
+MOST_STEPS = 100_000
+"""Of the search for counts: it slows down where hardly any counts will do."""
+MOST_SAMPLES = 2.0**52
+"""Beyond, counts are no longer whole in float64."""
+ROUNDING = 1e-12
+"""Relative, of a critical count."""
+
+
+def with_counts(problem: UFM, counts: Array, hold: Recipe | None) -> UFM:
+    """Return the problem at other counts: the penalties stay, or the recipe that made them."""
+    return replace(problem, counts=counts) if hold is None else hold.moved(problem, counts)
