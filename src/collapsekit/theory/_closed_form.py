@@ -167,7 +167,7 @@ def margin_prices(problem: UFM) -> Array:
     scale = problem.num_samples * np.sqrt(problem.lambda_w) * np.sqrt(centring_share(problem))
     with np.errstate(over="ignore"):  # a class of next to no weight is lost at any price
         roots = np.sqrt(problem.counts)
-        prices = np.divide(scale * np.sqrt(problem.lambda_h), roots, out=roots)
+        prices: Array = np.divide(scale * np.sqrt(problem.lambda_h), roots, out=roots)
         if problem.class_weights is not None:
             prices /= problem.class_weights
     if not prices.min() >= SMALLEST:
