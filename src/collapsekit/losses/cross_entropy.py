@@ -214,12 +214,13 @@ class CrossEntropy(MatrixLoss):
             if self.smoothing:
                 r = r + self.smoothing * (num_classes - 1) / num_classes
             s = np.asarray((num_classes - 1) * (1.0 / r - 1.0))  # e^{s/T − Δ}
-        # One array from here on: at a million classes a fresh one costs twice as much as what is written into it.
+        # one array from here on, as in losses/scalar.py
         np.maximum(s, np.exp(-self._margins), out=s)
         np.log(s, out=s)
-        s += self._margins
-        s *= self.temperature * (prices < SNAP * self.critical_price(num_classes))
-        return s
+        if self.margins is not None:
+            s += self._margins
+        s *= prices < SNAP * self.critical_price(num_classes)
+        return self._times_temperature(s)
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ_k'`` at each margin: the price at which that margin is optimal, the inverse of :meth:`margin`."""

@@ -166,9 +166,10 @@ def margin_prices(problem: UFM) -> Array:
     """
     scale = problem.num_samples * np.sqrt(problem.lambda_w) * np.sqrt(centring_share(problem))
     with np.errstate(over="ignore"):  # a class of next to no weight is lost at any price
-        prices = np.asarray(scale * np.sqrt(problem.lambda_h) / np.sqrt(problem.counts))
+        roots = np.sqrt(problem.counts)
+        prices: Array = np.divide(scale * np.sqrt(problem.lambda_h), roots, out=roots)
         if problem.class_weights is not None:
-            prices = np.asarray(prices / problem.class_weights)
+            prices /= problem.class_weights
     if not prices.min() >= SMALLEST:
         raise CollapseError(f"lambda_w={problem.lambda_w:g}: {NOTHING}")
     return prices
@@ -185,6 +186,7 @@ def headroom_of(problem: UFM) -> Array:
 
 
 def _headroom(problem: UFM, prices: Array) -> Array:
+    """As :func:`headroom_of`, in the place of the prices."""
     with np.errstate(over="ignore", divide="ignore"):
-        ratios = np.asarray(problem.loss.critical_price(problem.num_classes) / prices)
+        ratios = np.divide(problem.loss.critical_price(problem.num_classes), prices, out=prices)
         return np.square(ratios, out=ratios)
