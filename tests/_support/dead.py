@@ -10,7 +10,15 @@ from pathlib import Path
 from vulture import Vulture
 
 ROOT = Path(__file__).parents[2]
-TOLD = {"__getattr__", "is_differentiable", "higher_is_better", "full_state_update", "compute", "_computed", "showwarning"}
+TOLD = {
+    "__getattr__",
+    "is_differentiable",
+    "higher_is_better",
+    "full_state_update",
+    "compute",
+    "_computed",
+    "showwarning",
+}
 """Names that Python, its warnings and torchmetrics ask for."""
 
 
