@@ -82,11 +82,18 @@ def count_range(problem: UFM, label: str | int, *, hold: Recipe | None = None) -
 
 
 def _lives(problem: UFM, k: int, count: int, hold: Recipe | None) -> bool:
+    return bool(_headroom(problem, _replaced(problem.counts, k, count), hold)[k] > 1)
+
+
+def _headroom(problem: UFM, counts: Array, hold: Recipe | None) -> Array:
     try:
-        moved = with_counts(problem, np.where(np.arange(problem.num_classes) == k, count, problem.counts), hold)
-    except CollapseError:  # a dropped batch is all there is, or the class holds more than half
-        return False
-    return bool(headroom_of(moved)[k] > 1)
+        return headroom_of(with_counts(problem, counts, hold))
+    except CollapseError:  # a dropped batch is all there is, or one class holds more than half
+        return np.zeros(problem.num_classes)
+
+
+def _replaced(counts: Array, k: int, count: float) -> Array:
+    return np.where(np.arange(len(counts)) == k, count, counts)
 
 
 def counts_for(problem: UFM, *, hold: Recipe | None = None) -> Array:
@@ -142,11 +149,11 @@ def _trimmed(problem: UFM, counts: Array, hold: Recipe | None) -> Array:
         return counts
     before = counts
     for k in np.flatnonzero(counts > problem.counts):
-        least = count_range(with_counts(problem, counts, hold), int(k), hold=hold).smallest
-        fewer = counts.copy()
-        fewer[k] = max(problem.counts[k], least or counts[k])
-        if headroom_of(with_counts(problem, fewer, hold)).min() > 1:
-            counts = fewer
+        low, high = problem.counts[k] - 1, counts[k]  # all live with `high`
+        while high - low > 1:
+            middle = np.floor(low + (high - low) / 2)
+            low, high = (low, middle) if _headroom(problem, _replaced(counts, k, middle), hold).min() > 1 else (middle, high)
+        counts = _replaced(counts, k, high)
     return counts if (counts == before).all() else _trimmed(problem, counts, hold)
 
 
