@@ -158,6 +158,38 @@ class UFM:
         """λ_b, 0 for a free bias or none."""
         return self.bias if isinstance(self.bias, float) else 0.0
 
+    def confidence_floor(self) -> Array:
+        r"""Return what no class's confidence falls below at the global optimum, whatever the bias or the offsets.
+
+        There ``‖∇_z ℓ_k‖ ≤ (N/ω_k) √(λ_W λ_{H,k}/n_k)``: a new coordinate for class k alone would pay otherwise. For
+        plain cross-entropy it reads ``p_k ≥ max(0, 1 − q_k)``, an equality for a class that the closed form keeps.
+
+        Returns
+        -------
+        ndarray, shape (K,)
+            Of the softmax that the loss sees (`training_confidences`: with offsets, margins, scales and temperature);
+            0 where nothing is promised. NaN for losses other than cross-entropy, and for fewer dimensions than
+            classes (without ReLU: fewer than K − 1). With ReLU, K > 4 and ``K ≤ dim < K (K+1)/2 − 4`` it holds where the
+            optimum leaves a coordinate unused.
+
+        References
+        ----------
+        Derived here (docs/theory.md, "Any bias, any offsets").
+
+        Examples
+        --------
+        >>> UFM([500, 300, 40, 10], lambda_w=3e-2, lambda_h=1e-3, bias="free").confidence_floor().round(4)
+        array([0.8197, 0.7672, 0.3625, 0.    ])
+        """
+        size = self.num_classes
+        narrow = self.dim is not None and self.dim < size - (not self.relu)
+        if narrow or not isinstance(self.loss, CrossEntropy):
+            return np.full(size, np.nan)
+        with np.errstate(over="ignore"):
+            slopes = self.num_samples * np.sqrt(self.lambda_w) * np.sqrt(self.lambda_h) / np.sqrt(self.counts)
+            slopes = slopes if self.class_weights is None else slopes / self.class_weights
+        return self.loss.confidence_floor(slopes, size)
+
     def objective(self, weights: ArrayLike, features: ArrayLike, bias: ArrayLike | None = None) -> float:
         """Return the objective at collapsed features.
 

@@ -33,3 +33,6 @@ SOLVED = 1e-8  # relative gap that the solver promises by default
 SOLVED_BIAS = 1e-6  # with a bias and the exact polar, on random problems
 DUAL_ROUNDING = 1e-12  # a lower bound against a value: both are sums of rounded numbers
 CONIC = 1e-6  # relative, against an interior-point solver of its own accuracy
+BRUTE_BATCHNORM = 1e-9  # relative, objective of descent over the parameters of BatchNorm
+HORIZON = 0.01  # relative, lr wd / (1 − μ)² and the first 1/(1 − μ) of few steps are left out
+FLOOR = 1e-9  # by which a certified optimum may lie below its confidence floor

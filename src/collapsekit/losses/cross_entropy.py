@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from collapsekit.errors import CollapseError
 from collapsekit.losses.scalar import SNAP, confidence_at, softplus
-from collapsekit.losses.sums import Labels, MatrixLoss, SoftmaxSum
+from collapsekit.losses.sums import EPS, Labels, MatrixLoss, SoftmaxSum
 from collapsekit.validation import Array, class_counts, numeric, positive_number, positive_vector
 
 LARGEST_MARGIN = 100.0
@@ -221,6 +221,20 @@ class CrossEntropy(MatrixLoss):
             s += self._margins
         s *= prices < SNAP * self.critical_price(num_classes)
         return self._times_temperature(s)
+
+    def confidence_floor(self, slopes: Array, num_classes: int) -> Array:
+        r"""Return the least softmax probability of each target inside the loss if ``‖∇_z ℓ_k‖`` is at most its slope.
+
+        The gradient is ``(s/T) ⊙ (τ_k p − y_k)``, τ_k the sum of the targets, and its entries over s add up to 0, so that
+        ``τ_k p_k ≥ y_kk − T · slope · (s_k² + 1/Σ_{j≠k} s_j⁻²)^(−1/2)``.
+        """
+        size = num_classes
+        s = np.ones(size) if self.scales is None else np.asarray(self.scales)
+        v = np.ones(size) if self.smoothing_weights is None else np.asarray(self.smoothing_weights)
+        others = np.maximum((1 / s**2).sum() - 1 / s**2, EPS)
+        target = 1 - self.smoothing + self.smoothing / size
+        total = 1 - self.smoothing + self.smoothing * v.mean() / v
+        return np.asarray(np.maximum(0.0, (target - self.temperature * slopes / np.sqrt(s**2 + 1 / others)) / total))
 
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ_k'`` at each margin: the price at which that margin is optimal, the inverse of :meth:`margin`."""

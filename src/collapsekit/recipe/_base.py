@@ -11,13 +11,8 @@ from numpy.typing import ArrayLike
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy, Loss
 from collapsekit.problem import UFM
-from collapsekit.validation import Array, class_counts, positive_number, positive_vector, shorten, whole_number
-
-LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
-"""Optimisers and the learning rate at the start where none is given."""
-
-Reason = tuple[str, str]
-"""What stands in the way: an argument with its value, and the sentence that says why and what to do."""
+from collapsekit.recipe._optimizer import Optimizer, Reason
+from collapsekit.validation import Array, class_counts, positive_number, positive_vector, whole_number
 
 NO_FEATURE_PENALTY = (
     "feature_decay=None",
@@ -58,62 +53,12 @@ class LastLayer:
         whole_number("branches", self.branches, 0, "count the summed BatchNorm outputs")
 
 
-@dataclass(frozen=True)
-class Optimizer:
-    """What takes the steps, and applies weight decay.
-
-    Attributes
-    ----------
-    name : {"sgd", "adam", "adamw"}
-        As torch names it.
-    learning_rate : float, optional
-        At the start; left out: 0.1 for sgd, 0.001 for the others.
-
-    Raises
-    ------
-    CollapseError
-        If the name is unknown or the learning rate not positive.
-
-    Examples
-    --------
-    >>> Optimizer("adam").rate
-    0.001
-    """
-
-    name: str = "sgd"
-    learning_rate: float | None = None
-
-    def __post_init__(self) -> None:
-        name = str(self.name).lower()
-        if name not in LEARNING_RATES:
-            raise CollapseError(f"optimizer={shorten(self.name)}: give one of {', '.join(LEARNING_RATES)}")
-        object.__setattr__(self, "name", name)
-        if self.learning_rate is not None:
-            positive_number("learning_rate", self.learning_rate, "or leave it out")
-
-    @property
-    def rate(self) -> float:
-        """The learning rate at the start."""
-        return self.learning_rate or LEARNING_RATES[self.name]
-
-    @property
-    def reason(self) -> Reason | None:
-        """Why its weight decay is no penalty of any problem, or None if it is one."""
-        if self.name != "adamw":
-            return None
-        return (
-            f"optimizer={self.name!r}",
-            "the decoupled decay of AdamW is no L2 penalty, so there is no objective with a λ_W; use SGD or Adam with "
-            "weight decay, or add the penalties to the loss, set AdamW's weight_decay to 0 and name no optimizer; a "
-            "trained network can be measured all the same (collapsekit measure)",
-        )
-
-
 class Recipe:
     """What the three recipes share: each knows the problem that it minimises, or why there is none."""
 
     weight_decay: float
     loss_factor: float
+    bias_decays: bool
 
     def __post_init__(self) -> None:
         self._set("weight_decay", positive_number("weight_decay", self.weight_decay, "the head needs a penalty"))
@@ -123,7 +68,10 @@ class Recipe:
         object.__setattr__(self, name, value)
 
     def refusal(
-        self, last: LastLayer = LastLayer(), optimizer: Optimizer = Optimizer(), counts: ArrayLike | None = None
+        self,
+        last: LastLayer = LastLayer(),
+        optimizer: Optimizer = Optimizer(),  # noqa: B008  (frozen)
+        counts: ArrayLike | None = None,
     ) -> str | None:
         """Return why this recipe minimises no problem over features and head, or None if it does.
 
@@ -153,7 +101,7 @@ class Recipe:
         loss: Loss = CrossEntropy(),  # noqa: B008  (frozen, so one instance may be shared)
         class_weights: ArrayLike | None = None,
         names: Sequence[str] | None = None,
-        optimizer: Optimizer = Optimizer(),
+        optimizer: Optimizer = Optimizer(),  # noqa: B008  (frozen)
     ) -> UFM:
         """Return the problem that training with this recipe minimises.
 
@@ -201,7 +149,8 @@ class Recipe:
             self._lambda_h(n, last) / self.loss_factor,
             loss=loss,
             class_weights=class_weights,
-            bias=self._bias if last.biased else None,
+            bias=self._bias(last.biased),
+            relu=self.relu,
             dim=last.dim,
             names=names,
         )
@@ -247,9 +196,14 @@ class Recipe:
         return False
 
     @property
-    def _bias(self) -> float | Literal["free"]:
-        """The penalty on the head's bias, where it has one."""
-        return "free"
+    def relu(self) -> bool:
+        """Whether features of the problem are nonnegative."""
+        return True
+
+    def _bias(self, biased: bool) -> float | Literal["free"] | None:
+        """The bias of the problem for a head with or without one."""
+        decays: float | Literal["free"] = self.weight_decay / self.loss_factor if self.bias_decays else "free"
+        return decays if biased else None
 
     def _reason(self, last: LastLayer, n: Array | None) -> Reason | None:
         """Why there is no problem, whatever the optimiser."""

@@ -54,6 +54,8 @@ class Penalty(Recipe):
         Whether an incomplete last batch is dropped.
     loss_factor : float
         c, 0.5 for a halved loss.
+    bias_decays : bool
+        Whether the bias of the head, if it has one, is penalised as its weights are.
 
     Raises
     ------
@@ -76,6 +78,7 @@ class Penalty(Recipe):
     batch_size: int | None = None
     drop_last: bool = False
     loss_factor: float = 1.0
+    bias_decays: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,8 +125,18 @@ class BatchNorm(Recipe):
     r"""Weight decay where the head is fed by BatchNorm → ReLU, whose own decay is the feature penalty.
 
     For m BatchNorm outputs summed before the ReLU, ``(1/N) Σ_i ‖h_i‖² ≤ m (‖γ‖² + ‖β‖²)``, with equality at the
-    optimum. With c = `loss_factor`, λ_W = wd/c and c λ_H is ``wd/(m N)``; with β frozen at 0
-    ``wd/(m N (1 − π_k))`` for classes of at most half of the samples, ``π_k = n_k/N``.
+    optimum. With c = `loss_factor` and ``π_k = n_k/N``, λ_W = wd/c and c λ_H is
+
+    ===================== =========================================================================================
+    `decays`              c λ_H, and what else the problem is
+    ===================== =========================================================================================
+    ``gain_and_shift``    ``wd/(m N)``
+    ``gain_frozen_shift`` ``wd/(m N (1 − π_k))``; for a class of more than half of the samples
+                          ``wd n_k/(m ⌊N/2⌋ ⌈N/2⌉)``: its samples spread over several coordinates (no bias, no offsets)
+    ``gain``              ``wd/(m N)`` WITHOUT ReLU and with a FREE bias, whatever bias the head has (d ≥ K): the cost
+                          of a feature is its variance, so minorities merge instead of dying
+    ``none``              nothing penalises the features: no class is lost to regularisation
+    ===================== =========================================================================================
 
     Attributes
     ----------
@@ -133,6 +146,8 @@ class BatchNorm(Recipe):
         What of them decays: γ and β; γ, with β frozen at 0; γ alone, with β free; nothing.
     loss_factor : float
         c, 0.5 for a halved loss.
+    bias_decays : bool
+        Whether the bias of the head, if it has one, decays with its weights.
 
     Raises
     ------
@@ -147,11 +162,14 @@ class BatchNorm(Recipe):
     --------
     >>> BatchNorm(weight_decay=5e-4).problem([60, 40], LastLayer(branches=2)).lambda_h
     2.5e-06
+    >>> BatchNorm(weight_decay=0.1, decays="gain").problem([60, 40], LastLayer(branches=1))
+    UFM(K=2, N=100, counts 60 … 40, lambda_w=0.1, lambda_h=0.001, bias='free', relu=False)
     """
 
     weight_decay: float
     decays: BatchNormDecay = "gain_and_shift"
     loss_factor: float = 1.0
+    bias_decays: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,10 +179,17 @@ class BatchNorm(Recipe):
             )
 
     def _units(self, last: LastLayer) -> str:
+        law = f"λ_W = wd and λ_H = wd / (m N) with m = {last.branches}"
+        if self.decays == "gain":
+            return (
+                "The optimiser's weight decay wd acts on the head and on γ of the BatchNorms that feed the features; β "
+                "is free. A feature then costs its variance, and the problem is one without ReLU and with a free bias: "
+                f"{law}."
+            )
         frozen = " and is divided by 1 − n_k/N, because β is frozen" if self.decays == "gain_frozen_shift" else ""
         return (
             "The optimiser's weight decay wd acts on the head and on γ and β of the BatchNorms that feed the features. "
-            f"Their decay is the feature penalty: λ_W = wd and λ_H = wd / (m N) with m = {last.branches}{frozen}."
+            f"Their decay is the feature penalty: {law}{frozen}."
         )
 
     @property
@@ -181,28 +206,37 @@ class BatchNorm(Recipe):
                 "with γ and β excluded from weight decay nothing penalises the features, so no class is lost to "
                 "regularisation; let them decay for a prediction",
             )
-        if self.decays == "gain":
+        if self.decays == "gain" and last.dim is not None and n is not None and last.dim < n.size:
             return (
-                "decays='gain'",
-                "with γ decayed and β free the cost of a feature is its variance, not its square, which is another "
-                "model; let β decay too, or freeze it at 0",
+                f"dim={last.dim}",
+                f"with γ decayed and β free the problem is known for features at least as wide as the {n.size} "
+                "classes; widen them, or let β decay too",
             )
-        if self.decays == "gain_frozen_shift" and n is not None and n.max() > n.sum() / 2:
+        if self.decays == "gain_frozen_shift" and last.biased and n is not None and n.max() > n.sum() / 2:
             return (
                 "decays='gain_frozen_shift'",
-                f"class {n.argmax()} holds {n.max() / n.sum():.0%} of the samples, and with β frozen at 0 the features "
-                "of a class above one half do not collapse; let β decay too",
+                f"class {n.argmax()} holds {n.max() / n.sum():.0%} of the samples, and with a bias in the head and β "
+                "frozen at 0 the features of a class above one half need not collapse; take the head's bias out, or "
+                "let β decay",
             )
         return None
 
     @property
-    def _bias(self) -> float:
-        return self.weight_decay / self.loss_factor
+    def relu(self) -> bool:
+        """A free β moves the features above 0, so that the ReLU does not bind."""
+        return self.decays != "gain"
+
+    def _bias(self, biased: bool) -> float | Literal["free"] | None:
+        return "free" if self.decays == "gain" else super()._bias(biased)  # a free β is a free bias of the head
 
     def _lambda_h(self, n: Array, last: LastLayer) -> float | Array:
+        """wd/(m N); with β frozen divided by 1 − π_k, or, for a class above one half, by ``⌊N/2⌋⌈N/2⌉/(n_k N)``."""
         total = float(n.sum())
         law = self.weight_decay / (last.branches * total)
-        return law if self.decays == "gain_and_shift" else np.asarray(law / (1 - n / total))
+        if self.decays != "gain_frozen_shift":
+            return law
+        halves = np.floor(total / 2) * np.ceil(total / 2)
+        return np.asarray(law * np.where(n <= total / 2, total / np.maximum(total - n, 1), n * total / halves))
 
 
 @dataclass(frozen=True)
@@ -215,6 +249,8 @@ class Plain(Recipe):
         wd.
     loss_factor : float
         0.5 for a halved loss.
+    bias_decays : bool
+        Whether the bias of the head decays, too.
 
     Raises
     ------
@@ -229,3 +265,4 @@ class Plain(Recipe):
 
     weight_decay: float
     loss_factor: float = 1.0
+    bias_decays: bool = True

@@ -17,9 +17,11 @@ from collapsekit.recipe import BatchNorm, LastLayer, Optimizer, Penalty, Plain
 NAN, INF = float("nan"), float("inf")
 
 
-def problem_of(counts, *, feature_dim=None, batchnorm_branches=0, class_weights=None, optimizer="sgd", **values):
+def problem_of(
+    counts, *, feature_dim=None, batchnorm_branches=0, biased=False, class_weights=None, optimizer="sgd", **values
+):
     """The problem of a recipe given as one flat dictionary, as the oracles read it."""
-    last = LastLayer(feature_dim, branches=batchnorm_branches)
+    last = LastLayer(feature_dim, biased, batchnorm_branches)
     if "feature_decay" in values:
         recipe = Penalty(values.pop("weight_decay"), values.pop("feature_decay"), **values)
     else:
@@ -51,8 +53,8 @@ MISUSE = [
     (LAW | {"batchnorm_branches": -1}, "branches=-1"),
     (LAW | {"batchnorm_branches": 0}, "without a feature penalty or a BatchNorm"),
     (LAW | {"decays": "none"}, "nothing penalises the features"),
-    (LAW | {"decays": "gain"}, "its variance"),
-    (LAW | {"decays": "gain_frozen_shift"}, "class 0 holds 60%"),
+    (LAW | {"decays": "gain", "feature_dim": 2}, "dim=2: with γ decayed and β free"),
+    (LAW | {"decays": "gain_frozen_shift", "biased": True}, "class 0 holds 60%"),
     (LAW | {"decays": "shift"}, "decays='shift'"),
     (LAW | {"optimizer": "adamw"}, "no L2 penalty"),
 ]
@@ -77,9 +79,9 @@ def test_counts_of_a_recipe_are_checked():
         (Plain(0.1), LastLayer(branches=1), Optimizer()),
         (BatchNorm(0.1), LastLayer(), Optimizer("adam")),
         (BatchNorm(0.1, "none"), LastLayer(branches=2), Optimizer()),
-        (BatchNorm(0.1, "gain"), LastLayer(branches=2, biased=True), Optimizer()),
+        (BatchNorm(0.1, "gain"), LastLayer(2, branches=2, biased=True), Optimizer()),
         (BatchNorm(0.1), LastLayer(branches=1), Optimizer("adamw")),
-        (BatchNorm(0.1, "gain_frozen_shift"), LastLayer(branches=1), Optimizer()),
+        (BatchNorm(0.1, "gain_frozen_shift"), LastLayer(branches=1, biased=True), Optimizer()),
     ],
     ids=str,
 )
