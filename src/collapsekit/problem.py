@@ -169,8 +169,8 @@ class UFM:
         ndarray, shape (K,)
             Of the softmax that the loss sees (`training_confidences`: with offsets, margins, scales and temperature);
             0 where nothing is promised. NaN for losses other than cross-entropy, and for fewer dimensions than
-            classes (without ReLU: fewer than K − 1). With ReLU, K > 4 and ``K ≤ dim < K (K+1)/2 − 4`` it holds where the
-            optimum leaves a coordinate unused.
+            classes (without ReLU: fewer than K − 1). With ReLU, K > 4 and ``K ≤ dim < K (K+1)/2 − 4`` it holds where
+            the optimum leaves a coordinate unused.
 
         References
         ----------

@@ -16,7 +16,7 @@ from _support import oracles
 from _support.strategies import examples, losses, other_problems, problems
 from _support.tolerances import BOUND, EXACT, GOLDEN, GRAMS, INVERSE, LIMIT, MARGIN
 from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Focal, Hinge, long_tail, predict, thresholds
-from collapsekit.theory import counts_for, largest_penalty, margins_for, weights_for
+from collapsekit.theory import closed_form, counts_for, largest_penalty, margins_for, weights_for
 
 SEEDS = st.integers(0, 2**32 - 1)
 FIRST = UFM([500, 300, 40, 10], 3e-2, 1e-3)
@@ -138,7 +138,7 @@ def test_the_focal_margin_jumps_where_the_theory_puts_it():
 def test_a_target_margin_too_low_for_its_smoothing_is_refused():
     loss = CrossEntropy(smoothing=0.3, margins=[0, -3, 0])
     with pytest.raises(CollapseError, match="target margin of class 1"):
-        predict(rebuilt(UFM([3, 2, 1], 1e-2, 1e-3), loss=loss))
+        thresholds(rebuilt(UFM([3, 2, 1], 1e-2, 1e-3), loss=loss))
     with pytest.raises(CollapseError, match="2 values"):
         UFM([3, 2, 1], 1e-2, 1e-3, loss=CrossEntropy(margins=[1, 2]))
 
@@ -432,7 +432,7 @@ def test_as_many_dimensions_as_survivors_are_enough(dim):
 @pytest.mark.parametrize(("dim", "fragment"), [(2, "dim=2: 3 classes survive"), (1, "widen the feature layer")])
 def test_fewer_dimensions_than_survivors_are_refused(dim, fragment):
     with pytest.raises(CollapseError, match=fragment):
-        predict(UFM(FIRST.counts, 3e-2, 1e-3, dim=dim))
+        closed_form(UFM(FIRST.counts, 3e-2, 1e-3, dim=dim))
     assert thresholds(UFM(FIRST.counts, 3e-2, 1e-3, dim=dim)).headroom.shape == (4,)
 
 
@@ -448,13 +448,13 @@ def test_weights_and_features_refuse_a_dim_without_room(dim):
         ({"bias": "free"}, "bias='free': a bias changes the geometry under imbalance and has no closed form"),
         (
             {"bias": 0.1},
-            "bias=0.1: .*train the head without one .*give bias=None, or solve it numerically: collapsekit.solve",
+            "bias=0.1: .*train the head without one .*give bias=None, or predict",
         ),
-        ({"relu": False}, "relu=False: .*give relu=True, or solve it numerically: collapsekit.solve"),
+        ({"relu": False}, "relu=False: .*give relu=True, or predict"),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("function", [predict, thresholds])
+@pytest.mark.parametrize("function", [closed_form, thresholds])
 def test_problems_without_a_closed_form_are_refused(function, options, fragment):
     with pytest.raises(CollapseError, match=fragment):
         function(UFM([5, 3], 0.1, 0.1, **options))

@@ -333,8 +333,10 @@ def test_penalties_that_are_given():
     counts = np.array([30.0, 30.0, 20.0, 20.0])
     expected = 0.1 / (2 * 100) / (1 - counts / 100)
     assert_allclose(frozen.problem(counts, last).lambda_h, expected, rtol=EXACT)
+    above = frozen.problem(np.array([80.0, 10.0, 10.0]), last)
+    assert_allclose(above.lambda_h, 0.1 / (2 * 100) / np.array([0.3125, 0.9, 0.9]), rtol=EXACT)  # 1/(4 · 0.8)
     with pytest.raises(CollapseError, match="above one half"):
-        frozen.problem(np.array([80.0, 10.0, 10.0]), last)
+        frozen.problem(np.array([80.0, 10.0, 10.0]), replace(last, biased=True))
 
 
 # statistics of the training set

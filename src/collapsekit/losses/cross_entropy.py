@@ -225,8 +225,8 @@ class CrossEntropy(MatrixLoss):
     def confidence_floor(self, slopes: Array, num_classes: int) -> Array:
         r"""Return the least softmax probability of each target inside the loss if ``‖∇_z ℓ_k‖`` is at most its slope.
 
-        The gradient is ``(s/T) ⊙ (τ_k p − y_k)``, τ_k the sum of the targets, and its entries over s add up to 0, so that
-        ``τ_k p_k ≥ y_kk − T · slope · (s_k² + 1/Σ_{j≠k} s_j⁻²)^(−1/2)``.
+        The gradient is ``(s/T) ⊙ (τ_k p − y_k)``, τ_k the sum of the targets, and its entries over s add up to 0, so
+        that ``τ_k p_k ≥ y_kk − T · slope · (s_k² + 1/Σ_{j≠k} s_j⁻²)^(−1/2)``.
         """
         size = num_classes
         s = np.ones(size) if self.scales is None else np.asarray(self.scales)

@@ -6,36 +6,45 @@ import numpy as np
 
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy
-from collapsekit.prediction._prediction import Basis, Prediction
+from collapsekit.prediction._prediction import VECTORS, Basis, Prediction, from_solution
 from collapsekit.problem import UFM
-from collapsekit.theory import closed_form
+from collapsekit.solver import solve
+from collapsekit.theory import NoClosedForm, closed_form
 from collapsekit.theory._closed_form import require_closed_form
 from collapsekit.validation import frozen
 
+LARGEST_SOLVED = 2_000
+"""Classes up to which the optimum is searched for: its matrices grow with their square, a step with their cube."""
 
-def predict(problem: UFM) -> Prediction:
-    r"""Return what training converges to, class by class, in closed form.
 
-    For plain cross-entropy the error probability of a surviving class is
+def predict(problem: UFM, *, time_limit: float | None = 60.0) -> Prediction:
+    r"""Return what training converges to, class by class, for any problem.
+
+    Where there is a closed form, it is that. For plain cross-entropy the error probability of a surviving class is
 
     .. math:: q_k = \frac{N}{\omega_k}\sqrt{\frac{(K-1)\lambda_W\lambda_{H,k}}{K n_k}},
 
     and the class is lost when :math:`q_k \ge (K-1)/K`; label smoothing, target margins and temperature move both
-    (:meth:`CrossEntropy.margin`). It takes O(K) time and memory.
+    (:meth:`CrossEntropy.margin`). It takes O(K) time and memory. Otherwise (a bias or no ReLU under imbalance, logit
+    adjustment, fewer dimensions than survivors) the optimum is searched for and certified
+    (:func:`collapsekit.solve`); `basis` says what the result rests on.
 
     Parameters
     ----------
     problem : UFM
-        Without bias, with ReLU features, and with `dim` (if given) at least the number of surviving classes.
+        Any.
+    time_limit : float, optional
+        Seconds for a search; past it the best point is returned with its gap, as not certified. None: no limit.
 
     Returns
     -------
     Prediction
+        Beyond 2,000 classes without a closed form: bounds alone, with NaN for what was not computed.
 
     Raises
     ------
     CollapseError
-        If the problem has no closed form; the message says which property is in the way.
+        If it is no problem, or its numbers leave float64.
 
     References
     ----------
@@ -49,7 +58,19 @@ def predict(problem: UFM) -> Prediction:
     array([2.61284583, 2.29128039, 0.53408249, 0.        ])
     >>> prediction.collapses
     array([False, False, False,  True])
+    >>> predict(UFM([500, 300, 40, 10], lambda_w=3e-2, lambda_h=1e-3, bias="free")).basis
+    <Basis.CERTIFIED: 'a numerical optimum, certified to be the global one'>
     """
+    try:
+        return from_closed_form(problem)
+    except NoClosedForm:
+        if problem.num_classes > LARGEST_SOLVED:
+            return _bounds(problem)
+        return from_solution(solve(problem, time_limit=time_limit))
+
+
+def from_closed_form(problem: UFM) -> Prediction:
+    """Return the prediction of a problem with a closed form; :class:`NoClosedForm` where there is none."""
     frame, loss, size = closed_form(problem), problem.loss, problem.num_classes
     with np.errstate(over="ignore", invalid="ignore"):
         objective, feature_sqnorms = frame.objective, frozen(frame.feature_sqnorms)
@@ -76,6 +97,20 @@ def predict(problem: UFM) -> Prediction:
         gap=0.0,
         basis=Basis.CLOSED_FORM,
         source=frame,
+    )
+
+
+def _bounds(problem: UFM) -> Prediction:
+    unknown = frozen(np.full(problem.num_classes, np.nan))
+    return Prediction(
+        problem=problem,
+        **dict.fromkeys(VECTORS, unknown),
+        collapses=frozen(np.zeros(problem.num_classes, dtype=bool)),
+        objective=np.nan,
+        lower_bound=-np.inf,
+        gap=np.inf,
+        basis=Basis.BOUNDS,
+        source=None,
     )
 
 

@@ -14,8 +14,17 @@ from collapsekit.geometry import Geometry
 from collapsekit.losses import CrossEntropy
 from collapsekit.problem import UFM
 from collapsekit.solver import Solution
-from collapsekit.theory import Frame
+from collapsekit.theory import Frame, Simplex
 from collapsekit.validation import Array, frozen, shorten
+
+VECTORS = (
+    "margins",
+    "confidences",
+    "training_confidences",
+    "feature_sqnorms",
+    "classifier_sqnorms",
+    "headroom",
+)
 
 
 class Basis(Enum):
@@ -24,6 +33,7 @@ class Basis(Enum):
     CLOSED_FORM = "the closed form of the global optimum"
     CERTIFIED = "a numerical optimum, certified to be the global one"
     NOT_CERTIFIED = "the best point found, not certified to be the global optimum"
+    BOUNDS = "bounds alone: the optimum itself was not computed"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,7 +55,8 @@ class Prediction:
     classifier_sqnorms : ndarray, shape (K,)
         ``‖w_k‖²``.
     collapses : ndarray of bool, shape (K,)
-        Classes whose own logit is not strictly the largest at their feature: they are lost.
+        Classes whose own logit is not strictly the largest at their feature: they are lost. (With bounds alone nothing
+        is known of that: see the confidences, NaN there.)
     headroom : ndarray, shape (K,)
         Critical λ_W λ_H divided by λ_W λ_H; a class is lost at headroom ≤ 1, and both decays may grow by its square
         root before it is. NaN without a closed form, where thresholds are not known.
@@ -54,8 +65,8 @@ class Prediction:
         relative distance; 0 for the closed form.
     basis : Basis
         What all this rests on.
-    source : Frame or Solution
-        The closed form or the solved point from which Gram matrices come.
+    source : Frame, Simplex, Solution or None
+        The closed form or the solved point from which Gram matrices come; None where there are bounds alone.
 
     Examples
     --------
@@ -77,7 +88,7 @@ class Prediction:
     lower_bound: float
     gap: float
     basis: Basis
-    source: Frame | Solution
+    source: Frame | Simplex | Solution | None
 
     def geometry(self) -> Geometry:
         """Return the Gram matrices, (K, K) each.
@@ -94,19 +105,28 @@ class Prediction:
         >>> round(float(prediction.geometry().gram_w[0, 1]), 10)
         -3.8336768322
         """
-        return self.source.geometry()
+        return self._known.geometry()
 
     def gram_rows(self, rows: slice) -> tuple[Array, Array, Array]:
         """Return some rows of the Gram matrices of features, of the classifier and between the two, (r, K) each."""
-        if isinstance(self.source, Frame):
-            return self.source.gram_rows(rows)
-        W, H = self.source.weights, self.source.features
+        source = self._known
+        if not isinstance(source, Solution):
+            return source.gram_rows(rows)
+        W, H = source.weights, source.features
         return H[rows] @ H.T, W[rows] @ W.T, W[rows] @ H.T
 
     @property
+    def _known(self) -> Frame | Simplex | Solution:
+        if self.source is None:
+            raise CollapseError(f"geometry: {self.basis.value}")
+        return self.source
+
+    @property
     def bias(self) -> Array | None:
-        """The predicted bias of the head, (K,), or None."""
-        return None if isinstance(self.source, Frame) else self.source.bias
+        """The predicted bias of the head, (K,); None without one, or where it was not computed."""
+        if self.problem.bias is None or self.source is None:
+            return None
+        return self.source.bias if isinstance(self.source, Solution) else np.zeros(self.problem.num_classes)
 
     def weights_and_features(self, dim: int | None = None) -> tuple[Array, Array]:
         """Return one optimal pair of classifier and class features, (K, d) each; others are its rotations.
@@ -130,21 +150,22 @@ class Prediction:
         >>> abs(problem.objective(*prediction.weights_and_features()) - prediction.objective) < 1e-12
         True
         """
-        if isinstance(self.source, Frame):
-            return self.source.weights_and_features(dim)
-        if dim is not None and dim != self.source.features.shape[1]:
-            raise CollapseError(f"dim={dim}: the solved point has {self.source.features.shape[1]}; leave it out")
-        return self.source.weights, self.source.features
+        source = self._known
+        if not isinstance(source, Solution):
+            return source.weights_and_features(dim)
+        if dim is not None and dim != source.features.shape[1]:
+            raise CollapseError(f"dim={dim}: the solved point has {source.features.shape[1]}; leave it out")
+        return source.weights, source.features
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the prediction as plain values (JSON-ready), with its schema version."""
-        vectors = ("margins", "confidences", "training_confidences", "feature_sqnorms", "classifier_sqnorms")
+        """Return the prediction as plain values (JSON-ready), None for what is not known, with its schema version."""
+        vectors = {key: getattr(self, key) for key in VECTORS} | {"confidence_floor": self.problem.confidence_floor()}
         return {
             "schema": 2,
             "problem": self.problem.to_dict(),
-            **{key: getattr(self, key).tolist() for key in (*vectors, "collapses")},
-            "headroom": [None if np.isnan(value) else value for value in self.headroom.tolist()],
-            "objective": self.objective,
+            **{key: [None if np.isnan(one) else one for one in value.tolist()] for key, value in vectors.items()},
+            "collapses": self.collapses.tolist(),
+            "objective": None if np.isnan(self.objective) else self.objective,
             "lower_bound": self.lower_bound if np.isfinite(self.lower_bound) else None,
             "gap": self.gap if np.isfinite(self.gap) else None,
             "basis": self.basis.value,
@@ -152,6 +173,12 @@ class Prediction:
 
     def __repr__(self) -> str:
         least = "" if np.isnan(self.headroom).any() else f", smallest headroom {self.headroom.min():.4g}"
+        if self.basis is Basis.BOUNDS:
+            floor = self.problem.confidence_floor()
+            return (
+                f"Prediction(K={self.problem.num_classes}, confidences at least {floor.min():.4g} … {floor.max():.4g}; "
+                f"{self.basis.value})"
+            )
         return (
             f"Prediction(K={self.problem.num_classes}, {int(self.collapses.sum())} lost, "
             f"confidences {self.confidences.min():.4g} … {self.confidences.max():.4g}{least}, "

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from collapsekit.errors import CollapseError
-from collapsekit.recipe._base import NO_FEATURE_PENALTY, LastLayer, Reason, Recipe
+from collapsekit.recipe._base import NO_FEATURE_PENALTY, LastLayer, Recipe
+from collapsekit.recipe._optimizer import Reason
 from collapsekit.validation import Array, positive_number, shorten, whole_number
 
 FeatureReduction = Literal["batch_sum", "batch_mean", "entry_mean", "full_sum"]

@@ -1,6 +1,7 @@
 """Closed forms: what a last layer converges to, and where classes die."""
 
 from collapsekit.theory._closed_form import Frame as Frame
+from collapsekit.theory._closed_form import NoClosedForm as NoClosedForm
 from collapsekit.theory._closed_form import closed_form as closed_form
 from collapsekit.theory._closed_form import headroom_of as headroom_of
 from collapsekit.theory._counts import CountRange as CountRange
@@ -11,6 +12,7 @@ from collapsekit.theory._inverse import WeightAdvice as WeightAdvice
 from collapsekit.theory._inverse import largest_penalty as largest_penalty
 from collapsekit.theory._inverse import margins_for as margins_for
 from collapsekit.theory._inverse import weights_for as weights_for
+from collapsekit.theory._simplex import Simplex as Simplex
 from collapsekit.theory._thresholds import Thresholds as Thresholds
 from collapsekit.theory._thresholds import thresholds as thresholds
 from collapsekit.theory.references import Nearness as Nearness

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
 from collapsekit.problem import UFM
+from collapsekit.theory._simplex import Simplex, is_balanced, simplex
 from collapsekit.validation import SMALLEST, Array, frozen, shorten, whole_number
 
 LARGEST_GEOMETRY_BYTES = 2 * 1024**3
 NOTHING = "with these penalties a margin costs next to nothing; give penalties and class weights nearer to 1"
-SOLVE = "solve it numerically: collapsekit.solve(problem)"
+SOLVE = "predict(problem) finds its optimum numerically"
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,49 +105,65 @@ class Frame:
         return weights - weights.mean(axis=0) if self.problem.loss.centred else weights, features
 
 
-def closed_form(problem: UFM) -> Frame:
-    r"""Return the global optimum of a bias-free UFM+, in O(K) time and memory.
+class NoClosedForm(CollapseError):
+    """The problem is a problem, but no formula is known for its optimum."""
 
-    The problem splits into one scalar problem a class,
+
+def closed_form(problem: UFM) -> Frame | Simplex:
+    r"""Return the global optimum in closed form, in O(K) time and memory.
+
+    With ReLU features and without a bias the problem splits into one scalar problem a class,
 
     .. math::
 
         \min_{s \ge 0}\; \alpha_k \varphi(s) + c_k s, \qquad
         c_k = \sqrt{\lambda_W \lambda_{H,k}\, n_k (K-1)/K},
 
-    whose minimiser is the margin :math:`M_k`, and the features' lengths follow from it.
+    whose minimiser is the margin :math:`M_k`, and the features' lengths follow from it. Squared error has the same
+    optimum without ReLU. Balanced classes need no bias, and without ReLU they form a simplex.
 
     References
     ----------
     Dang et al., ICML 2024 (arXiv 2401.02058), Theorem 4.1, restated through error probabilities; class weights,
-    per-class λ_H and `dim` below K: derived here (docs/theory.md).
+    per-class λ_H, `dim` below K, squared error, bias and simplex: derived here (docs/theory.md).
     """
-    require_closed_form(problem)
+    flat = isinstance(problem, UFM) and not problem.relu and problem.loss.centred and is_balanced(problem)
+    require_closed_form(replace(problem, relu=True) if flat else problem)
+    found = simplex(problem) if flat else _frame(problem)
+    survivors = int(np.count_nonzero(found.margins))
+    needed = survivors - 1 if flat and survivors else survivors
+    if problem.dim is not None and problem.dim < needed:
+        raise NoClosedForm(
+            f"dim={problem.dim}: {survivors} classes survive and need {needed} dimensions; with fewer no closed form "
+            f"is known; widen the feature layer, or {SOLVE}"
+        )
+    return found
+
+
+def _frame(problem: UFM) -> Frame:
     prices = margin_prices(problem)
     margins = problem.loss.margin(prices, problem.num_classes)
-    if problem.dim is not None and problem.dim < (survivors := int(np.count_nonzero(margins))):
-        raise CollapseError(
-            f"dim={problem.dim}: {survivors} classes survive and need as many dimensions; with fewer no closed form is "
-            f"known; widen the feature layer, or {SOLVE}"
-        )
     return Frame(problem, frozen(margins), frozen(duality_scales(problem)), frozen(_headroom(problem, prices)))
 
 
 def require_closed_form(problem: UFM) -> None:
     if not isinstance(problem, UFM):
         raise CollapseError(f"problem={problem!r}: give a UFM(counts, lambda_w, lambda_h)")
-    if problem.bias is not None:
-        raise CollapseError(
+    if problem.bias is not None and not (problem.loss.centred and problem.loss.convex and is_balanced(problem)):
+        raise NoClosedForm(
             f"bias={problem.bias!r}: a bias changes the geometry under imbalance and has no closed form; train the "
             f"head without one (bias=False in torch.nn.Linear) and give bias=None, or {SOLVE}"
         )
-    if not problem.relu:
-        raise CollapseError(
+    if not problem.relu and problem.loss.centred:
+        raise NoClosedForm(
             f"relu=False: under imbalance no closed form is known without ReLU features; give relu=True, or {SOLVE}"
         )
-    critical = problem.loss.critical_price(problem.num_classes)  # refuses a loss that is no function of the margin
+    obstacle = getattr(problem.loss, "obstacle", None)
+    if obstacle is not None:
+        raise NoClosedForm(f"loss: {obstacle}; {SOLVE}")
+    critical = problem.loss.critical_price(problem.num_classes)
     if critical.min() <= 0:
-        raise CollapseError(
+        raise NoClosedForm(
             f"loss={shorten(problem.loss)}: with label smoothing the target margin of class {critical.argmin()} lies "
             "so low that its loss falls towards negative margins; no closed form; raise that margin, smooth less, or "
             f"{SOLVE}"

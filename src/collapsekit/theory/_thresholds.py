@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from collapsekit.errors import CollapseError
 from collapsekit.losses.scalar import SNAP
@@ -128,7 +129,7 @@ def count_roots(problem: UFM, hold: Recipe | None) -> tuple[Array, Array]:
 
     With A the headroom times V²/n_k, R the other samples, and V = S + w n the sum of class weights over all samples,
     class k lives where ``V² < A n``, or ``V² N < A n (R + n)`` where λ_H falls as 1/N: a quadratic with S² > 0. Only
-    torch's weights move V; ω that is held counts as 1.
+    torch's weights move V; ω that is held counts as 1. (An odd N above one half is taken as even.)
     """
     if not isinstance(hold, Recipe | None):
         raise CollapseError(f"hold={shorten(hold)}: give the recipe that made the problem, or leave it out")
@@ -139,6 +140,10 @@ def count_roots(problem: UFM, hold: Recipe | None) -> tuple[Array, Array]:
     rest, others = samples - problem.counts, total - own
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         room = headroom_of(problem) * total * (total / problem.counts)
+        frozen_shift = isinstance(hold, BatchNorm) and hold.decays == "gain_frozen_shift"
+        if frozen_shift:  # λ_H as it is for counts up to one half
+            halves = np.floor(samples / 2) * np.ceil(samples / 2)
+            room = np.where(problem.counts > rest, room * problem.counts * rest / halves, room)
         if hold is not None and hold.divides_by_samples:
             room = room / samples
             slope, square = room * rest - 2 * others * w, w**2 - room
@@ -150,6 +155,22 @@ def count_roots(problem: UFM, hold: Recipe | None) -> tuple[Array, Array]:
         lives = (root > 0) & (slope + root > 0)  # at root 0 there is one point, and no class lives there
         lower = np.where(lives, 2 * others * (others / (slope + root)), np.nan)
         upper = np.where(square <= 0, np.inf, (slope + root) / (2 * square))
-        if isinstance(hold, BatchNorm) and hold.decays == "gain_frozen_shift":
-            upper = np.minimum(upper, np.nextafter(rest, np.inf))  # a class of more than half has no such problem
+        if frozen_shift:
+            return _above_half(lower, upper, lives, np.sqrt(room / (4 * rest)), w, others, rest)
         return lower, np.where(lives, upper, np.nan)
+
+
+def _above_half(
+    lower: Array, upper: Array, lives: NDArray[np.bool_], most: Array, w: Array, others: Array, rest: Array
+) -> tuple[Array, Array]:
+    """The roots where λ_H grows with n/N² beyond n = R: there class k lives where ``V < most (R + n)``, linear in n.
+
+    V/(R + n) is monotone, so that it lives there from R on, up to a root, or from a root on, for ever.
+    """
+    at_half = lives & (lower < rest) & (upper > rest)
+    root = (most * rest - others) / (w - most)
+    ends = np.where(w > most, root, np.inf)
+    later = ~(lives & (lower < rest)) & (w < most)
+    lower = np.where(lives & (lower < rest), lower, np.where(later, root, np.nan))
+    upper = np.where(at_half, ends, np.where(later, np.inf, upper))
+    return lower, np.where(np.isnan(lower), np.nan, upper)

@@ -13,6 +13,7 @@ from collapsekit.geometry import Distance, Geometry
 from collapsekit.losses import MSE, Hinge
 from collapsekit.problem import UFM
 from collapsekit.theory._closed_form import Frame, closed_form, duality_scales, headroom_of
+from collapsekit.theory._simplex import is_balanced, simplex
 from collapsekit.validation import Array, class_counts, positive_number, positive_values, shorten, whole_number
 
 
@@ -153,10 +154,8 @@ def balanced_without_relu(problem: UFM) -> Geometry:
     >>> frame.feature_cosines.round(2)[0]
     array([ 1. , -0.5, -0.5])
     """
-    n, size = problem.counts, problem.num_classes
-    per_class = np.broadcast_to(problem.lambda_h, size)
-    margins = getattr(problem.loss, "margins", None) or (0.0,)
-    if len(set(n)) > 1 or len(set(problem.loss_weights)) > 1 or len(set(per_class)) > 1 or len(set(margins)) > 1:
+    size = problem.num_classes
+    if not is_balanced(problem):
         raise CollapseError(
             f"problem: {problem!r} is not balanced; without ReLU a closed form needs equal counts, weights, penalties"
         )
@@ -171,12 +170,7 @@ def balanced_without_relu(problem: UFM) -> Geometry:
         )
     if problem.dim is not None and problem.dim < size - 1:
         raise CollapseError(f"dim={problem.dim}: a simplex of {size} classes needs {size - 1} dimensions")
-    lambda_h = float(per_class[0])
-    cost = np.sqrt(problem.lambda_w * lambda_h * n[0]) * (size - 1) / size
-    s = float(np.broadcast_to(problem.loss.margin(cost / problem.loss_weights, size), size)[0])
-    ratio = np.sqrt(lambda_h * n[0] / problem.lambda_w)
-    centring = _centring(size)
-    return Geometry(s / ratio * centring, s * ratio * centring, s * centring, n, names=problem.names)
+    return simplex(problem).geometry()
 
 
 def deep_linear_mse(counts: ArrayLike, penalties: ArrayLike, lambda_h: float) -> Geometry:
