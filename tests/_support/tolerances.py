@@ -36,3 +36,5 @@ CONIC = 1e-6  # relative, against an interior-point solver of its own accuracy
 BRUTE_BATCHNORM = 1e-9  # relative, objective of descent over the parameters of BatchNorm
 HORIZON = 0.01  # relative, lr wd / (1 − μ)² and the first 1/(1 − μ) of few steps are left out
 FLOOR = 1e-9  # by which a certified optimum may lie below its confidence floor
+CERTIFIED = 1e-8  # relative gap of what counts as globally optimal
+GROUPS = 1e-7  # relative, optimum by groups against that by single classes

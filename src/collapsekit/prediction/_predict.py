@@ -6,13 +6,16 @@ import numpy as np
 
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy
-from collapsekit.prediction._prediction import VECTORS, Basis, Prediction, from_solution
+from collapsekit.prediction._prediction import VECTORS, Basis, Prediction, from_groups, from_solution
 from collapsekit.problem import UFM
 from collapsekit.solver import solve
+from collapsekit.solver.groups import MOST_GROUPS, groups_of, solve_groups
 from collapsekit.theory import NoClosedForm, closed_form
 from collapsekit.theory._closed_form import require_closed_form
 from collapsekit.validation import frozen
 
+FEW_CLASSES = 20
+"""Up to so many a search is as fast as groups, and gives a classifier and features, too."""
 LARGEST_SOLVED = 2_000
 """Classes up to which the optimum is searched for: its matrices grow with their square, a step with their cube."""
 
@@ -26,8 +29,8 @@ def predict(problem: UFM, *, time_limit: float | None = 60.0) -> Prediction:
 
     and the class is lost when :math:`q_k \ge (K-1)/K`; label smoothing, target margins and temperature move both
     (:meth:`CrossEntropy.margin`). It takes O(K) time and memory. Otherwise (a bias or no ReLU under imbalance, logit
-    adjustment, fewer dimensions than survivors) the optimum is searched for and certified
-    (:func:`collapsekit.solve`); `basis` says what the result rests on.
+    adjustment, fewer dimensions than survivors) the optimum is searched for and certified (:func:`collapsekit.solve`;
+    where more than 20 classes fall into at most 8 groups of alike ones, in a few scalars a pair of groups); `basis` says what the result rests on.
 
     Parameters
     ----------
@@ -64,9 +67,19 @@ def predict(problem: UFM, *, time_limit: float | None = 60.0) -> Prediction:
     try:
         return from_closed_form(problem)
     except NoClosedForm:
+        if _in_groups(problem):
+            return from_groups(solve_groups(problem))
         if problem.num_classes > LARGEST_SOLVED:
             return _bounds(problem)
         return from_solution(solve(problem, time_limit=time_limit))
+
+
+def _in_groups(problem: UFM) -> bool:
+    """Whether classes repeat so much that groups are faster; with few dimensions they are not the whole problem."""
+    loss, size = problem.loss, problem.num_classes
+    if size <= FEW_CLASSES or problem.dim is not None or not (loss.smooth and loss.convex):
+        return False
+    return int(groups_of(problem).max()) < MOST_GROUPS
 
 
 def from_closed_form(problem: UFM) -> Prediction:

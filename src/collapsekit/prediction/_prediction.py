@@ -14,6 +14,8 @@ from collapsekit.geometry import Geometry
 from collapsekit.losses import CrossEntropy
 from collapsekit.problem import UFM
 from collapsekit.solver import Solution
+from collapsekit.solver.groups import Grouped
+from collapsekit.solver.solution import collapsed
 from collapsekit.theory import Frame, Simplex
 from collapsekit.validation import Array, frozen, shorten
 
@@ -27,11 +29,16 @@ VECTORS = (
 )
 
 
+CERTIFIED_GAP = 1e-8
+"""Relative gap up to which a point counts as the global optimum."""
+
+
 class Basis(Enum):
     """What a prediction rests on; the value is the sentence for it."""
 
     CLOSED_FORM = "the closed form of the global optimum"
     CERTIFIED = "a numerical optimum, certified to be the global one"
+    GROUPS = "an optimum of groups of alike classes, certified to be the global one"
     NOT_CERTIFIED = "the best point found, not certified to be the global optimum"
     BOUNDS = "bounds alone: the optimum itself was not computed"
 
@@ -65,7 +72,7 @@ class Prediction:
         relative distance; 0 for the closed form.
     basis : Basis
         What all this rests on.
-    source : Frame, Simplex, Solution or None
+    source : Frame, Simplex, Solution, Grouped or None
         The closed form or the solved point from which Gram matrices come; None where there are bounds alone.
 
     Examples
@@ -88,7 +95,7 @@ class Prediction:
     lower_bound: float
     gap: float
     basis: Basis
-    source: Frame | Simplex | Solution | None
+    source: Frame | Simplex | Solution | Grouped | None
 
     def geometry(self) -> Geometry:
         """Return the Gram matrices, (K, K) each.
@@ -116,7 +123,7 @@ class Prediction:
         return H[rows] @ H.T, W[rows] @ W.T, W[rows] @ H.T
 
     @property
-    def _known(self) -> Frame | Simplex | Solution:
+    def _known(self) -> Frame | Simplex | Solution | Grouped:
         if self.source is None:
             raise CollapseError(f"geometry: {self.basis.value}")
         return self.source
@@ -126,7 +133,7 @@ class Prediction:
         """The predicted bias of the head, (K,); None without one, or where it was not computed."""
         if self.problem.bias is None or self.source is None:
             return None
-        return self.source.bias if isinstance(self.source, Solution) else np.zeros(self.problem.num_classes)
+        return self.source.bias if isinstance(self.source, Solution | Grouped) else np.zeros(self.problem.num_classes)
 
     def weights_and_features(self, dim: int | None = None) -> tuple[Array, Array]:
         """Return one optimal pair of classifier and class features, (K, d) each; others are its rotations.
@@ -211,7 +218,7 @@ def from_solution(solution: Solution) -> Prediction:
         problem=solution.problem,
         margins=frozen(solution.margins),
         confidences=frozen(solution.confidences),
-        training_confidences=frozen(_seen_by_the_loss(solution.problem, logits)),
+        training_confidences=frozen(_seen_by_the_loss(solution.problem, logits, np.arange(len(logits)))),
         feature_sqnorms=frozen((H**2).sum(axis=1)),
         classifier_sqnorms=frozen((W**2).sum(axis=1)),
         collapses=frozen(solution.collapses),
@@ -224,13 +231,41 @@ def from_solution(solution: Solution) -> Prediction:
     )
 
 
-def _seen_by_the_loss(problem: UFM, logits: Array) -> Array:
-    """Softmax probability of each target inside the loss, (K,)."""
-    own = np.arange(len(logits))
-    loss = problem.loss
-    if isinstance(loss, CrossEntropy):
-        rows = loss.summed(np.ones(len(own)), own, len(own))
+def from_groups(point: Grouped) -> Prediction:
+    """Return what a point of groups of alike classes says of each class."""
+    some, group, size = point.representatives, point.group, point.problem.num_classes
+    logits = point.logit_rows(some)
+    own, loss = logits[np.arange(len(some)), some], point.problem.loss
+    temperature = loss.temperature if isinstance(loss, CrossEntropy) else 1.0
+    of_group = {
+        "margins": (size * own - logits.sum(axis=1)) / (size - 1),
+        "confidences": _share(logits / temperature, some),
+        "training_confidences": _seen_by_the_loss(point.problem, logits, some),
+        "collapses": collapsed(logits, some),
+    }
+    return Prediction(
+        problem=point.problem,
+        **{key: frozen(values[: len(point.sizes)][group]) for key, values in of_group.items()},
+        feature_sqnorms=frozen(point.gram_h[0][group]),
+        classifier_sqnorms=frozen(point.gram_w[0][group]),
+        headroom=frozen(np.full(size, np.nan)),
+        objective=point.objective,
+        lower_bound=point.lower_bound,
+        gap=point.gap,
+        basis=Basis.GROUPS if point.gap <= CERTIFIED_GAP else Basis.NOT_CERTIFIED,
+        source=point,
+    )
+
+
+def _seen_by_the_loss(problem: UFM, logits: Array, labels: NDArray[np.int_]) -> Array:
+    """Softmax probability of each target inside the loss, for rows of logits (n, K)."""
+    if isinstance(problem.loss, CrossEntropy):
+        rows = problem.loss.summed(np.ones(len(labels)), labels, problem.num_classes)
         logits = logits * rows.slopes + rows.shifts
-    apart = logits - np.diagonal(logits)[:, None]
+    return _share(logits, labels)
+
+
+def _share(logits: Array, labels: NDArray[np.int_]) -> Array:
+    apart = logits - logits[np.arange(len(labels)), labels][:, None]
     with np.errstate(over="ignore"):
         return np.asarray(1 / np.exp(apart).sum(axis=1))

@@ -80,11 +80,7 @@ class Solution:
 
         All of them where no feature tells classes apart, even if a bias prefers one.
         """
-        logits = self._logits
-        tie = TIE * max(1.0, float(np.abs(logits).max()))
-        own, others = np.diagonal(logits), logits - np.diag(np.full(len(logits), np.inf))
-        same = float(np.ptp(logits, axis=0).max()) <= tie
-        return np.asarray((own - others.max(axis=1) <= tie) | same)
+        return collapsed(self._logits, np.arange(len(self.weights)))
 
     @property
     def confidences(self) -> Array:
@@ -132,3 +128,12 @@ class Solution:
             f"Solution(objective {self.objective:.8g}, lower bound {self.lower_bound:.8g}, gap {self.gap:.1e}, "
             f"{self.coordinates} of {self.features.shape[1]} coordinates, {self.steps} steps; {self.status.value})"
         )
+
+
+def collapsed(logits: Array, labels: np.ndarray[Any, np.dtype[np.int_]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return which rows of logits (n, K) have an own logit that is not strictly the largest, or do not differ at all."""
+    tie = TIE * max(1.0, float(np.abs(logits).max()))
+    rows, others = np.arange(len(labels)), logits.copy()
+    others[rows, labels] = -np.inf
+    same = float(np.ptp(logits, axis=0).max()) <= tie
+    return np.asarray((logits[rows, labels] - others.max(axis=1) <= tie) | same)
