@@ -99,7 +99,7 @@ def test_a_bound_is_valid_at_poor_points_and_a_polar_that_forgets_contrasts_is_n
         problem = drawn(rng, turn)
         best = solve_groups(problem)
         reduced = _Reduced(problem)
-        x, _ = reduced.start(rng)
+        x = reduced.start(rng)
         assert reduced.point(x).lower_bound <= best.objective
         honest = _Reduced.polar
 

@@ -30,7 +30,8 @@ def predict(problem: UFM, *, time_limit: float | None = 60.0) -> Prediction:
     and the class is lost when :math:`q_k \ge (K-1)/K`; label smoothing, target margins and temperature move both
     (:meth:`CrossEntropy.margin`). It takes O(K) time and memory. Otherwise (a bias or no ReLU under imbalance, logit
     adjustment, fewer dimensions than survivors) the optimum is searched for and certified (:func:`collapsekit.solve`;
-    where more than 20 classes fall into at most 8 groups of alike ones, in a few scalars a pair of groups); `basis` says what the result rests on.
+    where more than 20 classes fall into at most 8 groups of alike ones, in a few scalars a pair of groups). `basis`
+    says what the result rests on.
 
     Parameters
     ----------

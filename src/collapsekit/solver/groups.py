@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
@@ -29,7 +30,7 @@ from collapsekit.solver.polar import upper_bound
 from collapsekit.validation import Array
 
 STARTS = 20
-"""Random starts, until one is certified: with ReLU the factors may end in a spurious point, in one descent of twenty."""
+"""Random starts, until one is certified: with ReLU the factors may end in a spurious point, one descent in twenty."""
 NUDGE = 1e-6
 """Of central differences for the Hessian, in balanced units, where entries are of order 1."""
 LARGEST_DUAL = 2_000
@@ -57,7 +58,7 @@ class Grouped:
     """
 
     problem: UFM
-    group: Array
+    group: NDArray[np.intp]
     sizes: Array
     gram_h: tuple[Array, Array]
     gram_w: tuple[Array, Array]
@@ -72,18 +73,18 @@ class Grouped:
         return (self.objective - self.lower_bound) / max(abs(self.objective), 1e-300)
 
     @property
-    def representatives(self) -> Array:
+    def representatives(self) -> NDArray[np.intp]:
         """Two classes of each group, or its only one: all others are like them."""
         order = np.argsort(self.group, kind="stable")
         firsts = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(int)
         seconds = (firsts + 1)[self.sizes > 1]
         return np.asarray(order[np.concatenate([firsts, seconds])])
 
-    def logit_rows(self, rows: slice | Array) -> Array:
+    def logit_rows(self, rows: slice | NDArray[np.intp]) -> Array:
         """Return the logits of some classes at their features, (r, K)."""
         return self._rows(self.cross, rows) + (0.0 if self.bias is None else self.bias)
 
-    def gram_rows(self, rows: slice | Array) -> tuple[Array, Array, Array]:
+    def gram_rows(self, rows: slice | NDArray[np.intp]) -> tuple[Array, Array, Array]:
         """Return some rows of the Gram matrices of features, of the classifier and between the two, (r, K) each."""
         own, between = self.cross  # rows of the last are rows of the classifier
         return self._rows(self.gram_h, rows), self._rows(self.gram_w, rows), self._rows((own, between.T), rows)
@@ -96,14 +97,14 @@ class Grouped:
         """A point with these Gram matrices is not made: with ReLU it may need about K² dimensions."""
         raise CollapseError("weights_and_features: known of groups of alike classes are Gram matrices; use geometry()")
 
-    def _rows(self, blocks: tuple[Array, Array], rows: slice | Array) -> Array:
+    def _rows(self, blocks: tuple[Array, Array], rows: slice | NDArray[np.intp]) -> Array:
         own, between = blocks
         g = self.group[rows]
         same = np.arange(len(self.group))[rows, None] == np.arange(len(self.group))
         return np.where(same, own[g][:, None], between[g][:, self.group])
 
 
-def groups_of(problem: UFM) -> Array:
+def groups_of(problem: UFM) -> NDArray[np.intp]:
     """Return the group of each class, (K,): classes alike in all that the problem says of them."""
     loss = problem.loss
     columns = [problem.counts, problem.loss_weights, np.broadcast_to(problem.lambda_h, problem.num_classes)]
@@ -113,15 +114,15 @@ def groups_of(problem: UFM) -> Array:
             for part in (loss.margins, loss.offsets, loss.scales, loss.smoothing_weights)
             if part is not None
         ]
-    return np.asarray(np.unique(np.stack(columns), axis=1, return_inverse=True)[1]).ravel()
+    return np.unique(np.stack(columns), axis=1, return_inverse=True)[1].ravel()
 
 
 def solve_groups(problem: UFM, tol: float = 1e-8, seed: int = 0) -> Grouped:
-    """Return the best block-constant point and a lower bound on the optimum; problem: no `dim`, a smooth convex loss."""
+    """Return the best block-constant point and a lower bound on the optimum, for no `dim` and a smooth, convex loss."""
     reduced, rng = _Reduced(problem), np.random.default_rng(seed)
     best: Grouped | None = None
     for _ in range(STARTS):
-        point = reduced.point(reduced.descended(*reduced.start(rng)))
+        point = reduced.point(reduced.descended(reduced.start(rng)))
         if best is None or point.gap < best.gap or (np.isinf(best.gap) and point.objective < best.objective):
             best = point
         if best.gap <= tol:
@@ -145,30 +146,37 @@ class _Reduced:
         self.loss = problem.loss.summed(
             problem.loss_weights[self.first] * self.sizes, self.first, problem.num_classes, 1.0
         )
-        self.several = self.sizes > 1
-        one_hot = np.eye(self.count)[self.group]
-        self.one_hot = one_hot
+        self.one_hot = np.eye(self.count)[self.group]
+        self.low, self.high = self.limits()
 
-    def start(self, rng: np.random.Generator) -> tuple[Array, list[tuple[float | None, float | None]]]:
-        """A random start, and the bounds of its entries."""
-        relu, shape = self.problem.relu, (self.count, self.rank)
-        scale = 10 ** rng.uniform(-1.5, 0.5)
-        V, U = rng.normal(0, scale, shape), rng.normal(0, scale, shape)
-        s, u = rng.uniform(0, 1, self.count), rng.normal(0, scale, self.count)
-        parts = [np.abs(V) if relu else V, U, s, u, np.zeros(self.count)]
-        free, positive = [(None, None)], [(0.0, None)]
-        held = [(0.0, 0.0)]
-        inner = [((0.0, 1.0) if relu else (None, None)) if many else (0.0, 0.0) for many in self.several]
-        outer = [(None, None) if many else (0.0, 0.0) for many in self.several]
-        bounds = (positive if relu else free) * V.size + free * U.size + inner + outer
-        bounds += (free if self.model.has_bias else held) * self.count
-        return np.concatenate([np.ravel(part) for part in parts]), bounds
+    def limits(self) -> tuple[Array, Array]:
+        """Bounds of the entries: no contrast in a group of one, no bias where there is none."""
+        relu, size, several = self.problem.relu, self.count * self.rank, self.sizes > 1
+        far, any_bias = np.where(several, np.inf, 0.0), np.full(self.count, np.inf if self.model.has_bias else 0.0)
+        spread = np.where(several, 1.0 if relu else np.inf, 0.0)
+        high = np.concatenate([np.full(2 * size, np.inf), spread, far, any_bias])
+        low = -high
+        if relu:
+            low[:size] = 0.0
+            low[2 * size : 2 * size + self.count] = 0.0
+        return low, high
+
+    def start(self, rng: np.random.Generator) -> Array:
+        """A random start."""
+        size, scale = self.count * self.rank, 10 ** rng.uniform(-1.5, 0.5)
+        x = np.concatenate(
+            [rng.normal(0, scale, 2 * size), rng.uniform(0, 1, self.count), rng.normal(0, scale, self.count)]
+        )
+        if self.problem.relu:
+            x[:size] = np.abs(x[:size])
+        return np.asarray(np.clip(np.concatenate([x, np.zeros(self.count)]), self.low, self.high))
 
     def split(self, x: Array) -> tuple[Array, Array, Array, Array, Array]:
         """V, U, s, u, b."""
         size, G = self.count * self.rank, self.count
         V, U = x[:size].reshape(G, -1), x[size : 2 * size].reshape(G, -1)
-        return (V, U, *np.split(x[2 * size :], [G, 2 * G]))
+        s, u, b = np.split(x[2 * size :], [G, 2 * G])
+        return V, U, s, u, b
 
     def blocks(self, V: Array, U: Array, contrast: Array) -> tuple[Array, Array]:
         """A block-constant product of factors: of a class with itself, and between others of two groups."""
@@ -213,22 +221,21 @@ class _Reduced:
         Db = columns.sum(axis=0) + self.model.bias_penalty * self.sizes * b
         return loss + float(penalty), np.concatenate([DV.ravel(), (scaled.T @ V + kappa * U).ravel(), Ds, Du, Db])
 
-    def descended(self, x: Array, bounds: list[tuple[float | None, float | None]]) -> Array:
-        """Where L-BFGS ends, and Newton's method with differences for a Hessian after it: bounds need gradients of 0."""
-        from scipy.optimize import minimize
+    def descended(self, x: Array) -> Array:
+        """Where L-BFGS ends and, as bounds need gradients of 0, Newton's method with differences for a Hessian."""
+        from scipy.optimize import Bounds, minimize
 
         options = {"maxiter": 3000, "maxfun": 20000, "ftol": 0, "gtol": 1e-12, "maxcor": 40}
-        x = minimize(self.value, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
-        low = np.array([-np.inf if one is None else one for one, _ in bounds])
-        high = np.array([np.inf if one is None else one for _, one in bounds])
+        bounds = Bounds(self.low, self.high)
+        x = np.asarray(minimize(self.value, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x)
         for _ in range(4):
             value, slope = self.value(x)
-            free = np.flatnonzero((x > low) & (x < high))
+            free = np.flatnonzero((x > self.low) & (x < self.high))
             steps = NUDGE * np.eye(len(x))[free]
             hessian = np.array([self.value(x + d)[1][free] - self.value(x - d)[1][free] for d in steps]) / (2 * NUDGE)
             move = np.zeros_like(x)
             move[free] = -np.linalg.lstsq(hessian + hessian.T, 2 * slope[free], rcond=1e-9)[0]
-            trial = np.clip(x + move, low, high)
+            trial = np.clip(x + move, self.low, self.high)
             found, turned = self.value(trial)
             if np.abs(turned[free]).max() >= np.abs(slope[free]).max() or found > value + 1e-12 * abs(value):
                 break
@@ -254,7 +261,7 @@ class _Reduced:
 
     def lower_bound(self, point: Grouped) -> float:
         """No feasible point lies below: the dual of the full problem, its polar by groups."""
-        model, problem = self.model, self.problem
+        model = self.model
         dual = model.loss.dual(point.logit_rows(slice(None)), balanced=model.has_bias and not model.bias_penalty)
         if dual is None:
             return -np.inf

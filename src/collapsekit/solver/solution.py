@@ -131,7 +131,7 @@ class Solution:
 
 
 def collapsed(logits: Array, labels: np.ndarray[Any, np.dtype[np.int_]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return which rows of logits (n, K) have an own logit that is not strictly the largest, or do not differ at all."""
+    """Return which rows of logits (n, K) have no strictly largest own logit; all of them where rows do not differ."""
     tie = TIE * max(1.0, float(np.abs(logits).max()))
     rows, others = np.arange(len(labels)), logits.copy()
     others[rows, labels] = -np.inf
