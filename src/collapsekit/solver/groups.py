@@ -240,7 +240,7 @@ class _Reduced:
             if np.abs(turned[free]).max() >= np.abs(slope[free]).max() or found > value + 1e-12 * abs(value):
                 break
             x = trial
-        return x
+        return np.asarray(x)
 
     def point(self, x: Array) -> Grouped:
         """The point of the full problem, with its lower bound."""

@@ -12,6 +12,7 @@ from collapsekit.theory._inverse import WeightAdvice as WeightAdvice
 from collapsekit.theory._inverse import largest_penalty as largest_penalty
 from collapsekit.theory._inverse import margins_for as margins_for
 from collapsekit.theory._inverse import weights_for as weights_for
+from collapsekit.theory._rates import growth_rates as growth_rates
 from collapsekit.theory._simplex import Simplex as Simplex
 from collapsekit.theory._thresholds import Thresholds as Thresholds
 from collapsekit.theory._thresholds import thresholds as thresholds

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collapsekit.errors import CollapseError
+from collapsekit.losses import CrossEntropy
 from collapsekit.losses.scalar import SNAP
 from collapsekit.problem import UFM
 from collapsekit.recipe import BatchNorm, Recipe
@@ -31,6 +32,9 @@ class Thresholds:
     lower_count, upper_count : ndarray, shape (K,)
         The open interval of counts with which the class survives when N moves with its count and the other counts
         stay; NaN where it is empty. Beyond the upper one the class kills itself by enlarging N.
+    one_sided : bool
+        With offsets, scales or class-weighted smoothing: below its product a class lives, beyond it the class may live
+        on by sharing coordinates with others. The counts with which it survives are not known then (NaN).
     """
 
     critical_product: Array
@@ -38,6 +42,7 @@ class Thresholds:
     headroom: Array
     lower_count: Array
     upper_count: Array
+    one_sided: bool = False
 
     @property
     def decay_factor(self) -> Array:
@@ -64,6 +69,7 @@ class Thresholds:
             "decay_factor": self.decay_factor.tolist(),
             "lower_count": self.lower_count.tolist(),
             "upper_count": self.upper_count.tolist(),
+            "one_sided": self.one_sided,
             "minority_collapse": self.minority_collapse,
             "complete_collapse": self.complete_collapse,
         }
@@ -78,11 +84,13 @@ def thresholds(problem: UFM, *, hold: Recipe | None = None) -> Thresholds:
 
     for cross-entropy; the price of margin grows with the square root of the product for every loss. In the units of
     a recipe: class k dies when all its decays are multiplied by ``decay_factor[k]``, or one of two by ``headroom[k]``.
+    With offsets and the like (no closed form) a class lives at least while a coordinate of its own would pay,
+    ``λ_W λ_H < (ω_k² n_k/N²) ‖∇ℓ_k(0)‖²``: then the thresholds are `one_sided`.
 
     Parameters
     ----------
     problem : UFM
-        As for :func:`predict`.
+        Without a bias, with ReLU features; any loss.
     hold : Recipe, optional
         What stays while N moves with the count of a class: the recipe that made the problem, in which λ_H (and
         torch's class weights) move with the counts; left out: the penalties themselves.
@@ -94,11 +102,11 @@ def thresholds(problem: UFM, *, hold: Recipe | None = None) -> Thresholds:
     Raises
     ------
     CollapseError
-        If the problem has no closed form, or `hold` is no recipe.
+        If the problem has a bias or no ReLU under imbalance, or `hold` is no recipe.
 
     References
     ----------
-    Dang et al., ICML 2024, Theorem 4.1; class weights, other losses, both counts: derived here (docs/theory.md).
+    Dang et al., ICML 2024, Theorem 4.1; class weights, other losses, offsets, both counts: derived here (docs/theory.md).
 
     Examples
     --------
@@ -108,6 +116,8 @@ def thresholds(problem: UFM, *, hold: Recipe | None = None) -> Thresholds:
     >>> limits.critical_count
     array([2., 2.])
     """
+    if _has_one_sided(problem):
+        return _one_sided(problem)
     require_closed_form(problem)
     size, headroom = problem.num_classes, headroom_of(problem)
     per_root_product = np.sqrt(problem.counts * centring_share(problem))  # c_k over the root of λ_W λ_H
@@ -122,6 +132,29 @@ def thresholds(problem: UFM, *, hold: Recipe | None = None) -> Thresholds:
         lower_count=frozen(lower),
         upper_count=frozen(upper),
     )
+
+
+def _has_one_sided(problem: UFM) -> bool:
+    loss = getattr(problem, "loss", None)
+    return isinstance(loss, CrossEntropy) and loss.obstacle is not None and problem.bias is None and problem.relu
+
+
+def _one_sided(problem: UFM) -> Thresholds:
+    """Where a coordinate of its own pays for a class at equal logits: ``λ_W λ_H < (α_k ‖∇ℓ_k(0)‖)²/n_k``."""
+    size, slopes = problem.num_classes, np.empty(problem.num_classes)
+    for labels in np.array_split(np.arange(size), max(1, size**2 // ROWS_AT_ONCE)):
+        summed = problem.loss.summed(np.ones(len(labels)), labels, size)
+        slopes[labels] = np.linalg.norm(summed.evaluate(np.zeros((len(labels), size)))[1], axis=1)
+    critical = (problem.loss_weights * slopes) ** 2 / problem.counts
+    headroom = critical / (problem.lambda_w * problem.lambda_h)
+    unknown = frozen(np.full(size, np.nan))
+    return Thresholds(
+        frozen(critical), frozen(problem.counts / headroom), frozen(headroom), unknown, unknown, one_sided=True
+    )
+
+
+ROWS_AT_ONCE = 10**7
+"""Entries of the largest matrix of gradients."""
 
 
 def count_roots(problem: UFM, hold: Recipe | None) -> tuple[Array, Array]:
