@@ -117,3 +117,19 @@ class Words(nn.Module):
 def text_transformer(input_shape, num_classes):
     """A transformer layer of width 64 over token numbers, 512 ReLU features, bias-free head."""
     return Classifier(Words(2001, input_shape[0], 64, 512), nn.Linear(512, num_classes, bias=False))
+
+
+def biased_mlp(input_shape, num_classes):
+    """The MLP 128-128-512 with a bias in its head, as `torch.nn.Linear` makes it."""
+    return with_bias(mlp(int(torch.Size(input_shape).numel()), (128, 128), 512, num_classes))
+
+
+def biased_batchnorm_mlp(input_shape, num_classes):
+    """The same with BatchNorm before every ReLU."""
+    return with_bias(mlp(int(torch.Size(input_shape).numel()), (128, 128), 512, num_classes, batchnorm=True))
+
+
+def with_bias(model):
+    """The network with a head of torch's own initialisation, bias included."""
+    model.head = nn.Linear(model.head.in_features, model.head.out_features)
+    return model
