@@ -148,7 +148,7 @@ def _trimmed(problem: UFM, counts: Array, hold: Recipe | None) -> Array:
     if hold is None or (problem.class_weights is None and getattr(hold, "batch_size", None) is None):
         return counts
     before = counts
-    for k in np.flatnonzero(counts > problem.counts):
+    for k in np.flatnonzero(counts > problem.counts).tolist():
         low, high = problem.counts[k] - 1, counts[k]  # all live with `high`
         while high - low > 1:
             middle = np.floor(low + (high - low) / 2)
