@@ -164,9 +164,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, check in CHECKS.items():
             object.__setattr__(self, name, check(name, getattr(self, name)))
-        self._check_together()
-
-    def _check_together(self) -> None:
         explicit = self.recipe == "penalty"
         if explicit and (self.weight_decay is None) != (self.feature_decay is None):
             raise CollapseError("weight_decay, feature_decay: give both, or neither and penalty_scale")
@@ -295,7 +292,11 @@ class TrainConfig:
             names=names,
             optimizer=self._decaying,
         )
-        return problem if self.resampling == "none" else _resampled(problem)
+        if self.resampling == "none":
+            return problem
+        # class-balanced draws: samples of class k count N/(K n_k) times, in the loss and in the penalty
+        times = problem.num_samples / (problem.num_classes * problem.counts)
+        return replace(problem, lambda_h=problem.lambda_h * times, class_weights=times)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain values (JSON-ready), with its schema version."""
@@ -319,12 +320,6 @@ class TrainConfig:
         """Twelve hexadecimal digits that change with any value: the name of the run's folder."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
-
-
-def _resampled(problem: UFM) -> UFM:
-    """The problem of class-balanced draws: samples of class k count N/(K n_k) times, in the loss and in the penalty."""
-    times = problem.num_samples / (problem.num_classes * problem.counts)
-    return replace(problem, lambda_h=problem.lambda_h * times, class_weights=times)
 
 
 NAMED_DATA = ("digits", "mnist-5k", "fashion-mnist")

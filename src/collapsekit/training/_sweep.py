@@ -147,9 +147,10 @@ def sweep(
     """
     planned = part_of(configurations(configs), part)
     place = _writable(out)
-    pool = LocalPool(whole_number("workers", workers, 1, "give at least 1")) if executor is None else None
-    with pool or nullcontext():
-        return _Sweep(planned, place, device, pool or executor, progress).outcomes()
+    with (
+        LocalPool(whole_number("workers", workers, 1, "give at least 1")) if executor is None else nullcontext(executor)
+    ) as used:
+        return _Sweep(planned, place, device, used, progress).outcomes()
 
 
 def configurations(configs: Iterable[TrainConfig] | Grid) -> list[TrainConfig]:
@@ -199,10 +200,9 @@ class _Sweep:
         planned: list[TrainConfig],
         out: Path,
         device: str,
-        executor: Executor | None,
+        executor: Executor,
         progress: Callable[[Standing], None] | None,
     ) -> None:
-        assert executor is not None
         self.planned, self.out, self.device, self.executor, self.progress = planned, out, device, executor, progress
         self.waiting = deque(planned)  # to be submitted, once no other process trains them
         self.pending: dict[Future[str | None], TrainConfig] = {}

@@ -113,9 +113,19 @@ class _Session:
     def __init__(self, config: TrainConfig, split: Split, device: torch.device) -> None:
         self.config, self.split, self.device = config, split, device
         self.inputs, self.labels = split.train_inputs.to(device), split.train_labels.to(device)
-        self.model = _network(config, split).to(device)
+        classes = len(split.names)
+        self.model = build(
+            config.network,
+            tuple(self.inputs.shape[1:]),
+            classes,
+            hidden=config.hidden,
+            feature_dim=config.feature_dim,
+            width=config.width,
+            batchnorm=config.has_batchnorm,
+            branches=config.branches or 1,
+        ).to(device)
         self.head = find_head(self.model, config.head, self.inputs[:2])
-        rows, classes = self.head.weight.shape[0], len(split.names)
+        rows, dim = self.head.weight.shape
         if rows != classes:
             raise CollapseError(
                 f"head={self.head.name!r}: has {rows} rows for {classes} classes; name the layer that makes the logits"
@@ -124,7 +134,7 @@ class _Session:
             self.head.module.register_parameter("bias", None)
         freeze_shifts(self.model, config)
         self.last_layer = LastLayer(
-            dim=self.head.weight.shape[1],
+            dim=dim,
             biased=self.head.bias is not None,
             branches=config.branches or len(getattr(self.model, "feature_batchnorms", ())),
             pooled=bool(getattr(self.model, "pooled", False)),
@@ -158,7 +168,11 @@ class _Session:
                         progress(step, self.total, entry["loss"] if entry["objective"] is None else entry["objective"])
 
     def _evaluated(self, step: int, loss: Tensor) -> dict[str, Any]:
-        self._require_finite(loss, step)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *self.model.parameters())):
+            raise CollapseError(
+                f"learning_rate={self.config.optimizer_used.rate:g}: training diverged before step {step}; give a "
+                "smaller one"
+            )
         recompute_batchnorm(self.model, self.inputs)
         return history_entry(step, measured(self.model, self.split, self.head, self.loss), self.prediction)
 
@@ -171,8 +185,7 @@ class _Session:
             tested = measured(self.model, self.split, self.head, self.loss, train_set=False)
             assert tested.recalls is not None  # the network has a head
             recalls = tested.recalls
-        history = store.read_history(folder)
-        environment = runs.environment(self.device, seconds)
+        history, environment = store.read_history(folder), runs.environment(self.device, seconds)
         run = Run(folder, self.config, self.last_layer, result, recalls, history, environment)
         runs.save_results(run)
         return run
@@ -195,26 +208,6 @@ class _Session:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss
-
-    def _require_finite(self, loss: Tensor, step: int) -> None:
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *self.model.parameters())):
-            raise CollapseError(
-                f"learning_rate={self.config.optimizer_used.rate:g}: training diverged before step {step}; give a "
-                "smaller one"
-            )
-
-
-def _network(config: TrainConfig, split: Split) -> nn.Module:
-    return build(
-        config.network,
-        tuple(split.train_inputs.shape[1:]),
-        len(split.names),
-        hidden=config.hidden,
-        feature_dim=config.feature_dim,
-        width=config.width,
-        batchnorm=config.has_batchnorm,
-        branches=config.branches or 1,
-    )
 
 
 def _steps_per_epoch(config: TrainConfig, num_samples: int) -> int:

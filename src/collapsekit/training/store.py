@@ -30,6 +30,8 @@ CONFIG, HISTORY, ARRAYS, CHECKPOINT, ENVIRONMENT, FAILURE, LOCK = (
     "failure.json",
     "lock",
 )
+FILES = (ENVIRONMENT, ARRAYS, CHECKPOINT, HISTORY, FAILURE, CONFIG)
+"""What a run consists of."""
 
 
 def run_folder(out: str | os.PathLike[str], config: TrainConfig) -> Path:
@@ -95,8 +97,7 @@ def in_use(folder: Path) -> bool:
 
 def tidy(folder: Path, *, keep: bool) -> None:
     """Remove what a killed process left half-written, and, unless it is to be kept, the run itself."""
-    names = (ENVIRONMENT, ARRAYS, CHECKPOINT, HISTORY, FAILURE, CONFIG)
-    for name in names:
+    for name in FILES:
         for temporary in folder.glob(f".{name}.*"):
             files.discard(temporary)
         if not keep:
