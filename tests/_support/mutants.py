@@ -81,8 +81,8 @@ MUTANTS = [
     # solver
     Mutant(
         "solver/_certify.py",
-        "gap = (objective - bound.lower_bound) / max(abs(objective), 1e-300)",
-        "gap = abs(objective - bound.lower_bound) / 10 / max(abs(objective), 1e-300)",
+        "return (self.objective - self.lower_bound) / max(abs(self.objective), 1e-300)",
+        "return abs(self.objective - self.lower_bound) / 10 / max(abs(self.objective), 1e-300)",
         "tests/solver",
     ),
     Mutant(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from collapsekit.losses.scalar import SNAP
-from collapsekit.losses.sums import HingeSum, Labels, MatrixLoss
+from collapsekit.losses.sums import HingeDual, Labels, MatrixLoss, SoftmaxSum
 from collapsekit.validation import Array
 
 
@@ -29,8 +29,6 @@ class Hinge(MatrixLoss):
     array([1., 0.])
     """
 
-    centred: ClassVar[bool] = True
-    convex: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
 
     def value(self, logits: Array, labels: Labels | None = None) -> Array:
@@ -46,11 +44,14 @@ class Hinge(MatrixLoss):
         gradient[own] = -1.0
         return np.asarray((self.value(logits, labels) > 0)[:, None] * gradient)
 
-    def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> HingeSum:
-        """Return ``Σ_i weights_i ℓ(z_i; labels_i)``, smoothed by `smoothing` > 0."""
+    def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> SoftmaxSum:
+        """Return μ times cross-entropies of temperature μ and target margin 1/μ: at most ``μ log K`` above the hinge.
+
+        ``μ log(1 + Σ_{j≠y} e^{(1 + z_j − z_y)/μ})``, with `smoothing` μ > 0.
+        """
         own = np.eye(num_classes)[labels]
         slopes = np.full(num_classes, 1 / smoothing)
-        return HingeSum(weights * smoothing, labels, slopes, -own / smoothing, own)
+        return SoftmaxSum(weights * smoothing, labels, slopes, -own / smoothing, own, HingeDual)
 
     def _split(self, logits: Array, labels: Labels | None) -> tuple[tuple[Labels, Labels], Array]:
         """Where the targets stand, and the logits with −∞ in their place."""

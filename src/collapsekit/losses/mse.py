@@ -30,11 +30,8 @@ class MSE(MatrixLoss):
     """
 
     centred: ClassVar[bool] = False
-    convex: ClassVar[bool] = True
-    smooth: ClassVar[bool] = True
 
     def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> SquaredSum:
-        """Return ``Σ_i weights_i ℓ(z_i; labels_i)``."""
         return SquaredSum(weights, labels)
 
     def scalar(self, margins: Array, num_classes: int) -> Array:
