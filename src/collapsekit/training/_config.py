@@ -221,7 +221,9 @@ class TrainConfig:
             return self.weight_decay, self.feature_decay
         if self.recipe == "plain":
             return PLAIN_DECAY, None
-        unit = self._with_threshold(counts, last)._unit(counts, last)
+        plainer, made = self._with_threshold(counts, last), LastLayer(last.dim, branches=max(1, last.branches))
+        loss, weights = plainer.loss(counts), plainer.torch_class_weights(counts)
+        unit = plainer._recipe(1.0, 1.0).problem(counts, made, loss=loss, class_weights=weights)
         if self.recipe == "batchnorm":
             return math.sqrt(self.penalty_scale * thresholds(unit).headroom.min()), None
         product = self.penalty_scale * thresholds(unit).minority_collapse
@@ -234,12 +236,6 @@ class TrainConfig:
         plainer = replace(self, logit_adjustment=None, resampling="none", smoothing=smoothing)
         lawful = self.refusal(last, counts) is None and not last.biased
         return plainer if lawful else replace(plainer, batchnorm_decay="gain_and_shift")
-
-    def _unit(self, counts: Array, last: LastLayer) -> UFM:
-        """The problem of unit decays."""
-        made = LastLayer(last.dim, branches=max(1, last.branches))
-        weights = self.torch_class_weights(counts)
-        return self._recipe(1.0, 1.0).problem(counts, made, loss=self.loss(counts), class_weights=weights)
 
     def _recipe(self, weight_decay: float, feature_decay: float | None) -> Recipe:
         if self.recipe == "batchnorm":

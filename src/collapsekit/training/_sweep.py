@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -358,10 +358,9 @@ def _train(config: TrainConfig, out: str, device: str) -> None:
 
 def _last_step(folder: Path) -> int:
     """The last step in the history; 0 if that cannot be read."""
-    try:
+    with suppress(CollapseError):
         return store.last_step(folder)
-    except CollapseError:
-        return 0
+    return 0
 
 
 def _reason(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str | None:

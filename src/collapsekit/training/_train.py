@@ -154,7 +154,9 @@ class _Session:
     def run(self, folder: Path, progress: Progress | None) -> None:
         """Take all steps that are left, evaluating and saving on the way."""
         first = checkpoint.restore(folder, self.model, self.optimizer)
-        due, checksum = _evaluation_steps(self.total), self.split.checksum
+        # denser at the start, and always the last
+        due = {max(1, round(self.total * (i / EVALUATIONS) ** 1.5)) for i in range(1, EVALUATIONS + 1)}
+        checksum = self.split.checksum
         self.model.train()
         with interruptible() as heed_interrupt:
             for step, batch in enumerate(_batches(self.config, self.split.train_labels, first), start=first + 1):
@@ -162,7 +164,7 @@ class _Session:
                 loss = self._step(step, batch)
                 if step in due:
                     entry = self._evaluated(step, loss)
-                    store.append_history(folder, entry)
+                    files.append(folder / store.HISTORY, json.dumps(entry))
                     checkpoint.save(folder, self.model, self.optimizer, step, checksum)
                     if progress is not None:
                         progress(step, self.total, entry["loss"] if entry["objective"] is None else entry["objective"])
@@ -212,11 +214,6 @@ class _Session:
 
 def _steps_per_epoch(config: TrainConfig, num_samples: int) -> int:
     return math.ceil(num_samples / (config.batch_size or num_samples))
-
-
-def _evaluation_steps(total: int) -> set[int]:
-    """Steps after which the network is measured and saved: denser at the start, and always the last."""
-    return {max(1, round(total * (i / EVALUATIONS) ** 1.5)) for i in range(1, EVALUATIONS + 1)}
 
 
 def _batches(config: TrainConfig, labels: Tensor, first: int) -> Iterator[Tensor | slice]:

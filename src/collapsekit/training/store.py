@@ -120,11 +120,6 @@ def read_tensors(path: Path, keys: Container[str] | None = None) -> dict[str, Te
         raise Damaged(f"run: {path} cannot be read ({error}); train again without resuming") from None
 
 
-def append_history(folder: Path, entry: dict[str, Any]) -> None:
-    """Add one line to the history."""
-    files.append(folder / HISTORY, json.dumps(entry))
-
-
 def read_history(folder: Path, up_to_step: float = np.inf) -> list[dict[str, Any]]:
     """Return the history up to a step; it ends before the first line that is torn."""
     path = folder / HISTORY
