@@ -60,10 +60,7 @@ class Local:
     def free(self) -> Mask:
         """Which entries of the packed variables may move: all but V at its bound with the gradient pointing out."""
         U, V, b = self.point.U, self.point.V, self.point.b
-        if self.model.problem.relu:
-            inner = (V > 0) | (unpack(self.gradient, V.shape)[1] < 0)
-        else:
-            inner = np.ones(V.shape, dtype=bool)
+        inner = (V > 0) | (unpack(self.gradient, V.shape)[1] < 0) | (not self.model.problem.relu)
         return np.concatenate([np.ones(U.size, dtype=bool), inner.ravel(), np.full(b.size, self.model.has_bias)])
 
     @property
@@ -92,11 +89,8 @@ class Face:
 
             self._V = csr_array(point.V)
             self._U = np.ascontiguousarray(point.U.T)[self.columns]  # (m, K)
-        self.lower = np.concatenate(
-            [np.full(self.ends[0], -np.inf), -point.V[self.mask], np.full(self.biases, -np.inf)]
-        )
-        if not here.model.problem.relu:
-            self.lower[:] = -np.inf
+        floor = -point.V[self.mask] if here.model.problem.relu else np.full(self.rows.size, -np.inf)
+        self.lower = np.concatenate([np.full(self.ends[0], -np.inf), floor, np.full(self.biases, -np.inf)])
 
     def reduced(self, U: Array, V: Array, b: Array) -> Array:
         """Return arrays like U, V and b as a vector of the face."""

@@ -236,12 +236,10 @@ class Search:
     def solution(self) -> Solution:
         """Return the best point, its certificate and the status."""
         model, problem = self.models[-1], self.problem
-        if self.best is None and self.progress.point is not None:
-            reached = self.progress.point
-            self.offer(model, Local(model, reached if problem.dim is None else largest(reached, problem.dim)))
         if self.best is None:
             zero = np.zeros((problem.num_classes, 1))
-            self.offer(model, Local(model, Point(zero, zero, np.zeros(problem.num_classes))))
+            reached = self.progress.point or Point(zero, zero, np.zeros(problem.num_classes))
+            self.offer(model, Local(model, reached if problem.dim is None else largest(reached, problem.dim)))
         assert self.best is not None
         point = cleared(model, self.best)
         used, point = point.V.shape[1], widened(point, problem.dim or 1)

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from collapsekit import files
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.last_layer import find_head, forward
-from collapsekit.prediction import Prediction
 from collapsekit.prediction._predict import predicted
 from collapsekit.recipe import LastLayer
 from collapsekit.training import checkpoint, runs, store
@@ -142,11 +141,11 @@ class _Session:
         self.loss = config.loss(split.counts)
         self.class_weights = weight_tensor(config.torch_class_weights(split.counts), device)
         self.decays = config.penalties(split.counts, self.last_layer)
-        self.prediction: Prediction | None = None
-        if config.refusal(self.last_layer, split.counts) is None:
-            # Refuses at once, not at the end, features too narrow for the surviving classes.
-            expected = predicted(config.problem(split.counts, self.last_layer, split.names))
-            self.prediction = None if isinstance(expected, str) else expected
+        # Refuses at once, not at the end, features too narrow for the surviving classes.
+        expected = config.refusal(self.last_layer, split.counts) or predicted(
+            config.problem(split.counts, self.last_layer, split.names)
+        )
+        self.prediction = None if isinstance(expected, str) else expected
         self.optimizer = _optimizer(config, parameter_groups(self.model, self.head.module, config))
         self.total = config.epochs * _steps_per_epoch(config, len(self.inputs))
         _require_batches(config, self.model, len(self.inputs))

@@ -92,9 +92,8 @@ class Run:
     @cached_property
     def _expected(self) -> Prediction | str:
         """The predicted optimum, or why no theory predicts the run."""
-        if self.problem is None:
-            return self.config.refusal(self.last_layer, self.measured.counts) or ""
-        return predicted(self.problem)
+        reason = self.config.refusal(self.last_layer, self.measured.counts) or ""
+        return reason if self.problem is None else predicted(self.problem)
 
     @property
     def prediction(self) -> Prediction | None:
