@@ -225,15 +225,6 @@ class CrossEntropy(MatrixLoss):
             error = 1.0 / (1.0 + np.exp(-odds))
         return np.asarray((error - self.smoothing * (num_classes - 1) / num_classes) / self.temperature)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the loss as plain values (JSON-ready)."""
-        per_class = {name: getattr(self, name) for name in PER_CLASS}
-        return {
-            "name": "CrossEntropy",
-            "smoothing": self.smoothing,
-            "temperature": self.temperature,
-        } | {name: None if values is None else list(values) for name, values in per_class.items()}
-
     def _lead(self, margins: Array) -> Array:
         """s/T − Δ, what the target's logit leads by inside the loss; plain cross-entropy saves two passes."""
         divided = margins if self.temperature == 1.0 else margins / self.temperature

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -90,10 +90,6 @@ class Focal(MatrixLoss):
         odds = np.log(num_classes - 1) - margins
         reached = odds <= _last_odds(self, num_classes) * (1 + 1e-12)
         return np.where(reached, self.slope(odds), np.nan)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the loss as plain values (JSON-ready)."""
-        return {"name": "Focal", "gamma": self.gamma}
 
     def of_odds(self, t: Array) -> Array:
         """f(t), t the log-odds of error."""

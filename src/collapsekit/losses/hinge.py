@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -64,10 +64,6 @@ class Hinge(MatrixLoss):
         """Return φ at each margin, same shape."""
         return np.maximum(0.0, 1.0 - margins)
 
-    def critical_price(self, num_classes: int) -> Array:
-        """Return the price from which margin 0 is optimal, (): 1."""
-        return np.asarray(1.0)
-
     def margin(self, prices: Array, num_classes: int) -> Array:
         """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q; 0 at price 1, where all of [0, 1] tie."""
         return np.asarray(np.asarray(prices) < SNAP, dtype=np.float64)
@@ -75,7 +71,3 @@ class Hinge(MatrixLoss):
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return NaN: no price makes one margin between 0 and 1 optimal, and every price below 1 makes 1 optimal."""
         return np.full_like(np.asarray(margins, dtype=np.float64), np.nan)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the loss as plain values (JSON-ready)."""
-        return {"name": "Hinge"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -38,10 +38,6 @@ class MSE(MatrixLoss):
         """Return φ at each margin, same shape."""
         return np.asarray(0.5 * (1.0 - margins) ** 2)
 
-    def critical_price(self, num_classes: int) -> Array:
-        """Return the price from which margin 0 is optimal, (): 1."""
-        return np.asarray(1.0)
-
     def margin(self, prices: Array, num_classes: int) -> Array:
         """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q: ``max(0, 1 − q)``."""
         prices = np.asarray(prices)
@@ -50,7 +46,3 @@ class MSE(MatrixLoss):
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ'`` at each margin: ``1 − s``."""
         return np.asarray(1.0 - margins)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the loss as plain values (JSON-ready)."""
-        return {"name": "MSE"}

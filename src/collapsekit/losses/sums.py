@@ -9,7 +9,7 @@ gradient sums to 0 by construction.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -25,6 +25,7 @@ EPS = float(np.finfo(np.float64).eps)
 """Twice the largest relative error of one operation."""
 
 
+@dataclass(frozen=True)
 class MatrixLoss(ABC):
     """A loss of the rows of a matrix of logits, one label a row; without labels row k is of class k."""
 
@@ -44,6 +45,10 @@ class MatrixLoss(ABC):
         """Return the gradient of each row's loss in its logits, (n, K)."""
         return self._of_rows(logits, labels).evaluate(logits)[1]
 
+    def critical_price(self, num_classes: int) -> Array:
+        """Return the price, per unit of loss weight, from which margin 0 is optimal, (); here 1."""
+        return np.asarray(1.0)
+
     def confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the target's softmax probability at each margin, same shape."""
         return confidence_at(margins, num_classes)
@@ -51,6 +56,11 @@ class MatrixLoss(ABC):
     def training_confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the same inside the loss, after target margins."""
         return self.confidence(margins, num_classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the loss as plain values (JSON-ready)."""
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {"name": type(self).__name__} | values
 
     def _of_rows(self, logits: Array, labels: Labels | None) -> LossSum:
         size, num_classes = logits.shape
