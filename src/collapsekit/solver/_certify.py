@@ -134,8 +134,7 @@ def feasible(
     b = np.zeros(problem.num_classes) if bias is None else numeric("bias", bias)
     if not np.isfinite(b).all():
         raise CollapseError("bias: not finite; give finite numbers")
-    with np.errstate(over="ignore", invalid="ignore"):
-        problem.objective(W, H, bias)  # checks shapes, and that the problem has a bias if one is given
+    problem.objective(W, H, bias)  # checks shapes, and that the problem has a bias if one is given
     if problem.relu and H.size and H.min() < 0:
         k = int(np.argwhere(H < 0)[0][0])
         raise CollapseError(
