@@ -297,17 +297,17 @@ class SquaredSum(LossSum):
     """``Σ_i α_i ½ ‖z_i − e_y‖²``."""
 
     def parts(self, logits: Array) -> tuple[Array, Array, Array]:
-        """Return losses, gradients and the weights."""
+        """Return losses, gradients and the diagonal of the Hessian."""
         apart = np.array(logits, dtype=np.float64)
         apart[self.own] -= 1.0
-        return np.asarray(0.5 * (apart**2).sum(axis=1)), apart, self.weights
+        diagonal = np.broadcast_to(self.weights[:, None], apart.shape)
+        return np.asarray(0.5 * (apart**2).sum(axis=1)), apart, diagonal
 
     def curvature(self, state: Array, moved: Array) -> Array:
-        return np.asarray(state[:, None] * moved)
+        return state * moved
 
     def diagonal(self, state: Array) -> Array:
-        """Return the diagonal of the Hessian, (n, n)."""
-        return np.repeat(state[:, None], len(state), axis=1)
+        return state
 
     def dual(self, logits: Array, balanced: bool) -> Dual:
         """Return the gradient as a dual point: any matrix is one, and columns are balanced by shares of the weights."""
