@@ -163,17 +163,12 @@ class Geometry:
                 f"other: {other.num_classes} classes against {self.num_classes}; compare geometries of the same classes"
             )
         require_same_names("other", other.names, self.names)
-        pairs = {
-            "features": (self.gram_h, other.gram_h),
-            "classifier": (self.gram_w, other.gram_w),
-            "cross": (self.cross, other.cross),
+        parts = {
+            "features": _apart(self.gram_h, other.gram_h),
+            "classifier": _apart(self.gram_w, other.gram_w),
+            "cross": _apart(self.cross, other.cross),
         }
-        known = {name: _both_known(a, b) for name, (a, b) in pairs.items()}
-        return Distance(
-            shape={name: shape_distance(a, b) for name, (a, b) in known.items()},
-            scale={name: _log_ratio(a, b) for name, (a, b) in known.items()},
-            residual={name: relative_residual(a, b) for name, (a, b) in known.items()},
-        )
+        return Distance(*({name: values[i] for name, values in parts.items()} for i in range(3)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the geometry as plain lists (JSON-ready), with its schema version."""
@@ -201,11 +196,12 @@ class Distance:
     Attributes
     ----------
     shape : mapping of str to float
-        ``‖A/‖A‖ − B/‖B‖‖_F`` in [0, 2]: what published NC2 and NC3 metrics report; blind to scale.
+        ``‖A/‖A‖ − B/‖B‖‖_F`` in [0, 2]: what published NC2 and NC3 metrics report; blind to scale. 0 if both are zero,
+        1 if just one is.
     scale : mapping of str to float
         ``log(‖A‖_F/‖B‖_F)``: 0 if the sizes agree.
     residual : mapping of str to float
-        ``‖A − B‖_F/‖B‖_F``: sees both.
+        ``‖A − B‖_F/‖B‖_F``: sees both. 0 if both are zero, infinite if only the reference is.
     """
 
     shape: Mapping[str, float]
@@ -228,34 +224,16 @@ def require_same_names(argument: str, given: tuple[str, ...] | None, names: tupl
     )
 
 
-def shape_distance(a: Array, b: Array) -> float:
-    """Return ``‖A/‖A‖ − B/‖B‖‖_F``; 0 if both are zero, 1 if just one is."""
-    size_a, size_b = np.linalg.norm(a), np.linalg.norm(b)
-    unit_a = a / size_a if size_a > 0 else a
-    unit_b = b / size_b if size_b > 0 else b
-    return float(np.linalg.norm(unit_a - unit_b))
-
-
-def relative_residual(a: Array, b: Array) -> float:
-    """Return ``‖A − B‖_F/‖B‖_F``; 0 if both are zero, infinite if only the reference is."""
-    return _ratio(float(np.linalg.norm(a - b)), float(np.linalg.norm(b)), both_zero=0.0)
-
-
-def _log_ratio(a: Array, b: Array) -> float:
-    ratio = _ratio(float(np.linalg.norm(a)), float(np.linalg.norm(b)), both_zero=1.0)
-    return float(np.log(ratio)) if ratio > 0 else -np.inf
-
-
-def _ratio(top: float, bottom: float, *, both_zero: float) -> float:
-    if bottom > 0:
-        return top / bottom
-    return both_zero if top == 0 else np.inf
-
-
-def _both_known(a: Array, b: Array) -> tuple[Array, Array]:
-    """Zero the entries that either side does not know (NaN), so that they cannot count."""
+def _apart(a: Array, b: Array) -> tuple[float, float, float]:
+    """Shape, scale and residual of a against b; entries that either side does not know (NaN) do not count."""
     known = np.isfinite(a) & np.isfinite(b)
-    return np.where(known, a, 0.0), np.where(known, b, 0.0)
+    a, b = np.where(known, a, 0.0), np.where(known, b, 0.0)
+    size_a, size_b = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    shape = float(np.linalg.norm(a / (size_a or 1.0) - b / (size_b or 1.0)))
+    if size_b == 0:
+        return shape, (np.inf if size_a else 0.0), (np.inf if size_a else 0.0)
+    ratio = size_a / size_b
+    return shape, float(np.log(ratio)) if ratio > 0 else -np.inf, float(np.linalg.norm(a - b)) / size_b
 
 
 def _cosines(products: Array, sqnorms_rows: Array, sqnorms_columns: Array) -> Array:

@@ -40,11 +40,11 @@ MUTANTS = [
         "upper = 0.5 * (room - rest +",
         "tests/theory",
     ),
-    Mutant("theory/references.py", "b = np.sqrt(size * n / (size - 1))", "b = np.sqrt(n)", "tests/theory"),
+    Mutant("theory/references.py", "loss=Hinge() if centred else MSE())", "loss=MSE())", "tests/theory"),
     Mutant(
         "theory/references.py",
-        "return float(values[0] / n.sum() ** 2)",
-        "return float(values[-1] / n.sum() ** 2)",
+        "return float(shared[0] / n.sum() ** 2)",
+        "return float(shared[-1] / n.sum() ** 2)",
         "tests/theory",
     ),
     Mutant(
@@ -81,8 +81,8 @@ MUTANTS = [
     # solver
     Mutant(
         "solver/_certify.py",
-        "gap = (objective - bound.lower_bound) / max(abs(objective), 1e-300)",
-        "gap = abs(objective - bound.lower_bound) / 10 / max(abs(objective), 1e-300)",
+        "return (self.objective - self.lower_bound) / max(abs(self.objective), 1e-300)",
+        "return abs(self.objective - self.lower_bound) / 10 / max(abs(self.objective), 1e-300)",
         "tests/solver",
     ),
     Mutant(

@@ -58,6 +58,26 @@ def test_gradient_is_the_derivative_of_the_losses(size, seed, scale):
         assert_allclose(gradient.ravel() + 1e-9, slopes, rtol=0, atol=EXACT)
 
 
+@pytest.mark.parametrize(
+    "loss", [LOSS, CrossEntropy(smoothing=0.1, scales=[1, 2, 0.5, 1]), MSE(), Hinge(), Focal(2.0)], ids=repr
+)
+def test_hessians_of_the_sums_are_differences_of_their_gradients(loss):
+    rng = np.random.default_rng(0)
+    rows = loss.summed(rng.uniform(0.5, 2, 7), rng.integers(0, 4, 7), 4, 0.3)
+    logits, step = rng.normal(size=(7, 4)), 1e-5
+
+    def curved(moved):
+        return (rows.evaluate(logits + step * moved)[1] - rows.evaluate(logits - step * moved)[1]) / (2 * step)
+
+    state, moved = rows.evaluate(logits)[2], rng.normal(size=(7, 4))
+    assert_allclose(rows.curvature(state, moved), curved(moved), atol=UNITS)
+    if loss.convex:
+        units = np.eye(4)[:, None] + np.zeros((7, 1))  # one class's logit of every row, as a bias moves it
+        columns = np.array([curved(unit) for unit in units])
+        assert_allclose(rows.bias_hessian(state), columns.sum(axis=1).T, atol=UNITS)
+        assert_allclose(rows.diagonal(state), np.einsum("jij->ij", columns), atol=UNITS)
+
+
 @settings(max_examples=examples(100))
 @given(SIZES, st.floats(-50, 50), st.floats(-20, 20))
 def test_scalar_is_the_value_at_equal_wrong_logits(size, margin, shift):

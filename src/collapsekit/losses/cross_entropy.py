@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -80,10 +80,6 @@ class CrossEntropy(MatrixLoss):
     >>> CrossEntropy(offsets=np.log([0.5, 0.3, 0.2])).value(np.zeros((3, 3))).round(4)
     array([0.6931, 1.204 , 1.6094])
     """
-
-    centred: ClassVar[bool] = True
-    convex: ClassVar[bool] = True
-    smooth: ClassVar[bool] = True
 
     smoothing: float = 0.0
     margins: tuple[float, ...] | None = None
@@ -161,7 +157,6 @@ class CrossEntropy(MatrixLoss):
         return cls(scales=(n / n.max()) ** gamma, **terms)
 
     def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> SoftmaxSum:
-        """Return ``Σ_i weights_i ℓ(z_i; labels_i)``."""
         own = np.eye(num_classes)[labels]
         v = np.ones(num_classes) if self.smoothing_weights is None else np.asarray(self.smoothing_weights)
         offsets = 0.0 if self.offsets is None else np.asarray(self.offsets)
@@ -198,8 +193,8 @@ class CrossEntropy(MatrixLoss):
         negative target margin) and the closed form does not hold.
         """
         self._require_scalar_form()
-        share = (num_classes - 1) / num_classes
-        return np.asarray((self._error_at_zero(num_classes) - self.smoothing * share) / self.temperature)
+        error = (num_classes - 1) / (num_classes - 1 + np.exp(-self._margins))  # softmax probability of it at margin 0
+        return np.asarray((error - self.smoothing * ((num_classes - 1) / num_classes)) / self.temperature)
 
     def margin(self, prices: Array, num_classes: int) -> Array:
         r"""Return the minimiser of ``φ_k(s) + q s`` over s ≥ 0 for each price q, same shape.
@@ -244,15 +239,6 @@ class CrossEntropy(MatrixLoss):
             error = 1.0 / (1.0 + np.exp(-odds))
         return np.asarray((error - self.smoothing * (num_classes - 1) / num_classes) / self.temperature)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the loss as plain values (JSON-ready)."""
-        per_class = {name: getattr(self, name) for name in PER_CLASS}
-        return {
-            "name": "CrossEntropy",
-            "smoothing": self.smoothing,
-            "temperature": self.temperature,
-        } | {name: None if values is None else list(values) for name, values in per_class.items()}
-
     def _lead(self, margins: Array) -> Array:
         """s/T − Δ, what the target's logit leads by inside the loss; plain cross-entropy saves two passes."""
         divided = margins if self.temperature == 1.0 else margins / self.temperature
@@ -269,10 +255,6 @@ class CrossEntropy(MatrixLoss):
     def _require_scalar_form(self) -> None:
         if self.obstacle is not None:
             raise CollapseError(f"loss: {self.obstacle}; use collapsekit.solve")
-
-    def _error_at_zero(self, num_classes: int) -> Array:
-        """Softmax probability of error at margin 0, c/(1+c): (K−1)/K without target margins."""
-        return np.asarray((num_classes - 1) / (num_classes - 1 + np.exp(-self._margins)))
 
 
 def _in_logits(name: str, given: Sequence[float]) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -51,9 +51,7 @@ class Focal(MatrixLoss):
 
     gamma: float = 2.0
 
-    centred: ClassVar[bool] = True
     convex: ClassVar[bool] = False
-    smooth: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         gamma = numeric("gamma", self.gamma)
@@ -62,7 +60,6 @@ class Focal(MatrixLoss):
         object.__setattr__(self, "gamma", float(gamma))
 
     def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> FocalSum:
-        """Return ``Σ_i weights_i ℓ(z_i; labels_i)``."""
         return FocalSum(weights, labels, self)
 
     def scalar(self, margins: Array, num_classes: int) -> Array:
@@ -93,10 +90,6 @@ class Focal(MatrixLoss):
         odds = np.log(num_classes - 1) - margins
         reached = odds <= _last_odds(self, num_classes) * (1 + 1e-12)
         return np.where(reached, self.slope(odds), np.nan)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the loss as plain values (JSON-ready)."""
-        return {"name": "Focal", "gamma": self.gamma}
 
     def of_odds(self, t: Array) -> Array:
         """f(t), t the log-odds of error."""
@@ -139,7 +132,6 @@ class FocalSum(LossSum):
         return self.loss.of_odds(odds), first[:, None] * self._lines(shares), (shares, first, self.loss.bend(odds))
 
     def curvature(self, state: tuple[Array, Array, Array], moved: Array) -> Array:
-        """Return the Hessian times a change of the logits, (n, K)."""
         shares, first, second = state
         mean = np.einsum("ij,ij->i", shares, moved)
         bent = first[:, None] * shares * (moved - mean[:, None])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from collapsekit.losses.scalar import SNAP
-from collapsekit.losses.sums import HingeSum, Labels, MatrixLoss
+from collapsekit.losses.sums import HingeDual, Labels, MatrixLoss, SoftmaxSum
 from collapsekit.validation import Array
 
 
@@ -29,8 +29,6 @@ class Hinge(MatrixLoss):
     array([1., 0.])
     """
 
-    centred: ClassVar[bool] = True
-    convex: ClassVar[bool] = True
     smooth: ClassVar[bool] = False
 
     def value(self, logits: Array, labels: Labels | None = None) -> Array:
@@ -46,11 +44,14 @@ class Hinge(MatrixLoss):
         gradient[own] = -1.0
         return np.asarray((self.value(logits, labels) > 0)[:, None] * gradient)
 
-    def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> HingeSum:
-        """Return ``Σ_i weights_i ℓ(z_i; labels_i)``, smoothed by `smoothing` > 0."""
+    def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> SoftmaxSum:
+        """Return μ times cross-entropies of temperature μ and target margin 1/μ: at most ``μ log K`` above the hinge.
+
+        ``μ log(1 + Σ_{j≠y} e^{(1 + z_j − z_y)/μ})``, with `smoothing` μ > 0.
+        """
         own = np.eye(num_classes)[labels]
         slopes = np.full(num_classes, 1 / smoothing)
-        return HingeSum(weights * smoothing, labels, slopes, -own / smoothing, own)
+        return SoftmaxSum(weights * smoothing, labels, slopes, -own / smoothing, own, HingeDual)
 
     def _split(self, logits: Array, labels: Labels | None) -> tuple[tuple[Labels, Labels], Array]:
         """Where the targets stand, and the logits with −∞ in their place."""
@@ -63,10 +64,6 @@ class Hinge(MatrixLoss):
         """Return φ at each margin, same shape."""
         return np.maximum(0.0, 1.0 - margins)
 
-    def critical_price(self, num_classes: int) -> Array:
-        """Return the price from which margin 0 is optimal, (): 1."""
-        return np.asarray(1.0)
-
     def margin(self, prices: Array, num_classes: int) -> Array:
         """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q; 0 at price 1, where all of [0, 1] tie."""
         return np.asarray(np.asarray(prices) < SNAP, dtype=np.float64)
@@ -74,7 +71,3 @@ class Hinge(MatrixLoss):
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return NaN: no price makes one margin between 0 and 1 optimal, and every price below 1 makes 1 optimal."""
         return np.full_like(np.asarray(margins, dtype=np.float64), np.nan)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the loss as plain values (JSON-ready)."""
-        return {"name": "Hinge"}

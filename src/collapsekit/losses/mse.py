@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,20 +30,13 @@ class MSE(MatrixLoss):
     """
 
     centred: ClassVar[bool] = False
-    convex: ClassVar[bool] = True
-    smooth: ClassVar[bool] = True
 
     def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> SquaredSum:
-        """Return ``Σ_i weights_i ℓ(z_i; labels_i)``."""
         return SquaredSum(weights, labels)
 
     def scalar(self, margins: Array, num_classes: int) -> Array:
         """Return φ at each margin, same shape."""
         return np.asarray(0.5 * (1.0 - margins) ** 2)
-
-    def critical_price(self, num_classes: int) -> Array:
-        """Return the price from which margin 0 is optimal, (): 1."""
-        return np.asarray(1.0)
 
     def margin(self, prices: Array, num_classes: int) -> Array:
         """Return the minimiser of ``φ(s) + q s`` over s ≥ 0 for each price q: ``max(0, 1 − q)``."""
@@ -53,7 +46,3 @@ class MSE(MatrixLoss):
     def price(self, margins: Array, num_classes: int) -> Array:
         """Return ``−φ'`` at each margin: ``1 − s``."""
         return np.asarray(1.0 - margins)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the loss as plain values (JSON-ready)."""
-        return {"name": "MSE"}

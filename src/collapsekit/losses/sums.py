@@ -9,9 +9,9 @@ gradient sums to 0 by construction.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,13 @@ EPS = float(np.finfo(np.float64).eps)
 """Twice the largest relative error of one operation."""
 
 
+@dataclass(frozen=True)
 class MatrixLoss(ABC):
     """A loss of the rows of a matrix of logits, one label a row; without labels row k is of class k."""
+
+    centred: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
+    smooth: ClassVar[bool] = True
 
     @abstractmethod
     def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> LossSum:
@@ -40,6 +45,10 @@ class MatrixLoss(ABC):
         """Return the gradient of each row's loss in its logits, (n, K)."""
         return self._of_rows(logits, labels).evaluate(logits)[1]
 
+    def critical_price(self, num_classes: int) -> Array:
+        """Return the price, per unit of loss weight, from which margin 0 is optimal, (); here 1."""
+        return np.asarray(1.0)
+
     def confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the target's softmax probability at each margin, same shape."""
         return confidence_at(margins, num_classes)
@@ -47,6 +56,11 @@ class MatrixLoss(ABC):
     def training_confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the same inside the loss, after target margins."""
         return self.confidence(margins, num_classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the loss as plain values (JSON-ready)."""
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {"name": type(self).__name__} | values
 
     def _of_rows(self, logits: Array, labels: Labels | None) -> LossSum:
         size, num_classes = logits.shape
@@ -128,6 +142,54 @@ class Dual(ABC):
 
 
 @dataclass(frozen=True)
+class SoftmaxDual(Dual):
+    r"""``Σ_i α_i [m_i H(r_i) + t ⟨D_i, o_i⟩]`` for ``r = (y + t D)/m``, D the matrix ``m p − y`` and H the entropy.
+
+    Attributes
+    ----------
+    loss : SoftmaxSum
+    apart, distance : ndarray, shape (n, K)
+        D, and at least the distance of its entries from those of the exactly feasible D*.
+    """
+
+    loss: SoftmaxSum
+    apart: Array
+    distance: Array
+
+    def value(self, t: float) -> float:
+        """The entropy of r* differs from that of r by at most ``Σ δ (1 − log δ)`` for ``δ ≥ |r − r*|``, as
+        ``|h(x) − h(y)| ≤ h(|x − y|) + |x − y|`` for ``h(x) = −x log x`` on [0, 1]. The target's entry is that of
+        1 minus the sum of the others.
+        """
+        loss, size = self.loss, self.apart.shape[1]
+        m = loss.masses[:, None]
+        r = np.maximum((loss.targets + t * self.apart) / m, 0.0)
+        away = (self.distance + 4 * EPS * (loss.targets + np.abs(self.apart))) / m
+        r[loss.own] = away[loss.own] = 0.0
+        wrong = np.minimum(r.sum(axis=1), 1.0)
+        right = 1.0 - wrong
+        entropy = -(r * np.log(np.where(r > 0, r, 1.0))).sum(axis=1)
+        entropy -= right * np.log1p(-np.where(right > 0, wrong, 0.0))
+        away[loss.own] = away.sum(axis=1) + size * EPS * wrong
+        doubt = (away * (1 - np.log(np.maximum(away, 1e-300)))).sum(axis=1) + (size + 8) * EPS * entropy
+        raised = loss.shifts - loss.shifts[loss.own][:, None]
+        shift = t * (self.apart * raised).sum(axis=1)
+        doubt = loss.masses * doubt
+        doubt += t * ((self.distance + (size + 4) * EPS * np.abs(self.apart)) * np.abs(raised)).sum(axis=1)
+        return lowered(loss.weights, loss.masses * entropy + shift, doubt)
+
+
+@dataclass(frozen=True)
+class HingeDual(SoftmaxDual):
+    """``Σ_i α_i (1 − r_iy)``: the hinge is at least ``Σ_{j≠y} r_j (1 + z_j − z_y)`` for every distribution r."""
+
+    def value(self, t: float) -> float:
+        own, loss = self.loss.own, self.loss
+        wrong = -t * self.apart[own]
+        return lowered(loss.weights * loss.slopes[loss.labels], wrong, t * self.distance[own])
+
+
+@dataclass(frozen=True)
 class SoftmaxSum(LossSum):
     """``Σ_i α_i [m_i lse(u_i) − ⟨y_i, u_i⟩]`` with ``u_i = S z_i + o_i``: the cross-entropies, and smoothed hinges.
 
@@ -137,11 +199,14 @@ class SoftmaxSum(LossSum):
         Diagonal of S.
     shifts, targets : ndarray, shape (n, K)
         Rows o_i and y_i; ``m_i`` is the sum of ``y_i``.
+    dual_type : type
+        What bounds it from below: a smoothed hinge has the dual of the hinge itself.
     """
 
     slopes: Array
     shifts: Array
     targets: Array
+    dual_type: type[SoftmaxDual] = SoftmaxDual
 
     @cached_property
     def masses(self) -> Array:
@@ -150,11 +215,6 @@ class SoftmaxSum(LossSum):
 
     def parts(self, logits: Array) -> tuple[Array, Array, Array]:
         """Return losses, gradients and probabilities."""
-        losses, apart, p = self._parts(logits)
-        return losses, apart * self.slopes, p
-
-    def _parts(self, logits: Array) -> tuple[Array, Array, Array]:
-        """Losses, ``m p − y`` and p."""
         u = logits * self.slopes + self.shifts
         u -= u[self.own][:, None]
         top = u.max(axis=1)  # at least 0, that of the target
@@ -167,7 +227,7 @@ class SoftmaxSum(LossSum):
         losses = self.masses * sums - np.einsum("ij,ij->i", self.targets, u)
         apart = self._apart(p)
         p[self.own] = right / total
-        return losses, apart, p
+        return losses, apart * self.slopes, p
 
     def _apart(self, p: Array) -> Array:
         """``m p − y`` from the probabilities of the wrong classes; rows sum to 0."""
@@ -177,13 +237,11 @@ class SoftmaxSum(LossSum):
         return apart
 
     def curvature(self, state: Array, moved: Array) -> Array:
-        """Return the Hessian times a change of the logits, (n, K)."""
         moved = moved * self.slopes
         bent = state * (moved - np.einsum("ij,ij->i", state, moved)[:, None])
         return np.asarray(bent * ((self.weights * self.masses)[:, None] * self.slopes))
 
     def diagonal(self, state: Array) -> Array:
-        """Return the diagonal of the Hessian, (n, K)."""
         return np.asarray(state * (1 - state) * ((self.weights * self.masses)[:, None] * self.slopes**2))
 
     def bias_hessian(self, state: Array) -> Array:
@@ -194,7 +252,7 @@ class SoftmaxSum(LossSum):
 
     def dual(self, logits: Array, balanced: bool) -> Dual:
         """Return the probabilities at these logits as a dual point, mended where its columns must sum to 0."""
-        p, size = self._parts(logits)[2], self.targets.shape[1]
+        p, size = self.parts(logits)[2], self.targets.shape[1]
         p[self.own] = 0.0
         wrong = p.sum(axis=1)
         p /= np.where(wrong > 1 - size * EPS, wrong * (1 + 2 * size * EPS), 1.0)[:, None]  # their sum: at most 1
@@ -205,11 +263,7 @@ class SoftmaxSum(LossSum):
         error[self.own] = 0.0
         error[self.own] = (error + size * EPS * np.abs(apart)).sum(axis=1)
         units = self.weights[:, None] * self.slopes
-        return self._dual_type(units * apart, units * (error + 12 * EPS * np.abs(apart)), self, apart, error)
-
-    @property
-    def _dual_type(self) -> type[SoftmaxDual]:
-        return SoftmaxDual
+        return self.dual_type(units * apart, units * (error + 12 * EPS * np.abs(apart)), self, apart, error)
 
     def _mended(self, p: Array, apart: Array, most: Array) -> tuple[Array, Array]:
         r"""``m p' − y`` for p' near p with ``Σ_i α_i (m_i p'_i − y_i) = 0`` exactly, and a bound on its rounding.
@@ -239,85 +293,21 @@ class SoftmaxSum(LossSum):
 
 
 @dataclass(frozen=True)
-class SoftmaxDual(Dual):
-    r"""``Σ_i α_i [m_i H(r_i) + t ⟨D_i, o_i⟩]`` for ``r = (y + t D)/m``, D the matrix ``m p − y`` and H the entropy.
-
-    Attributes
-    ----------
-    loss : SoftmaxSum
-    apart, distance : ndarray, shape (n, K)
-        D, and at least the distance of its entries from those of the exactly feasible D*.
-    """
-
-    loss: SoftmaxSum
-    apart: Array
-    distance: Array
-
-    def value(self, t: float) -> float:
-        """Return a lower bound on ``−L*(t P*)``.
-
-        The entropy of r* differs from that of r by at most ``Σ δ (1 − log δ)`` for ``δ ≥ |r − r*|``, as
-        ``|h(x) − h(y)| ≤ h(|x − y|) + |x − y|`` for ``h(x) = −x log x`` on [0, 1]. The target's entry is that of
-        1 minus the sum of the others.
-        """
-        loss, size = self.loss, self.apart.shape[1]
-        m = loss.masses[:, None]
-        r = np.maximum((loss.targets + t * self.apart) / m, 0.0)
-        away = (self.distance + 4 * EPS * (loss.targets + np.abs(self.apart))) / m
-        r[loss.own] = away[loss.own] = 0.0
-        wrong = np.minimum(r.sum(axis=1), 1.0)
-        right = 1.0 - wrong
-        entropy = -(r * np.log(np.where(r > 0, r, 1.0))).sum(axis=1)
-        entropy -= right * np.log1p(-np.where(right > 0, wrong, 0.0))
-        away[loss.own] = away.sum(axis=1) + size * EPS * wrong
-        doubt = (away * (1 - np.log(np.maximum(away, 1e-300)))).sum(axis=1) + (size + 8) * EPS * entropy
-        raised = loss.shifts - loss.shifts[loss.own][:, None]
-        shift = t * (self.apart * raised).sum(axis=1)
-        doubt = loss.masses * doubt
-        doubt += t * ((self.distance + (size + 4) * EPS * np.abs(self.apart)) * np.abs(raised)).sum(axis=1)
-        return lowered(loss.weights, loss.masses * entropy + shift, doubt)
-
-
-@dataclass(frozen=True)
-class HingeSum(SoftmaxSum):
-    r"""Smoothed hinges: ``μ log(1 + Σ_{j≠y} e^{(1 + z_j − z_y)/μ})``, above them by at most ``μ log K``.
-
-    That is μ times a cross-entropy of temperature μ and target margin 1/μ. Lower bounds are those of the hinge itself.
-    """
-
-    @property
-    def _dual_type(self) -> type[SoftmaxDual]:
-        return HingeDual
-
-
-@dataclass(frozen=True)
-class HingeDual(SoftmaxDual):
-    """``Σ_i α_i (1 − r_iy)``: the hinge is at least ``Σ_{j≠y} r_j (1 + z_j − z_y)`` for every distribution r."""
-
-    def value(self, t: float) -> float:
-        """Return a lower bound on ``−L*(t P*)``."""
-        own, loss = self.loss.own, self.loss
-        wrong = -t * self.apart[own]
-        return lowered(loss.weights * loss.slopes[loss.labels], wrong, t * self.distance[own])
-
-
-@dataclass(frozen=True)
 class SquaredSum(LossSum):
     """``Σ_i α_i ½ ‖z_i − e_y‖²``."""
 
     def parts(self, logits: Array) -> tuple[Array, Array, Array]:
-        """Return losses, gradients and the weights."""
+        """Return losses, gradients and the diagonal of the Hessian."""
         apart = np.array(logits, dtype=np.float64)
         apart[self.own] -= 1.0
-        return np.asarray(0.5 * (apart**2).sum(axis=1)), apart, self.weights
+        diagonal = np.broadcast_to(self.weights[:, None], apart.shape)
+        return np.asarray(0.5 * (apart**2).sum(axis=1)), apart, diagonal
 
     def curvature(self, state: Array, moved: Array) -> Array:
-        """Return the Hessian times a change of the logits, (n, K)."""
-        return np.asarray(state[:, None] * moved)
+        return state * moved
 
     def diagonal(self, state: Array) -> Array:
-        """Return the diagonal of the Hessian, (n, n)."""
-        return np.repeat(state[:, None], len(state), axis=1)
+        return state
 
     def dual(self, logits: Array, balanced: bool) -> Dual:
         """Return the gradient as a dual point: any matrix is one, and columns are balanced by shares of the weights."""
@@ -337,7 +327,6 @@ class SquaredDual(Dual):
     loss: SquaredSum
 
     def value(self, t: float) -> float:
-        """Return a lower bound on ``−L*(t P*)``."""
         P, weights = self.gradient, self.loss.weights[:, None]
         squares = 0.5 * t**2 * (P**2 / weights).sum(axis=1)
         doubt = t * self.error[self.loss.own] + (t**2 * self.error * (np.abs(P) + self.error) / weights).sum(axis=1)

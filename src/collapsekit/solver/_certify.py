@@ -13,7 +13,7 @@ poor point gives a poor bound, never a wrong one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,10 +57,14 @@ class Certificate:
 
     objective: float
     lower_bound: float
-    gap: float
     stationarity: float
     polar: float
     kind: str
+
+    @property
+    def gap(self) -> float:
+        """The point is within this share of the global optimum."""
+        return (self.objective - self.lower_bound) / max(abs(self.objective), 1e-300)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the certificate as plain values, with its schema version."""
@@ -114,30 +118,10 @@ def certify(problem: UFM, weights: ArrayLike, features: ArrayLike, bias: ArrayLi
     0.8511
     """
     W, H, b = feasible(problem, weights, features, bias)
-    objective = problem.objective(W, H, None if problem.bias is None else b)
-    smoothings = (1.0,) if problem.loss.smooth else HINGE_SMOOTHINGS
-    found = []
-    for smoothing in smoothings:
-        model = Balanced(problem, smoothing)
-        found.append(bound_at(model, model.point(W, H, b)))
+    models = [Balanced(problem, smoothing) for smoothing in ((1.0,) if problem.loss.smooth else HINGE_SMOOTHINGS)]
+    found = [certificate_at(model, model.point(W, H, b)) for model in models]
     best = max(found, key=lambda one: one.lower_bound)
-    return certificate(objective, best)
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A lower bound, with the numbers that led to it."""
-
-    lower_bound: float
-    stationarity: float
-    polar: float
-    kind: str
-
-
-def certificate(objective: float, bound: Bound) -> Certificate:
-    """Return the certificate of a point of this objective."""
-    gap = (objective - bound.lower_bound) / max(abs(objective), 1e-300)
-    return Certificate(objective, bound.lower_bound, gap, bound.stationarity, bound.polar, bound.kind)
+    return replace(best, objective=problem.objective(W, H, None if problem.bias is None else b))
 
 
 def feasible(
@@ -150,8 +134,7 @@ def feasible(
     b = np.zeros(problem.num_classes) if bias is None else numeric("bias", bias)
     if not np.isfinite(b).all():
         raise CollapseError("bias: not finite; give finite numbers")
-    with np.errstate(over="ignore", invalid="ignore"):
-        problem.objective(W, H, bias)  # checks shapes, and that the problem has a bias if one is given
+    problem.objective(W, H, bias)  # checks shapes, and that the problem has a bias if one is given
     if problem.relu and H.size and H.min() < 0:
         k = int(np.argwhere(H < 0)[0][0])
         raise CollapseError(
@@ -160,20 +143,20 @@ def feasible(
     return W, H, b
 
 
-def bound_at(model: Balanced, point: Point, target: float = 1e-13) -> Bound:
-    """Return the lower bound that a point yields; polar bounds are tried until one closes the gap to `target`.
+def certificate_at(model: Balanced, point: Point, target: float = 1e-13) -> Certificate:
+    """Return what a point of this model yields; polar bounds are tried until one closes the gap to `target`.
 
     The polar of the exactly feasible P* is at most that of P plus the Frobenius norm of their distance; forming
     ``A = YᵀY`` errs by at most ``(K + 2) EPS ‖ |Y| ‖² ≤ (K + 2) EPS ‖Y‖₁ ‖Y‖_∞``.
     """
-    here, relu = Local(model, point), model.problem.relu
+    here, relu, objective = Local(model, point), model.problem.relu, model.unsmoothed(point)
     logits = model.logits(point)
     if model.has_bias and model.problem.loss.convex:
         logits = logits + (optimal_bias(model, logits, point.b) - point.b)
     dual = model.loss.dual(logits, balanced=model.has_bias and not model.bias_penalty)
     if dual is None:
         square = upper_bound(here.scaled @ here.scaled.T, None, relu, np.inf)[0]
-        return Bound(-np.inf, here.stationarity, float(np.sqrt(square)) / model.kappa, NO_CERTIFICATE)
+        return Certificate(objective, -np.inf, here.stationarity, float(np.sqrt(square)) / model.kappa, NO_CERTIFICATE)
     Y = model.factors[:, None] * dual.gradient
     square, kind = upper_bound(Y @ Y.T, point.V, relu, (model.kappa * (1 + target)) ** 2)
     square += (len(Y) + 2) * EPS * float(np.abs(Y).sum(axis=0).max() * np.abs(Y).sum(axis=1).max())
@@ -182,7 +165,7 @@ def bound_at(model: Balanced, point: Point, target: float = 1e-13) -> Bound:
     value = dual.value(scale)
     if model.bias_penalty:
         value -= float((dual.drift(scale) ** 2).sum()) * (1 + len(Y) * EPS) / (2 * model.bias_penalty)
-    return Bound(value, here.stationarity, polar, kind)
+    return Certificate(objective, value, here.stationarity, polar, kind)
 
 
 def optimal_bias(model: Balanced, logits: Array, bias: Array, steps: int = 50) -> Array:

@@ -169,9 +169,9 @@ def landscape(
     model = Balanced(problem)
     ends = {name: [_timed(model, method, start) for start in points] for name, method in used.items()}
     bounds = [bound for *_, bound in ends["certified"]]
-    objectives = [_objective(model, point) for rows in ends.values() for point, *_ in rows]
+    objectives = [model.unsmoothed(point) for rows in ends.values() for point, *_ in rows]
     bound = max(bounds) if problem.loss.convex else min(objectives)
-    best = min(ends["certified"], key=lambda row: _objective(model, row[0]))[0]
+    best = min(ends["certified"], key=lambda row: model.unsmoothed(row[0]))[0]
     outcomes = {
         name: tuple(_outcome(model, row, bound, _dead(model, best), curvature) for row in rows)
         for name, rows in ends.items()
@@ -190,7 +190,7 @@ def _timed(model: Balanced, method: Callable[[Balanced, Point], tuple[Point, int
 
 def _outcome(model: Balanced, row: Row, bound: float, dead: Mask, curvature: bool) -> Outcome:
     point, steps, seconds, _ = row
-    here, objective = Local(model, point), _objective(model, point)
+    here, objective = Local(model, point), model.unsmoothed(point)
     return Outcome(
         objective=objective,
         gap=(objective - bound) / abs(objective),
@@ -200,11 +200,6 @@ def _outcome(model: Balanced, row: Row, bound: float, dead: Mask, curvature: boo
         steps=steps,
         seconds=seconds,
     )
-
-
-def _objective(model: Balanced, point: Point) -> float:
-    bias = None if model.problem.bias is None else point.b
-    return model.problem.objective(model.weights(point), model.features(point), bias)
 
 
 def _dead(model: Balanced, point: Point) -> Mask:

@@ -52,11 +52,7 @@ def responding(model: Balanced, point: Point) -> Point:
 
 def svd_factors(point: Point) -> Point:
     """Return balanced factors of the same ``V Uᵀ`` with at most K coordinates: the least penalty without ReLU."""
-    if point.V.shape[1] > len(point.V):
-        right, left = np.linalg.qr(point.V.T)[1], point.U @ np.linalg.qr(point.V.T)[0]
-        v, s, u = np.linalg.svd(right.T @ left.T, full_matrices=False)
-    else:
-        v, s, u = np.linalg.svd(point.V @ point.U.T, full_matrices=False)
+    v, s, u = np.linalg.svd(point.V @ point.U.T, full_matrices=False)
     keep = s > NEGLIGIBLE * max(float(s.max(initial=0.0)), 1e-300)
     root = np.sqrt(s[keep])
     return Point(u[keep].T * root, v[:, keep] * root, point.b)
@@ -78,18 +74,17 @@ def tidied(model: Balanced, point: Point) -> Point:
     Without ReLU: its singular value decomposition.
     """
     point = cleared(model, point if model.problem.relu else svd_factors(point))
-    U, V = point.U, point.V
-    lengths = np.linalg.norm(V, axis=0)
-    if V.shape[1] == 0:
-        return Point(U, V, point.b)
-    unit = V / lengths
+    if point.V.shape[1] == 0:
+        return point
+    lengths = np.linalg.norm(point.V, axis=0)
+    unit = point.V / lengths
     near = 1 - unit.T @ unit < 0.5 * PROPORTIONAL**2 + 1e-15
     first = near.argmax(axis=1)  # the first coordinate that each one is proportional to
     groups = np.unique(first)
     if len(groups) == len(first):
-        return Point(U, V, point.b)
+        return point
     belongs = (first[:, None] == groups) * lengths[:, None]
-    u, v = U @ belongs, unit[:, groups]
+    u, v = point.U @ belongs, unit[:, groups]
     length = np.sqrt(np.linalg.norm(u, axis=0)) + 1e-300
     return Point(u / length, v * length, point.b)
 

@@ -70,6 +70,11 @@ class Balanced:
         """Return the (smoothed) objective."""
         return self.loss.evaluate(self.logits(point))[0] + self.penalty(point)
 
+    def unsmoothed(self, point: Point) -> float:
+        """Return the problem's own objective."""
+        bias = point.b if self.has_bias else None
+        return self.problem.objective(self.weights(point), self.features(point), bias)
+
     def weights(self, point: Point) -> Array:
         """Return W, (K, r)."""
         return np.asarray(self.unit_w * point.U)

@@ -63,7 +63,9 @@ def descended(model: Balanced, points: Points, progress: Progress) -> list[Point
     """Return where the points end after Adam with a cosine schedule, projected; the lowest first."""
     rate, x = RATE * unit(model), [array.copy() for array in points]
     mean, square = [[np.zeros_like(array) for array in x] for _ in range(2)]
-    moving, loss = range(3 if model.has_bias else 2), summed(model, len(x[0]))
+    moving, count, weights = range(3 if model.has_bias else 2), len(x[0]), model.problem.loss_weights
+    labels = np.tile(np.arange(model.size), count)
+    loss = model.problem.loss.summed(np.tile(weights, count), labels, model.size, model.smoothing)
     for step in range(1, STEPS + 1):
         gradients = slopes(model, loss, x)[1]
         size = 0.5 * rate * (1 + np.cos(np.pi * step / STEPS)) / (1 - MEAN**step)
@@ -78,20 +80,12 @@ def descended(model: Balanced, points: Points, progress: Progress) -> list[Point
     return [Point(*(array[i] for array in x)) for i in np.argsort(slopes(model, loss, x)[0])]
 
 
-def summed(model: Balanced, count: int) -> LossSum:
-    """Return the loss over the classes of `count` points, one below the other."""
-    problem, size = model.problem, model.size
-    labels, weights = np.tile(np.arange(size), count), np.tile(problem.loss_weights, count)
-    return problem.loss.summed(weights, labels, size, model.smoothing)
-
-
 def slopes(model: Balanced, loss: LossSum, points: Points) -> tuple[Array, Points]:
     """Return the objectives of the points, (m,), and their gradients."""
     U, V, b = points
-    shape, factors = (*b.shape, model.size), model.factors[:, None]
+    factors, weights = model.factors[:, None], loss.weights.reshape(b.shape)
     losses, gradient, _ = loss.parts((factors * (V @ U.swapaxes(1, 2)) + b[:, None]).reshape(-1, model.size))
-    weights = loss.weights.reshape(b.shape)
-    G = weights[..., None] * gradient.reshape(shape)
+    G = weights[..., None] * gradient.reshape(*b.shape, model.size)
     penalties = model.kappa * ((U**2).sum(axis=(1, 2)) + (V**2).sum(axis=(1, 2)))
     values = (weights * losses.reshape(b.shape)).sum(axis=1)
     values += 0.5 * (penalties + model.bias_penalty * (b**2).sum(axis=1))

@@ -12,7 +12,6 @@ with ``G_f = f ⊙ G``, so that no matrix of the size of the variables is ever f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,21 +33,14 @@ FEW = 4
 products are quicker."""
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How well a step is solved: the shift of the Hessian, in units of its diagonal, for a stationarity of 1 or more
-    and in proportion below; products of one run of conjugate gradients; and such runs, one a face, in one step.
+def effort(size: int) -> tuple[float, int, int]:
+    """Return how well a step is solved for K classes; with many, steps along manifolds of equivalent optima cost most.
+
+    The shift of the Hessian, in units of its diagonal, for a stationarity of 1 or more and in proportion below;
+    products of one run of conjugate gradients; and such runs, one a face, in one step.
     """
-
-    shift: float
-    products: int
-    faces: int
-
-
-def effort(size: int) -> Effort:
-    """Return the effort for K classes; with many, steps along manifolds of equivalent optima cost most."""
     # measured: with these the steps to a gap of 1e-10 cost the least time at 10, 100 and 1,000 classes
-    return Effort(0.1, 400, 12) if size <= SMALL else Effort(10.0, 60, 5)
+    return (0.1, 400, 12) if size <= SMALL else (10.0, 60, 5)
 
 
 class Local:
@@ -56,12 +48,10 @@ class Local:
 
     def __init__(self, model: Balanced, point: Point) -> None:
         self.model, self.point = model, point
-        self.state: Any
-        loss, gradient, self.state = model.loss.evaluate(model.logits(point))
+        loss, self.slopes, self.state = model.loss.evaluate(model.logits(point))
         self.value = loss + model.penalty(point)
-        self.slopes = gradient
-        self.scaled = model.factors[:, None] * gradient
-        db = gradient.sum(axis=0) + model.bias_penalty * point.b if model.has_bias else np.zeros(model.size)
+        self.scaled = model.factors[:, None] * self.slopes
+        db = self.slopes.sum(axis=0) + model.bias_penalty * point.b if model.has_bias else np.zeros(model.size)
         dU = self.scaled.T @ point.V + model.kappa * point.U
         dV = self.scaled @ point.U + model.kappa * point.V
         self.gradient = pack(dU, dV, db)
@@ -70,21 +60,14 @@ class Local:
     def free(self) -> Mask:
         """Which entries of the packed variables may move: all but V at its bound with the gradient pointing out."""
         U, V, b = self.point.U, self.point.V, self.point.b
-        if self.model.problem.relu:
-            inner = (V > 0) | (unpack(self.gradient, V.shape)[1] < 0)
-        else:
-            inner = np.ones(V.shape, dtype=bool)
+        inner = (V > 0) | (unpack(self.gradient, V.shape)[1] < 0) | (not self.model.problem.relu)
         return np.concatenate([np.ones(U.size, dtype=bool), inner.ravel(), np.full(b.size, self.model.has_bias)])
 
     @property
     def stationarity(self) -> float:
-        """Norm of the projected gradient, relative to that of the penalty's."""
+        """Norm of the gradient, 0 where a bound holds against it, relative to that of the penalty's."""
         size = np.sqrt(np.vdot(self.point.U, self.point.U) + np.vdot(self.point.V, self.point.V))
-        return float(np.linalg.norm(self.projected_gradient()) / (self.model.kappa * max(1.0, size)))
-
-    def projected_gradient(self) -> Array:
-        """Return the gradient, 0 where a bound holds against it."""
-        return np.where(self.free, self.gradient, 0.0)
+        return float(np.linalg.norm(np.where(self.free, self.gradient, 0.0)) / (self.model.kappa * max(1.0, size)))
 
 
 class Face:
@@ -95,7 +78,7 @@ class Face:
     """
 
     def __init__(self, here: Local) -> None:
-        self.here, point = here, here.point
+        self.here, point, self.biases = here, here.point, here.model.size if here.model.has_bias else 0
         self.mask = unpack(here.free.astype(np.float64), point.V.shape)[1] > 0
         self.rows, self.columns = np.nonzero(self.mask)
         self.ends = np.cumsum([point.U.size, self.rows.size])
@@ -106,20 +89,18 @@ class Face:
 
             self._V = csr_array(point.V)
             self._U = np.ascontiguousarray(point.U.T)[self.columns]  # (m, K)
-        self.lower = np.concatenate([np.full(self.ends[0], -np.inf), -point.V[self.mask], self._bias(-np.inf)])
-        if not here.model.problem.relu:
-            self.lower[:] = -np.inf
+        floor = -point.V[self.mask] if here.model.problem.relu else np.full(self.rows.size, -np.inf)
+        self.lower = np.concatenate([np.full(self.ends[0], -np.inf), floor, np.full(self.biases, -np.inf)])
 
     def reduced(self, U: Array, V: Array, b: Array) -> Array:
         """Return arrays like U, V and b as a vector of the face."""
-        parts = [U.ravel(), V[self.mask]]
-        return np.concatenate([*parts, b] if self.here.model.has_bias else parts)
+        return np.concatenate([U.ravel(), V[self.mask], b[: self.biases]])
 
     def split(self, x: Array) -> tuple[Array, Array, Array]:
         """Return U (K, r), the free entries of V (m,) and b (K,)."""
         first, second = self.ends
-        bias = x[second:] if self.here.model.has_bias else self._zeros
-        return x[:first].reshape(self.here.point.U.shape), x[first:second], bias
+        b = x[second:] if self.biases else np.zeros(self.here.model.size)
+        return x[:first].reshape(self.here.point.U.shape), x[first:second], b
 
     def moved(self, step: Array) -> Point:
         """Return the point after a step."""
@@ -142,8 +123,8 @@ class Face:
             V += np.einsum("ij,ij->i", here.scaled[self.rows], np.ascontiguousarray(dU.T)[self.columns])
         else:
             V = (bent @ here.point.U + here.scaled @ dU)[self.mask]
-        parts = [U.ravel(), V + model.kappa * free]
-        return np.concatenate([*parts, dG.sum(axis=0) + model.bias_penalty * db] if model.has_bias else parts)
+        b = dG.sum(axis=0) + model.bias_penalty * db if model.has_bias else db[:0]
+        return np.concatenate([U.ravel(), V + model.kappa * free, b])
 
     def metric(self) -> Array:
         """Return a positive diagonal near that of the Hessian: the loss's own curvature and the penalty's."""
@@ -152,8 +133,8 @@ class Face:
         squares = (model.factors**2)[:, None] * diagonal
         V = np.einsum("ij,ij->i", squares[self.rows], self._U**2) if self.few else (squares @ point.U**2)[self.mask]
         U = (self._V.T**2 if not self.few else self._V.T.power(2)) @ squares
-        parts = [(model.kappa + U.T).ravel(), model.kappa + V]
-        return np.concatenate([*parts, diagonal.sum(axis=0) + model.bias_penalty + 1e-300] if model.has_bias else parts)
+        b = diagonal.sum(axis=0) + model.bias_penalty + 1e-300
+        return np.concatenate([(model.kappa + U.T).ravel(), model.kappa + V, b[: self.biases]])
 
     def _scattered(self, free: Array) -> Any:
         if self.few:
@@ -164,35 +145,21 @@ class Face:
         dV[self.mask] = free
         return dV
 
-    def _bias(self, value: float) -> Array:
-        return np.full(self.here.model.size if self.here.model.has_bias else 0, value)
-
-    @property
-    def _zeros(self) -> Array:
-        return np.zeros(self.here.model.size)
-
 
 def pack(U: Array, V: Array, b: Array) -> Array:
-    """Return U, V and b as one vector, (…, n)."""
-    shape = U.shape[:-2]
-    return np.concatenate([U.reshape(*shape, -1), V.reshape(*shape, -1), b], axis=-1)
+    """Return U, V and b as one vector."""
+    return np.concatenate([U.ravel(), V.ravel(), b])
 
 
 def unpack(x: Array, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
     """Return U, V and b of one vector; the inverse of :func:`pack`."""
-    size = shape[0] * shape[1]
-    lead = x.shape[:-1]
-    return (
-        x[..., :size].reshape(*lead, *shape),
-        x[..., size : 2 * size].reshape(*lead, *shape),
-        x[..., 2 * size :],
-    )
+    U, V, b = np.split(x, [shape[0] * shape[1], 2 * shape[0] * shape[1]])
+    return U.reshape(shape), V.reshape(shape), b
 
 
 def descend(model: Balanced, point: Point, goal: float, progress: Progress) -> Local:
     """Return a stationary point below `point`: stationarity at most `goal`, or as small as rounding allows."""
-    here, stalled, last = Local(model, point), 0, progress.taken + MOST_STEPS
-    radius = -1.0
+    here, stalled, last, radius = Local(model, point), 0, progress.taken + MOST_STEPS, -1.0
     # five steps without gain or calm, all within rounding: nothing is left to find
     while here.stationarity > goal and stalled < 5 and progress.taken < last and not progress.spent():
         progress.taken += 1
@@ -230,10 +197,10 @@ def _trial(face: Face, metric: Array, radius: float) -> tuple[Array, float, bool
     Conjugate gradients on the free entries, a projected search where they leave the orthant, and again on the face
     that is left (Lin and Moré, 1999).
     """
-    here, most = face.here, effort(face.here.model.size)
+    here, (_, _, faces) = face.here, effort(face.here.model.size)
     gradient, free = face.reduced(*unpack(here.gradient, here.point.V.shape)), np.ones(metric.size, dtype=bool)
     step, bent, edge, fall, first = np.zeros_like(metric), np.zeros_like(metric), False, 0.0, None
-    for _ in range(most.faces):
+    for _ in range(faces):
         residual = np.where(free, -(gradient + bent), 0.0)
         energy = float(residual @ (residual / metric))
         first = energy if first is None else first
@@ -287,13 +254,13 @@ def _steihaug(
     shift of the size of the gradient keeps the steps along them short and the convergence quadratic.
     """
     (free, residual, base), (radius, wanted) = start, ends
-    most = effort(face.here.model.size)
-    inverse, shift = np.where(free, 1.0 / metric, 0.0), most.shift * min(1.0, face.here.stationarity)
+    shift, products, _ = effort(face.here.model.size)
+    inverse, shift = np.where(free, 1.0 / metric, 0.0), shift * min(1.0, face.here.stationarity)
     step = np.zeros_like(residual)
     scaled = inverse * residual
     direction, energy = scaled.copy(), float(residual @ scaled)
     first, inside = energy, float(base @ (metric * base))
-    for _ in range(min(2 * int(free.sum()) + 10, most.products)):
+    for _ in range(min(2 * int(free.sum()) + 10, products)):
         if energy <= wanted or energy <= 1e-28 * first:  # the square of 1e-14: the residual is rounding
             break
         weighed = metric * direction

@@ -10,6 +10,7 @@ so each N gives one; the best N gives the doubly non-negative (semidefinite) bou
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import combinations
 from typing import Any
@@ -137,7 +138,8 @@ def by_supports(A: Array) -> tuple[float, Array]:
     size = len(A)
     best, where = 0.0, np.eye(size)[np.diagonal(A).argmax()]
     for count in range(1, size + 1):
-        for part in _chunks(np.array(list(combinations(range(size), count))), 20_000):
+        supports = np.array(list(combinations(range(size), count)))
+        for part in np.split(supports, range(20_000, len(supports), 20_000)):
             values, vectors = np.linalg.eigh(A[part[:, :, None], part[:, None, :]])
             top = vectors[:, :, -1]
             top *= np.sign(np.take_along_axis(top, np.abs(top).argmax(axis=1)[:, None], 1))
@@ -150,10 +152,6 @@ def by_supports(A: Array) -> tuple[float, Array]:
     return best, where
 
 
-def _chunks(rows: Array, length: int) -> list[Array]:
-    return [rows[i : i + length] for i in range(0, len(rows), length)]
-
-
 def semidefinite(A: Array) -> float:
     """Return ``min λ_max(A + N)`` over ``N ≥ 0`` (needs the `sdp` extra); rigorous whatever the solver's accuracy.
 
@@ -163,14 +161,11 @@ def semidefinite(A: Array) -> float:
 
     cp: Any = cvxpy
 
-    size = len(A)
     scale = max(largest_eigenvalue(A), 1e-300)
-    extra = cp.Variable((size, size), symmetric=True)
+    extra = cp.Variable(A.shape, symmetric=True)
     problem = cp.Problem(cp.Minimize(cp.lambda_max(A / scale + extra)), [extra >= 0])
-    try:
+    with suppress(cp.SolverError):
         problem.solve(solver=cp.CLARABEL)
-    except cp.SolverError:
-        return np.inf
     if extra.value is None:
         return np.inf
     N = np.maximum(0.5 * (extra.value + extra.value.T), 0.0) * scale
@@ -200,13 +195,11 @@ def escape_directions(A: Array, relu: bool, above: float, most: int) -> Array:
 
     Single classes come first: coordinates of one class each are the frame, from which the others differ little.
     """
-    size = len(A)
-    alone = np.diagonal(A)
+    size, alone = len(A), np.diagonal(A)
     if relu and alone.max() > above:
         order = np.argsort(-alone)[:most]
         return np.asarray(np.eye(size)[order[alone[order] > above]])
-    positive = np.maximum(A, 0.0)
-    found = ascents(A, relu, np.concatenate([np.eye(size), positive.sum(axis=1)[None] + 1e-300]))
+    found = ascents(A, relu, np.concatenate([np.eye(size), np.maximum(A, 0.0).sum(axis=1)[None] + 1e-300]))
     heights = np.einsum("ij,ij->i", found @ A, found)
     chosen: list[int] = []
     for i in np.argsort(-heights):

@@ -8,7 +8,7 @@ import numpy as np
 
 from collapsekit.problem import UFM
 from collapsekit.solver import narrow
-from collapsekit.solver._certify import Bound, Certificate, bound_at, certificate
+from collapsekit.solver._certify import Certificate, certificate_at
 from collapsekit.solver.coordinates import (
     added,
     cleared,
@@ -68,14 +68,14 @@ class Search:
         self.problem, self.tol, self.progress, self.rng = problem, tol, progress, rng
         self.models = [Balanced(problem, smoothing) for smoothing in ((1.0,) if problem.loss.smooth else SMOOTHINGS)]
         self.best: Point | None = None
-        self.objective, self.bound = np.inf, Bound(-np.inf, np.inf, np.inf, "none")
+        self.found = Certificate(np.inf, -np.inf, np.inf, np.inf, "none")  # of the best point, by the best bound
         self.own = -np.inf  # the bound that the best point itself yields
         self.needed, self.relaxed = 0, np.inf  # coordinates and objective of the best point of any dimension
 
     @property
     def closed(self) -> bool:
         """Whether the gap is closed."""
-        return bool(np.isfinite(self.objective)) and certificate(self.objective, self.bound).gap <= self.tol
+        return bool(np.isfinite(self.found.objective)) and self.found.gap <= self.tol
 
     @property
     def over(self) -> bool:
@@ -84,17 +84,16 @@ class Search:
 
     def run(self, start: Point, rounding: bool = True) -> None:
         """Search from one start, or from the rounded start; best point and bound are kept in place."""
-        model, dim, point = self.models[-1], self.problem.dim, start
+        model, dim = self.models[-1], self.problem.dim
         if not np.isfinite(model.objective(start)):
             self.progress.ended = Status.NOT_FINITE
             return
-        for i, smoothed in enumerate(self.models):
-            if i == 0 and rounding:
-                point = self._first(smoothed, start)
+        point = self._first(self.models[0], start) if rounding else start
+        for smoothed in self.models:
             point = self._any_dimension(smoothed, point)
             if self.over:
                 return
-        if self.problem.relu and self.bound.lower_bound < self.relaxed * (1 - self.tol):
+        if self.problem.relu and self.found.lower_bound < self.relaxed * (1 - self.tol):
             point = min(point, self._any_dimension(model, rounded(model, point)), key=model.objective)
             if self.over:
                 return
@@ -104,8 +103,7 @@ class Search:
 
     def _any_dimension(self, model: Balanced, start: Point) -> Point:
         """Descend, escape and certify with as many coordinates as are needed."""
-        here = descend(model, start, COARSE, self.progress)
-        goal = COARSE
+        here, goal = descend(model, start, COARSE, self.progress), COARSE
         for _ in range(MOST_ROUNDS):
             here, taken = Local(model, tidied(model, here.point)), self.progress.taken
             wider = self._escaped(model, here, room(model))
@@ -193,14 +191,12 @@ class Search:
                 return
             trials = [self._replaced(self.models[-1], here, dim)]
             if narrow.width(here.model) > 1:
-                trials.append(self._lowest(self._arranged(here, dim), middle, ARRANGED))
+                arranged = narrow.rearranged(widened(here.point, dim), narrow.width(here.model), self.rng)
+                trials.append(self._lowest(arranged, middle, ARRANGED))
             better = min((end for end in trials if end is not None), key=lambda end: end.value, default=here)
             if better.value >= here.value * (1 - LOWER):
                 return
             here = better
-
-    def _arranged(self, here: Local, dim: int) -> narrow.Points:
-        return narrow.rearranged(widened(here.point, dim), narrow.width(here.model), self.rng)
 
     def _lowest(self, points: narrow.Points, middle: int, count: int) -> Local:
         """The lowest end of many descents, the `count` lowest of which are descended from further."""
@@ -227,37 +223,27 @@ class Search:
     def offer(self, model: Balanced, here: Local) -> None:
         """Take the point if it is the best that fits into `dim`, and its bound if it is the highest."""
         # a polar this close to κ needs no tighter bound: what remains is a thousandth of the tolerance
-        bound = bound_at(model, here.point, min(1e-3 * self.tol, 1e-11))
-        objective = self._objective(model, here.point)
-        dim, count = self.problem.dim, here.point.V.shape[1]
+        offered, bound = certificate_at(model, here.point, min(1e-3 * self.tol, 1e-11)), self.found.lower_bound
+        objective, dim, count = offered.objective, self.problem.dim, here.point.V.shape[1]
         if objective < self.relaxed * (1 - TIE) or (objective <= self.relaxed * (1 + TIE) and count < self.needed):
             self.relaxed, self.needed = objective, count
-        if bound.lower_bound > self.bound.lower_bound:
-            self.bound = replace(self.bound, lower_bound=bound.lower_bound)
-        near = objective <= self.objective * (1 + TIE)  # of two equals the one whose own bound is higher
-        better = objective < self.objective * (1 - TIE) or (near and bound.lower_bound >= self.own)
+        near = objective <= self.found.objective * (1 + TIE)  # of two equals the one whose own bound is higher
+        better = objective < self.found.objective * (1 - TIE) or (near and offered.lower_bound >= self.own)
         if better and (dim is None or count <= dim):
-            self.own = bound.lower_bound
-            self.best, self.objective = here.point, objective
-            self.bound = replace(bound, lower_bound=max(bound.lower_bound, self.bound.lower_bound))
-
-    def _objective(self, model: Balanced, point: Point) -> float:
-        bias = None if self.problem.bias is None else point.b
-        return self.problem.objective(model.weights(point), model.features(point), bias)
+            self.best, self.own, self.found = here.point, offered.lower_bound, offered
+        self.found = replace(self.found, lower_bound=max(bound, offered.lower_bound))
 
     def solution(self) -> Solution:
         """Return the best point, its certificate and the status."""
         model, problem = self.models[-1], self.problem
-        if self.best is None and self.progress.point is not None:
-            reached = self.progress.point
-            self.offer(model, Local(model, reached if problem.dim is None else largest(reached, problem.dim)))
         if self.best is None:
             zero = np.zeros((problem.num_classes, 1))
-            self.offer(model, Local(model, Point(zero, zero, np.zeros(problem.num_classes))))
+            reached = self.progress.point or Point(zero, zero, np.zeros(problem.num_classes))
+            self.offer(model, Local(model, reached if problem.dim is None else largest(reached, problem.dim)))
         assert self.best is not None
         point = cleared(model, self.best)
         used, point = point.V.shape[1], widened(point, problem.dim or 1)
-        found = certificate(self._objective(model, point), self.bound)
+        found = replace(self.found, objective=model.unsmoothed(point))
         return Solution(
             problem=problem,
             weights=frozen(model.weights(point)),

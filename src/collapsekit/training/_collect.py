@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +114,10 @@ def write_table(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
     files.replace(target, content)
 
 
-def _run_folders(place: Path) -> Iterator[Path]:
+def _run_folders(place: Path) -> list[Path]:
     """Folders that look like a run's; one that holds nothing but a lock is about to become one."""
-    for path in sorted(path for path in place.iterdir() if path.is_dir()):
-        names = {entry.name for entry in path.iterdir()}
-        if names & {store.CONFIG, store.HISTORY, store.ARRAYS, store.CHECKPOINT, store.ENVIRONMENT, store.FAILURE}:
-            yield path
+    folders = sorted(path for path in place.iterdir() if path.is_dir())
+    return [path for path in folders if {entry.name for entry in path.iterdir()}.intersection(store.FILES)]
 
 
 def _row(folder: Path) -> Row:
@@ -165,16 +163,12 @@ def _found(run: Run) -> Row:
     found = {name: getattr(comparison, name) for name in COMPARED}
     words = [finding.status for finding in comparison.classes]
     found |= {key: words.count(word) for key, word in STATUSES.items()}
-    found["balanced_accuracy"], found["seconds"] = run.balanced_accuracy, _seconds(run)
+    found["balanced_accuracy"], seconds = run.balanced_accuracy, run.environment["seconds"]
+    found["seconds"] = None if seconds is None else float(numeric(f"run: {run.folder}: seconds", seconds))
     if frame is not None:
         found["predicted_collapsed"] = int(frame.collapses.sum())
         found["times_threshold"] = 1 / float(frame.headroom.min())
     return found
-
-
-def _seconds(run: Run) -> float | None:
-    seconds = run.environment.get("seconds")
-    return seconds if seconds is None else float(numeric(f"run: {run.folder}: seconds", seconds))
 
 
 def _plain(value: Any) -> Any:
@@ -187,12 +181,11 @@ def _shown(value: Any) -> Any:
     return value.encode(**SHOWN).decode() if isinstance(value, str) else value
 
 
-def _csv(rows: Iterable[Row]) -> str:
-    rows, text = list(rows), io.StringIO()
+def _csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
-    for row in rows:
-        writer.writerow({key: _cell(value) for key, value in row.items()})
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -203,7 +196,7 @@ def _cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def _parquet(rows: Iterable[Row]) -> bytes:
+def _parquet(rows: Sequence[Row]) -> bytes:
     try:
         import pyarrow
         from pyarrow import parquet

@@ -164,9 +164,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, check in CHECKS.items():
             object.__setattr__(self, name, check(name, getattr(self, name)))
-        self._check_together()
-
-    def _check_together(self) -> None:
         explicit = self.recipe == "penalty"
         if explicit and (self.weight_decay is None) != (self.feature_decay is None):
             raise CollapseError("weight_decay, feature_decay: give both, or neither and penalty_scale")
@@ -224,7 +221,9 @@ class TrainConfig:
             return self.weight_decay, self.feature_decay
         if self.recipe == "plain":
             return PLAIN_DECAY, None
-        unit = self._with_threshold(counts, last)._unit(counts, last)
+        plainer, made = self._with_threshold(counts, last), LastLayer(last.dim, branches=max(1, last.branches))
+        loss, weights = plainer.loss(counts), plainer.torch_class_weights(counts)
+        unit = plainer._recipe(1.0, 1.0).problem(counts, made, loss=loss, class_weights=weights)
         if self.recipe == "batchnorm":
             return math.sqrt(self.penalty_scale * thresholds(unit).headroom.min()), None
         product = self.penalty_scale * thresholds(unit).minority_collapse
@@ -237,12 +236,6 @@ class TrainConfig:
         plainer = replace(self, logit_adjustment=None, resampling="none", smoothing=smoothing)
         lawful = self.refusal(last, counts) is None and not last.biased
         return plainer if lawful else replace(plainer, batchnorm_decay="gain_and_shift")
-
-    def _unit(self, counts: Array, last: LastLayer) -> UFM:
-        """The problem of unit decays."""
-        made = LastLayer(last.dim, branches=max(1, last.branches))
-        weights = self.torch_class_weights(counts)
-        return self._recipe(1.0, 1.0).problem(counts, made, loss=self.loss(counts), class_weights=weights)
 
     def _recipe(self, weight_decay: float, feature_decay: float | None) -> Recipe:
         if self.recipe == "batchnorm":
@@ -295,7 +288,11 @@ class TrainConfig:
             names=names,
             optimizer=self._decaying,
         )
-        return problem if self.resampling == "none" else _resampled(problem)
+        if self.resampling == "none":
+            return problem
+        # class-balanced draws: samples of class k count N/(K n_k) times, in the loss and in the penalty
+        times = problem.num_samples / (problem.num_classes * problem.counts)
+        return replace(problem, lambda_h=problem.lambda_h * times, class_weights=times)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as plain values (JSON-ready), with its schema version."""
@@ -319,12 +316,6 @@ class TrainConfig:
         """Twelve hexadecimal digits that change with any value: the name of the run's folder."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
-
-
-def _resampled(problem: UFM) -> UFM:
-    """The problem of class-balanced draws: samples of class k count N/(K n_k) times, in the loss and in the penalty."""
-    times = problem.num_samples / (problem.num_classes * problem.counts)
-    return replace(problem, lambda_h=problem.lambda_h * times, class_weights=times)
 
 
 NAMED_DATA = ("digits", "mnist-5k", "fashion-mnist")

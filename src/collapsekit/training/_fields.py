@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 from collapsekit.errors import CollapseError
@@ -27,13 +28,10 @@ def _optional(check: Check) -> Check:
     return lambda name, value: None if value is None else check(name, value)
 
 
-def _instance(kind: type, remedy: str) -> Check:
-    def check(name: str, value: Any) -> Any:
-        if not isinstance(value, kind) or (value == "" and remedy == PATH):
-            raise CollapseError(f"{name}={shorten(value)}: give {remedy}")
-        return value
-
-    return check
+def _instance(kind: type, remedy: str, name: str, value: Any) -> Any:
+    if not isinstance(value, kind) or (value == "" and remedy == PATH):
+        raise CollapseError(f"{name}={shorten(value)}: give {remedy}")
+    return value
 
 
 def _moderate(name: str, value: Any) -> float:
@@ -50,10 +48,6 @@ def _ratio(name: str, value: Any) -> float:
     return ratio
 
 
-def _whole(least: int, remedy: str = "give a whole number") -> Check:
-    return lambda name, value: whole_number(name, value, least, remedy)
-
-
 def _branches(name: str, value: Any) -> int:
     number = whole_number(name, value, 1, "or leave it out")
     if number > MOST_BRANCHES:
@@ -61,23 +55,17 @@ def _branches(name: str, value: Any) -> int:
     return number
 
 
-def _share(of: str) -> Check:
-    def check(name: str, value: Any) -> float:
-        number = numeric(name, value)
-        if number.ndim or not 0 <= number < 1:
-            raise CollapseError(f"{name}={value}: a share of the {of}; give at least 0 and less than 1")
-        return float(number)
-
-    return check
+def _share(of: str, name: str, value: Any) -> float:
+    number = numeric(name, value)
+    if number.ndim or not 0 <= number < 1:
+        raise CollapseError(f"{name}={value}: a share of the {of}; give at least 0 and less than 1")
+    return float(number)
 
 
-def _one_of(kind: Any) -> Check:
-    def check(name: str, value: Any) -> Any:
-        if value not in get_args(kind):
-            raise CollapseError(f"{name}={shorten(value)}: give one of {', '.join(get_args(kind))}")
-        return value
-
-    return check
+def _one_of(kind: Any, name: str, value: Any) -> Any:
+    if value not in get_args(kind):
+        raise CollapseError(f"{name}={shorten(value)}: give one of {', '.join(get_args(kind))}")
+    return value
 
 
 def _widths(name: str, hidden: Any) -> tuple[int, ...]:
@@ -94,9 +82,10 @@ def _names(name: str, names: Any) -> tuple[str, ...] | None:
 
 
 PATH = "a name or a path"
-_TEXT, _NAME = _instance(str, PATH), _optional(_instance(str, "a name, or leave it out"))
-_FLAG = _instance(bool, "True or False, or leave it out")
-_NUMBER, _COUNT = _optional(_moderate), _optional(_whole(1, "or leave it out"))
+_TEXT, _NAME = partial(_instance, str, PATH), _optional(partial(_instance, str, "a name, or leave it out"))
+_FLAG = partial(_instance, bool, "True or False, or leave it out")
+_WHOLE = partial(whole_number, least=1, remedy="give a whole number")
+_NUMBER, _COUNT = _optional(_moderate), _optional(partial(whole_number, least=1, remedy="or leave it out"))
 
 CHECKS: dict[str, Check] = {
     "data": _TEXT,
@@ -113,22 +102,22 @@ CHECKS: dict[str, Check] = {
     "learning_rate": _NUMBER,
     "ldam": _NUMBER,
     "logit_adjustment": _NUMBER,
-    "epochs": _whole(1),
-    "feature_dim": _whole(1),
-    "width": _whole(1),
-    "seed": _whole(0),
+    "epochs": _WHOLE,
+    "feature_dim": _WHOLE,
+    "width": _WHOLE,
+    "seed": partial(whole_number, least=0, remedy="give a whole number"),
     "batch_size": _COUNT,
     "largest": _COUNT,
     "branches": _optional(_branches),
     "hidden": _widths,
-    "profile": _optional(_one_of(Profile)),
-    "recipe": _one_of(RecipeName),
-    "optimizer": _optional(_one_of(OptimizerName)),
-    "decay_on": _one_of(DecayOn),
-    "batchnorm_decay": _one_of(BatchNormDecay),
-    "class_weights": _one_of(ClassWeights),
-    "resampling": _one_of(Resampling),
-    "warmup": _optional(_share("run")),
-    "smoothing": _share("label"),
+    "profile": _optional(partial(_one_of, Profile)),
+    "recipe": partial(_one_of, RecipeName),
+    "optimizer": _optional(partial(_one_of, OptimizerName)),
+    "decay_on": partial(_one_of, DecayOn),
+    "batchnorm_decay": partial(_one_of, BatchNormDecay),
+    "class_weights": partial(_one_of, ClassWeights),
+    "resampling": partial(_one_of, Resampling),
+    "warmup": _optional(partial(_share, "run")),
+    "smoothing": partial(_share, "label"),
     "class_names": _optional(_names),
 }

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from collapsekit import profiles
-from collapsekit.data import LabelledData, read
+from collapsekit.data import read
 from collapsekit.errors import CollapseError
 from collapsekit.training._config import TrainConfig
 from collapsekit.validation import Array
@@ -90,10 +90,11 @@ def load_split(config: TrainConfig) -> Split:
     labels = rows[data.labels]
     rng = np.random.default_rng(config.seed)
     members = [rng.permutation(np.flatnonzero(labels == k)) for k in range(len(names))]
-    held_out = [_held_out(len(m), data) for m in members]
+    share = HELD_OUT_SHARE if data.test_inputs is None else 0.0
+    held_out = [min(HELD_OUT_PER_CLASS, int(share * len(m))) for m in members]
     counts = profile_counts(config, np.array([len(m) - n for m, n in zip(members, held_out, strict=True)]))
-    train = _joined([m[n : n + int(c)] for m, n, c in zip(members, held_out, counts, strict=True)])
-    test = _joined([m[:n] for m, n in zip(members, held_out, strict=True)])
+    train = np.concatenate([m[n : n + int(c)] for m, n, c in zip(members, held_out, counts, strict=True)])
+    test = np.concatenate([m[:n] for m, n in zip(members, held_out, strict=True)])
     train_inputs = data.inputs[train]
     if data.test_inputs is None or data.test_labels is None:
         test_inputs, test_labels = data.inputs[test], labels[test]
@@ -112,8 +113,8 @@ def load_split(config: TrainConfig) -> Split:
 
 def profile_counts(config: TrainConfig, available: Rows) -> Array:
     """Return the training counts that the profile asks for, (K,), checked against what each class has."""
-    size, profile = len(available), config.profile_used
-    largest = config.largest or _default_largest(config, available)
+    size, profile, least = len(available), config.profile_used, int(available.min())
+    largest = config.largest or least // 10 * 10 or least  # a multiple of 10 where that leaves some
     if profile == "as-is":
         counts = np.minimum(available, config.largest or available.max()).astype(np.float64)
     elif profile == "paper":
@@ -126,7 +127,7 @@ def profile_counts(config: TrainConfig, available: Rows) -> Array:
         k = short[0]
         raise CollapseError(
             f"largest={largest}: class {k} has {available[k]} training samples, the profile asks for {counts[k]:.0f}; "
-            f"give largest={int(available.min())} or less"
+            f"give largest={least} or less"
         )
     return counts
 
@@ -135,22 +136,8 @@ def _crc(before: int, values: Tensor) -> int:
     return zlib.crc32(values.contiguous().numpy().data, before)
 
 
-def _held_out(size: int, data: LabelledData) -> int:
-    return 0 if data.test_inputs is not None else min(HELD_OUT_PER_CLASS, int(HELD_OUT_SHARE * size))
-
-
-def _default_largest(config: TrainConfig, available: Rows) -> int:
-    """The rarest class's samples, rounded down to a multiple of 10 where that leaves some."""
-    least = int(available.min())
-    return least // 10 * 10 or least
-
-
 def _standardised(train: NDArray[np.float32], test: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
     """Columns of mean 0 and deviation 1 over the training set; constant columns become 0."""
     mean, deviation = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
     scale = np.where(deviation > 0, deviation, 1.0)
     return tuple(((part - mean) / scale).astype(np.float32) for part in (train, test))
-
-
-def _joined(parts: list[Rows]) -> Rows:
-    return np.concatenate(parts).astype(np.int64)

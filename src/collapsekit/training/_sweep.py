@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -147,9 +147,10 @@ def sweep(
     """
     planned = part_of(configurations(configs), part)
     place = _writable(out)
-    pool = LocalPool(whole_number("workers", workers, 1, "give at least 1")) if executor is None else None
-    with pool or nullcontext():
-        return _Sweep(planned, place, device, pool or executor, progress).outcomes()
+    with (
+        LocalPool(whole_number("workers", workers, 1, "give at least 1")) if executor is None else nullcontext(executor)
+    ) as used:
+        return _Sweep(planned, place, device, used, progress).outcomes()
 
 
 def configurations(configs: Iterable[TrainConfig] | Grid) -> list[TrainConfig]:
@@ -199,10 +200,9 @@ class _Sweep:
         planned: list[TrainConfig],
         out: Path,
         device: str,
-        executor: Executor | None,
+        executor: Executor,
         progress: Callable[[Standing], None] | None,
     ) -> None:
-        assert executor is not None
         self.planned, self.out, self.device, self.executor, self.progress = planned, out, device, executor, progress
         self.waiting = deque(planned)  # to be submitted, once no other process trains them
         self.pending: dict[Future[str | None], TrainConfig] = {}
@@ -358,10 +358,9 @@ def _train(config: TrainConfig, out: str, device: str) -> None:
 
 def _last_step(folder: Path) -> int:
     """The last step in the history; 0 if that cannot be read."""
-    try:
+    with suppress(CollapseError):
         return store.last_step(folder)
-    except CollapseError:
-        return 0
+    return 0
 
 
 def _reason(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str | None:

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from collapsekit import files
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.last_layer import find_head, forward
-from collapsekit.prediction import Prediction
 from collapsekit.prediction._predict import predicted
 from collapsekit.recipe import LastLayer
 from collapsekit.training import checkpoint, runs, store
@@ -113,9 +112,19 @@ class _Session:
     def __init__(self, config: TrainConfig, split: Split, device: torch.device) -> None:
         self.config, self.split, self.device = config, split, device
         self.inputs, self.labels = split.train_inputs.to(device), split.train_labels.to(device)
-        self.model = _network(config, split).to(device)
+        classes = len(split.names)
+        self.model = build(
+            config.network,
+            tuple(self.inputs.shape[1:]),
+            classes,
+            hidden=config.hidden,
+            feature_dim=config.feature_dim,
+            width=config.width,
+            batchnorm=config.has_batchnorm,
+            branches=config.branches or 1,
+        ).to(device)
         self.head = find_head(self.model, config.head, self.inputs[:2])
-        rows, classes = self.head.weight.shape[0], len(split.names)
+        rows, dim = self.head.weight.shape
         if rows != classes:
             raise CollapseError(
                 f"head={self.head.name!r}: has {rows} rows for {classes} classes; name the layer that makes the logits"
@@ -124,7 +133,7 @@ class _Session:
             self.head.module.register_parameter("bias", None)
         freeze_shifts(self.model, config)
         self.last_layer = LastLayer(
-            dim=self.head.weight.shape[1],
+            dim=dim,
             biased=self.head.bias is not None,
             branches=config.branches or len(getattr(self.model, "feature_batchnorms", ())),
             pooled=bool(getattr(self.model, "pooled", False)),
@@ -132,11 +141,11 @@ class _Session:
         self.loss = config.loss(split.counts)
         self.class_weights = weight_tensor(config.torch_class_weights(split.counts), device)
         self.decays = config.penalties(split.counts, self.last_layer)
-        self.prediction: Prediction | None = None
-        if config.refusal(self.last_layer, split.counts) is None:
-            # Refuses at once, not at the end, features too narrow for the surviving classes.
-            expected = predicted(config.problem(split.counts, self.last_layer, split.names))
-            self.prediction = None if isinstance(expected, str) else expected
+        # Refuses at once, not at the end, features too narrow for the surviving classes.
+        expected = config.refusal(self.last_layer, split.counts) or predicted(
+            config.problem(split.counts, self.last_layer, split.names)
+        )
+        self.prediction = None if isinstance(expected, str) else expected
         self.optimizer = _optimizer(config, parameter_groups(self.model, self.head.module, config))
         self.total = config.epochs * _steps_per_epoch(config, len(self.inputs))
         _require_batches(config, self.model, len(self.inputs))
@@ -144,7 +153,9 @@ class _Session:
     def run(self, folder: Path, progress: Progress | None) -> None:
         """Take all steps that are left, evaluating and saving on the way."""
         first = checkpoint.restore(folder, self.model, self.optimizer)
-        due, checksum = _evaluation_steps(self.total), self.split.checksum
+        # denser at the start, and always the last
+        due = {max(1, round(self.total * (i / EVALUATIONS) ** 1.5)) for i in range(1, EVALUATIONS + 1)}
+        checksum = self.split.checksum
         self.model.train()
         with interruptible() as heed_interrupt:
             for step, batch in enumerate(_batches(self.config, self.split.train_labels, first), start=first + 1):
@@ -152,13 +163,17 @@ class _Session:
                 loss = self._step(step, batch)
                 if step in due:
                     entry = self._evaluated(step, loss)
-                    store.append_history(folder, entry)
+                    files.append(folder / store.HISTORY, json.dumps(entry))
                     checkpoint.save(folder, self.model, self.optimizer, step, checksum)
                     if progress is not None:
                         progress(step, self.total, entry["loss"] if entry["objective"] is None else entry["objective"])
 
     def _evaluated(self, step: int, loss: Tensor) -> dict[str, Any]:
-        self._require_finite(loss, step)
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *self.model.parameters())):
+            raise CollapseError(
+                f"learning_rate={self.config.optimizer_used.rate:g}: training diverged before step {step}; give a "
+                "smaller one"
+            )
         recompute_batchnorm(self.model, self.inputs)
         return history_entry(step, measured(self.model, self.split, self.head, self.loss), self.prediction)
 
@@ -171,8 +186,7 @@ class _Session:
             tested = measured(self.model, self.split, self.head, self.loss, train_set=False)
             assert tested.recalls is not None  # the network has a head
             recalls = tested.recalls
-        history = store.read_history(folder)
-        environment = runs.environment(self.device, seconds)
+        history, environment = store.read_history(folder), runs.environment(self.device, seconds)
         run = Run(folder, self.config, self.last_layer, result, recalls, history, environment)
         runs.save_results(run)
         return run
@@ -196,34 +210,9 @@ class _Session:
         self.optimizer.step()
         return loss
 
-    def _require_finite(self, loss: Tensor, step: int) -> None:
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in (loss, *self.model.parameters())):
-            raise CollapseError(
-                f"learning_rate={self.config.optimizer_used.rate:g}: training diverged before step {step}; give a "
-                "smaller one"
-            )
-
-
-def _network(config: TrainConfig, split: Split) -> nn.Module:
-    return build(
-        config.network,
-        tuple(split.train_inputs.shape[1:]),
-        len(split.names),
-        hidden=config.hidden,
-        feature_dim=config.feature_dim,
-        width=config.width,
-        batchnorm=config.has_batchnorm,
-        branches=config.branches or 1,
-    )
-
 
 def _steps_per_epoch(config: TrainConfig, num_samples: int) -> int:
     return math.ceil(num_samples / (config.batch_size or num_samples))
-
-
-def _evaluation_steps(total: int) -> set[int]:
-    """Steps after which the network is measured and saved: denser at the start, and always the last."""
-    return {max(1, round(total * (i / EVALUATIONS) ** 1.5)) for i in range(1, EVALUATIONS + 1)}
 
 
 def _batches(config: TrainConfig, labels: Tensor, first: int) -> Iterator[Tensor | slice]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,7 +44,7 @@ def history_entry(step: int, result: Measurement, prediction: Prediction | None)
     }
 
 
-def recompute_batchnorm(model: nn.Module, inputs: Tensor, seed: int = 0) -> None:
+def recompute_batchnorm(model: nn.Module, inputs: Tensor) -> None:
     """Set running statistics to those of the training set: one pass over all samples, in large random batches.
 
     torch keeps the unbiased variance; the biased one, by which training normalises, is put in its place. Within a
@@ -55,26 +53,7 @@ def recompute_batchnorm(model: nn.Module, inputs: Tensor, seed: int = 0) -> None
     layers = [module for module in model.modules() if isinstance(module, BatchNorm) and module.track_running_stats]
     if not layers:
         return
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    with _batch_statistics(model, layers) as moments, torch.no_grad():
-        for rows in torch.tensor_split(order, math.ceil(len(order) / BATCH)):
-            model(inputs[rows])
-    for layer, collected in moments.items():
-        if collected and layer.running_mean is not None and layer.running_var is not None:
-            counts, means, variances = (torch.stack(parts) for parts in zip(*collected, strict=True))
-            shares = counts / counts.sum()
-            mean = shares @ means
-            layer.running_mean.copy_(mean)
-            layer.running_var.copy_(shares @ (variances + (means - mean).square()))
-
-
-Moments = dict[BatchNorm, list[tuple[Tensor, Tensor, Tensor]]]
-
-
-@contextmanager
-def _batch_statistics(model: nn.Module, layers: list[BatchNorm]) -> Iterator[Moments]:
-    """Normalise by the batch, everything else as in evaluation; collect each layer's counts, means and variances."""
-    moments: Moments = {layer: [] for layer in layers}
+    moments: dict[BatchNorm, list[tuple[Tensor, Tensor, Tensor]]] = {layer: [] for layer in layers}
 
     def collect(layer: BatchNorm, args: tuple[Tensor, ...]) -> None:
         x = args[0].transpose(0, 1).flatten(1).double()
@@ -82,13 +61,22 @@ def _batch_statistics(model: nn.Module, layers: list[BatchNorm]) -> Iterator[Mom
 
     kept = [(layer.running_mean, layer.running_var) for layer in layers]
     hooks = [layer.register_forward_pre_hook(collect) for layer in layers]
-    with evaluating(model):
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
+    with evaluating(model), torch.no_grad():
         try:
             for layer in layers:  # without running statistics torch normalises by the batch
                 layer.running_mean = layer.running_var = None
-            yield moments
+            for rows in torch.tensor_split(order, math.ceil(len(order) / BATCH)):
+                model(inputs[rows])
         finally:
             for hook in hooks:
                 hook.remove()
             for layer, (mean, variance) in zip(layers, kept, strict=True):
                 layer.running_mean, layer.running_var = mean, variance
+    for layer, collected in moments.items():
+        if collected and layer.running_mean is not None and layer.running_var is not None:
+            counts, means, variances = (torch.stack(parts) for parts in zip(*collected, strict=True))
+            shares = counts / counts.sum()
+            mean = shares @ means
+            layer.running_mean.copy_(mean)
+            layer.running_var.copy_(shares @ (variances + (means - mean).square()))

@@ -17,7 +17,7 @@ from collapsekit.errors import CollapseError
 from collapsekit.metrics.last_layer import call, evaluating
 from collapsekit.validation import shorten
 
-VGG11 = ((1,), (2,), (4, 4), (8, 8), (8, 8))
+CNN, VGG11 = ((1,), (2,), (4,)), ((1,), (2,), (4, 4), (8, 8), (8, 8))
 """Channels of the stages, in units of the width; a pool ends each."""
 CONVOLUTIONAL = ("cnn", "vgg11", "resnet18")
 NETWORKS = ("mlp", "residual-mlp", *CONVOLUTIONAL)
@@ -120,15 +120,8 @@ def cnn(
     input_shape: Sequence[int], width: int, feature_dim: int, num_classes: int, *, batchnorm: bool = False
 ) -> Classifier:
     """Return a small CNN: 3×3 convolutions of `width`, 2 and 4 times it, each with a pool, then a dense ReLU layer."""
-    channels = [input_shape[0], width, 2 * width, 4 * width]
-    side = min(input_shape[1:])
-    layers: list[nn.Module] = []
-    for before, after in pairwise(channels):
-        layers += [*_convolution(before, after, batchnorm), nn.ReLU()]
-        if side >= 2:
-            layers.append(nn.MaxPool2d(2))
-            side //= 2
-    flat = _flat_size(nn.Sequential(*layers), input_shape)
+    layers = _stages(CNN, input_shape, width, batchnorm)
+    flat = _flat_size(layers, input_shape)
     dense = _dense(flat, feature_dim) if batchnorm else (nn.Linear(flat, feature_dim),)
     body = nn.Sequential(*layers, nn.Flatten(), *dense, nn.ReLU())
     return Classifier(body, _head(feature_dim, num_classes), dense[1:])
@@ -139,50 +132,47 @@ def vgg11(input_shape: Sequence[int], width: int, num_classes: int, *, batchnorm
 
     Pools that would make a side vanish are left out.
     """
+    layers = _stages(VGG11, input_shape, width, batchnorm)
+    feeding = [layer for layer in layers if isinstance(layer, nn.BatchNorm2d)][-1:]
+    head = _head(_flat_size(layers, input_shape), num_classes)
+    return Classifier(nn.Sequential(*layers, nn.Flatten()), head, feeding)
+
+
+def _stages(
+    stages: Sequence[Sequence[int]], input_shape: Sequence[int], width: int, batchnorm: bool
+) -> list[nn.Module]:
     layers: list[nn.Module] = []
     channels, side = input_shape[0], min(input_shape[1:])
-    last: Sequence[nn.Module] = ()
-    for stage in VGG11:
+    for stage in stages:
         for multiple in stage:
-            last = _convolution(channels, multiple * width, batchnorm)
-            layers += [*last, nn.ReLU()]
+            layers += [*_convolution(channels, multiple * width, batchnorm), nn.ReLU()]
             channels = multiple * width
         if side >= 2:
             layers.append(nn.MaxPool2d(2))
             side //= 2
-    body = nn.Sequential(*layers, nn.Flatten())
-    return Classifier(body, _head(_flat_size(body, input_shape), num_classes), last[1:])
-
-
-class Block(nn.Module):
-    """A residual block of two 3×3 convolutions; the shortcut is the identity where shapes allow."""
-
-    def __init__(self, before: int, after: int, stride: int) -> None:
-        super().__init__()
-        self.inner = nn.Sequential(
-            *_convolution(before, after, True, stride), nn.ReLU(), *_convolution(after, after, True)
-        )
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or before != after:
-            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the block's output, which has left a ReLU."""
-        return torch.relu(self.inner(inputs) + self.shortcut(inputs))
+    return layers
 
 
 def resnet18(input_shape: Sequence[int], width: int, num_classes: int) -> Classifier:
     """Return ResNet18 (width 64 in the paper) with the stem for small images, and average pooling before the head."""
     layers: list[nn.Module] = [*_convolution(input_shape[0], width, True), nn.ReLU()]
-    before, blocks = width, []
+    before, sums = width, []
     for stage, multiple in enumerate((1, 2, 4, 8)):
-        for i in range(2):
-            blocks.append(Block(before, multiple * width, 2 if stage and not i else 1))
+        for stride in (2 if stage else 1, 1):
+            sums.append(_residual(before, multiple * width, stride))
+            layers += [sums[-1], nn.ReLU()]
             before = multiple * width
-    body = nn.Sequential(*layers, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    first, second = blocks[-2:]
-    feeding = [first.inner[-1], first.shortcut[-1], second.inner[-1]]  # type: ignore[index]
+    body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    feeding = [branch[-1] for block in sums[-2:] for branch in block.branches if isinstance(branch, nn.Sequential)]
     return Classifier(body, _head(before, num_classes), feeding, pooled=True)
+
+
+def _residual(before: int, after: int, stride: int) -> Sum:
+    """Two 3×3 convolutions and a shortcut, which is the identity where shapes allow."""
+    inner = nn.Sequential(*_convolution(before, after, True, stride), nn.ReLU(), *_convolution(after, after, True))
+    if stride == 1 and before == after:
+        return Sum(inner, nn.Identity())
+    return Sum(inner, nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after)))
 
 
 def build(
@@ -221,29 +211,35 @@ def build(
             f"{tuple(input_shape)}; give images or use network='mlp'"
         )
     size = int(torch.Size(input_shape).numel())
-    if network == "mlp":
-        return mlp(size, hidden, feature_dim, num_classes, batchnorm=batchnorm, branches=branches)
-    if network == "residual-mlp":
-        return residual_mlp(size, hidden, feature_dim, num_classes)
-    if network == "cnn":
-        return cnn(input_shape, width, feature_dim, num_classes, batchnorm=batchnorm)
-    if network == "vgg11":
-        return vgg11(input_shape, width, num_classes, batchnorm=batchnorm)
-    return resnet18(input_shape, width, num_classes)
+    match network:
+        case "mlp":
+            return mlp(size, hidden, feature_dim, num_classes, batchnorm=batchnorm, branches=branches)
+        case "residual-mlp":
+            return residual_mlp(size, hidden, feature_dim, num_classes)
+        case "cnn":
+            return cnn(input_shape, width, feature_dim, num_classes, batchnorm=batchnorm)
+        case "vgg11":
+            return vgg11(input_shape, width, num_classes, batchnorm=batchnorm)
+        case _:
+            return resnet18(input_shape, width, num_classes)
 
 
 def _users(network: str, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     says = f"network={shorten(network)}"
-    with _current_folder():  # a factory may import when it is called
+    here = str(Path.cwd())
+    sys.path.insert(0, here)  # also for what a factory imports when it is called
+    try:
         factory = _imported(network)
         with explained(f"{says}: called with {input_shape} and {num_classes} it raised"):
             model = factory(input_shape, num_classes)
+    finally:
+        sys.path.remove(here)
     if not isinstance(model, nn.Module):
         raise CollapseError(f"{says}: returned a {type(model).__name__}; return a torch.nn.Module")
     _check_batchnorms(says, model)
-    inputs = torch.zeros(2, *input_shape)
-    with explained(f"{says}: on inputs {tuple(inputs.shape)} it raised"), evaluating(model), torch.no_grad():
-        call(model, inputs)
+    shape = (2, *input_shape)
+    with explained(f"{says}: on inputs {shape} it raised"), evaluating(model), torch.no_grad():
+        call(model, torch.zeros(shape))
     return model
 
 
@@ -279,17 +275,6 @@ def _check_batchnorms(says: str, model: nn.Module) -> None:
 
 
 @contextmanager
-def _current_folder() -> Iterator[None]:
-    """Let Python import from the current folder."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        yield
-    finally:
-        sys.path.remove(here)
-
-
-@contextmanager
 def explained(what: str) -> Iterator[None]:
     """Turn whatever a user's code raises, sys.exit included, into one line; the error itself is its cause."""
     try:
@@ -317,10 +302,8 @@ def _convolution(before: int, after: int, batchnorm: bool, stride: int = 1) -> t
     return (layer, nn.BatchNorm2d(after)) if batchnorm else (layer,)
 
 
-def _flat_size(body: nn.Module, input_shape: Sequence[int]) -> int:
-    """Values a sample has after `body`, found by running it once without touching its statistics."""
-    training = body.training
-    with torch.no_grad():
-        size = body.eval()(torch.zeros(1, *input_shape)).numel()
-    body.train(training)
-    return int(size)
+def _flat_size(layers: Sequence[nn.Module], input_shape: Sequence[int]) -> int:
+    """Values a sample has after the layers, found by running them once without touching their statistics."""
+    body = nn.Sequential(*layers)
+    with torch.no_grad(), evaluating(body):
+        return int(body(torch.zeros(1, *input_shape)).numel())

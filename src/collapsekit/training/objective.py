@@ -90,23 +90,19 @@ def feature_batchnorms(model: nn.Module) -> list[BatchNorm]:
 def _decaying(model: nn.Module, head: nn.Module, config: TrainConfig) -> Iterator[nn.Parameter]:
     if config.recipe == "penalty":
         return
-    excluded: set[int] = set()
-    if config.recipe == "batchnorm" and config.batchnorm_decay != "gain_and_shift":
-        excluded = {id(p) for p in _excluded(model, config)}
+    excluded = {id(p) for p in _excluded(model, config)}
     everything = config.recipe == "plain" or config.decay_on == "everything"
-    modules = [model] if everything else [head, *feature_batchnorms(model)]
-    for module in modules:
+    for module in [model] if everything else [head, *feature_batchnorms(model)]:
         yield from (p for p in module.parameters() if id(p) not in excluded)
 
 
-def _excluded(model: nn.Module, config: TrainConfig) -> Iterator[nn.Parameter]:
+def _excluded(model: nn.Module, config: TrainConfig) -> list[nn.Parameter]:
     """Without any decay of γ and β no BatchNorm decays, as is the habit; otherwise β of those that feed features."""
+    if config.batchnorm_decay == "gain_and_shift":
+        return []
     if config.batchnorm_decay == "none":
-        for module in model.modules():
-            if isinstance(module, BatchNorm):
-                yield from module.parameters()
-    else:
-        yield from (layer.bias for layer in feature_batchnorms(model))
+        return [p for layer in model.modules() if isinstance(layer, BatchNorm) for p in layer.parameters()]
+    return [layer.bias for layer in feature_batchnorms(model)]
 
 
 def weight_tensor(values: Any, device: torch.device) -> Tensor | None:

@@ -86,16 +86,14 @@ class Run:
     @cached_property
     def problem(self) -> UFM | None:
         """What the run minimised, also where only ``collapsekit.solve`` finds the optimum; None if there is nothing."""
-        if self.config.refusal(self.last_layer, self.measured.counts) is not None:
-            return None
-        return self.config.problem(self.measured.counts, self.last_layer, self.measured.names)
+        refused = self.config.refusal(self.last_layer, self.measured.counts) is not None
+        return None if refused else self.config.problem(self.measured.counts, self.last_layer, self.measured.names)
 
     @cached_property
     def _expected(self) -> Prediction | str:
         """The predicted optimum, or why no theory predicts the run."""
-        if self.problem is None:
-            return self.config.refusal(self.last_layer, self.measured.counts) or ""
-        return predicted(self.problem)
+        reason = self.config.refusal(self.last_layer, self.measured.counts) or ""
+        return reason if self.problem is None else predicted(self.problem)
 
     @property
     def prediction(self) -> Prediction | None:
@@ -125,16 +123,10 @@ class Run:
 def save_results(run: Run) -> None:
     """Write what `load_run` needs; the environment comes last and marks the run as finished."""
     measured = run.measured
-    tensors = {"moments": measured.moments.state, "test_recalls": torch.from_numpy(run.test_recalls)}
-    tensors["shape"] = torch.tensor([measured.moments.num_classes, measured.moments.dim])
-    for name in PER_CLASS:
-        values = getattr(measured, name)
-        if values is not None:
-            tensors[name] = torch.from_numpy(values)
-    if measured.weight is not None:
-        tensors["weight"] = measured.weight
-    if measured.bias is not None:
-        tensors["bias"] = measured.bias
+    arrays = {name: getattr(measured, name) for name in ("weight", "bias", *PER_CLASS)}
+    arrays |= {"moments": measured.moments.state, "test_recalls": run.test_recalls}
+    arrays["shape"] = [measured.moments.num_classes, measured.moments.dim]
+    tensors = {name: torch.as_tensor(values) for name, values in arrays.items() if values is not None}
     replace_tensors(run.folder / ARRAYS, tensors)
     names = None if measured.names is None else list(measured.names)
     content = run.environment | {"names": names, "last_layer": asdict(run.last_layer)}
@@ -189,10 +181,9 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             names=names,
             loss=config.loss(moments.counts.numpy()),
         )
-        test_recalls = arrays["test_recalls"].numpy()
         history = read_history(path)
         _require_numbers(history, num_classes)
-        return Run(path, config, last_layer, measured, test_recalls, history, environment)
+        return Run(path, config, last_layer, measured, arrays["test_recalls"].numpy(), history, environment)
     except CollapseError as error:
         raise Damaged(str(error)) from None
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:

@@ -30,6 +30,8 @@ CONFIG, HISTORY, ARRAYS, CHECKPOINT, ENVIRONMENT, FAILURE, LOCK = (
     "failure.json",
     "lock",
 )
+FILES = (ENVIRONMENT, ARRAYS, CHECKPOINT, HISTORY, FAILURE, CONFIG)
+"""What a run consists of."""
 
 
 def run_folder(out: str | os.PathLike[str], config: TrainConfig) -> Path:
@@ -95,8 +97,7 @@ def in_use(folder: Path) -> bool:
 
 def tidy(folder: Path, *, keep: bool) -> None:
     """Remove what a killed process left half-written, and, unless it is to be kept, the run itself."""
-    names = (ENVIRONMENT, ARRAYS, CHECKPOINT, HISTORY, FAILURE, CONFIG)
-    for name in names:
+    for name in FILES:
         for temporary in folder.glob(f".{name}.*"):
             files.discard(temporary)
         if not keep:
@@ -117,11 +118,6 @@ def read_tensors(path: Path, keys: Container[str] | None = None) -> dict[str, Te
             return {key: stored.get_tensor(key) for key in stored.keys() if keys is None or key in keys}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise Damaged(f"run: {path} cannot be read ({error}); train again without resuming") from None
-
-
-def append_history(folder: Path, entry: dict[str, Any]) -> None:
-    """Add one line to the history."""
-    files.append(folder / HISTORY, json.dumps(entry))
 
 
 def read_history(folder: Path, up_to_step: float = np.inf) -> list[dict[str, Any]]:
