@@ -19,6 +19,7 @@ from collapsekit.prediction import Prediction, fates, from_solution
 from collapsekit.prediction._fates import Fate
 from collapsekit.problem import UFM
 from collapsekit.solver import Solution
+from collapsekit.theory import Frame
 from collapsekit.validation import Array, numeric, short
 
 CONFIDENCE_BAND = 0.01
@@ -336,7 +337,7 @@ def _words(
 
 def _predicted_cosine(expected: Prediction | None) -> float:
     """Largest |cosine| between predicted class features; 0 on the frame, and below two."""
-    if expected is None or not isinstance(expected.source, Solution):
+    if expected is None or expected.source is None or isinstance(expected.source, Frame):
         return 0.0
     cosines = np.abs(expected.geometry().feature_cosines - np.eye(expected.problem.num_classes))
     return float(np.nanmax(cosines, initial=0.0))

@@ -11,7 +11,6 @@ from collapsekit.problem import UFM
 from collapsekit.solver import solve
 from collapsekit.solver.groups import MOST_GROUPS, groups_of, solve_groups
 from collapsekit.theory import NoClosedForm, closed_form
-from collapsekit.theory._closed_form import require_closed_form
 from collapsekit.validation import frozen
 
 FEW_CLASSES = 20
@@ -128,10 +127,9 @@ def _bounds(problem: UFM) -> Prediction:
     )
 
 
-def predicted(problem: UFM) -> Prediction | str:
-    """Return the prediction, or in a sentence why there is no closed form; features too narrow for it are refused."""
+def in_closed_form(problem: UFM) -> Prediction | None:
+    """Return the prediction, or None where there is no closed form: what costs next to nothing."""
     try:
-        require_closed_form(problem)
-    except CollapseError as refused:
-        return str(refused)
-    return predict(problem)
+        return from_closed_form(problem)
+    except NoClosedForm:
+        return None

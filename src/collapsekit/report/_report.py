@@ -21,6 +21,7 @@ from collapsekit.diagnosis import Comparison
 from collapsekit.diagnosis.status import GONE
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.summary import MEANINGS
+from collapsekit.recipe import horizon_sentence
 from collapsekit.report import figures
 from collapsekit.theory import Nearness, nearest_reference
 from collapsekit.training import Run, TrainConfig, compare_run, run_scope
@@ -73,6 +74,8 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
         settings=_settings(run.config),
         penalties=run.config.penalties(run.measured.counts, run.last_layer),
         units=_units(run),
+        horizon=horizon_sentence(run.horizon),
+        times_threshold="" if frame is None else _number(1 / float(frame.headroom.min()), "%.3g"),
         lambda_h="" if frame is None else _lambda_h(frame.problem.lambda_h),
         scope=run_scope(run),
         nearest=_nearest(run),
@@ -147,7 +150,7 @@ def _pictures(run: Run, comparison: Comparison) -> Iterator[Picture]:
 
 
 def _confidence_picture(run: Run, comparison: Comparison) -> Picture:
-    if run.prediction is not None:
+    if run.prediction is not None and not np.isnan(run.prediction.headroom).any():
         return picture(
             "Confidence of each class on its training samples against its headroom. At headroom 1 or below a class "
             "keeps no feature and its confidence is 1/K.",
@@ -156,7 +159,12 @@ def _confidence_picture(run: Run, comparison: Comparison) -> Picture:
     confidences = run.measured.per_class()["confidence"]
     return picture(
         "Confidence of each class on its training samples against class size.",
-        figures.by_count(run.measured.counts, None, confidences, ylabel="training confidence"),
+        figures.by_count(
+            run.measured.counts,
+            None if run.prediction is None else run.prediction.confidences,
+            confidences,
+            ylabel="training confidence",
+        ),
     )
 
 

@@ -40,7 +40,7 @@ COMPARED = (
 )
 STATUSES: dict[str, Status] = {"measured_collapsed": "lost", "never_predicted": "never predicted", "weak": "weak"}
 """How many classes have a status, by key."""
-FOUND = ("predicted_collapsed", *STATUSES, *COMPARED, "balanced_accuracy", "times_threshold", "seconds")
+FOUND = ("predicted_collapsed", *STATUSES, *COMPARED, "balanced_accuracy", "times_threshold", "basis", "gap", "seconds")
 SHOWN: Any = {"encoding": "utf-8", "errors": "backslashreplace"}
 """A path may hold bytes outside UTF-8."""
 UNVERIFIABLE = "unverifiable: stored before runs had checksums"
@@ -63,8 +63,8 @@ def collect(folder: str | os.PathLike[str]) -> list[Row]:
         last two, or that a finished run is unverifiable, because it was stored without checksums; ``step``, the last
         that was evaluated; the fields of TrainConfig; ``predicted_collapsed``, ``measured_collapsed`` (lost),
         ``never_predicted`` and ``weak``, numbers of classes; those of :class:`Comparison`; ``balanced_accuracy`` on
-        held-out samples; ``times_threshold``, λ_W λ_H as a multiple of the smallest threshold; ``seconds`` of training
-        since it was last resumed. What a run does not have, or is no finite number, is None.
+        held-out samples; ``times_threshold``, λ_W λ_H as a multiple of the smallest threshold (None where there are none);
+        ``basis`` and ``gap`` of the prediction; ``seconds`` of training since it was last resumed. What a run does not have, or is no finite number, is None.
 
     Raises
     ------
@@ -155,11 +155,8 @@ def _state(folder: Path) -> Row:
 
 
 def _found(run: Run) -> Row:
-    try:
-        frame, outside = run.prediction, run.outside
-    except CollapseError as error:  # features too narrow for a closed form
-        frame, outside = None, str(error)
-    comparison = compare(frame, run.measured, test_recalls=run.test_recalls, outside=outside or "")
+    frame = run.prediction
+    comparison = compare(frame, run.measured, test_recalls=run.test_recalls, outside=run.outside or "")
     found = {name: getattr(comparison, name) for name in COMPARED}
     words = [finding.status for finding in comparison.classes]
     found |= {key: words.count(word) for key, word in STATUSES.items()}
@@ -167,7 +164,9 @@ def _found(run: Run) -> Row:
     found["seconds"] = None if seconds is None else float(numeric(f"run: {run.folder}: seconds", seconds))
     if frame is not None:
         found["predicted_collapsed"] = int(frame.collapses.sum())
-        found["times_threshold"] = 1 / float(frame.headroom.min())
+        least = float(frame.headroom.min())
+        found["times_threshold"] = None if math.isnan(least) else 1 / least
+        found["basis"], found["gap"] = frame.basis.value, frame.gap
     return found
 
 

@@ -21,6 +21,8 @@ from collapsekit.training._fields import CHECKS, ClassWeights, DecayOn, Optimize
 from collapsekit.validation import Array
 
 PLAIN_DECAY = 5e-4
+MOMENTUM = 0.9
+"""Of sgd."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +189,9 @@ class TrainConfig:
     @property
     def optimizer_used(self) -> Optimizer:
         """The optimiser, by recipe where none is given."""
-        return Optimizer(self.optimizer or ("adam" if self.recipe == "penalty" else "sgd"), self.learning_rate)
+        name = self.optimizer or ("adam" if self.recipe == "penalty" else "sgd")
+        momentum = MOMENTUM if name == "sgd" else 0.0
+        return Optimizer(name, self.learning_rate, schedule="cosine", momentum=momentum)
 
     @property
     def warmup_used(self) -> float:
@@ -244,6 +248,16 @@ class TrainConfig:
             return Plain(weight_decay)
         return Penalty(weight_decay, feature_decay, batch_size=self.batch_size)
 
+    def horizon(self, counts: Array, last: LastLayer) -> float:
+        """Return over how many e-folds the decay of a whole run acts; NaN where there is no such number."""
+        samples = counts.sum()
+        optimizer = replace(
+            self.optimizer_used, steps=self.epochs * math.ceil(samples / min(self.batch_size or samples, samples))
+        )
+        progress = np.arange(1, optimizer.rates.size + 1) / optimizer.rates.size
+        grown = np.minimum(1.0, progress / self.warmup_used) if self.warmup_used else 1.0
+        return optimizer.horizon(self.penalties(counts, last)[0] * grown)
+
     def recipe_of(self, counts: Array, last: LastLayer) -> Recipe:
         """Return what is penalised in training on samples with these counts."""
         return self._recipe(*self.penalties(counts, last))
@@ -262,8 +276,7 @@ class TrainConfig:
     def problem(self, counts: Array, last: LastLayer, names: Sequence[str] | None = None) -> UFM:
         """Return the problem that this run minimises on a training set with these counts.
 
-        Where features are pooled it is a bound, and where earlier layers decay too an approximation. With a bias in
-        the head, logit adjustment, or class weights and smoothing only ``collapsekit.solve`` finds its optimum.
+        Where features are pooled it is a bound, and where earlier layers decay too an approximation.
 
         Raises
         ------

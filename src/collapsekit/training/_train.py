@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from collapsekit import files
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.last_layer import find_head, forward
-from collapsekit.prediction._predict import predicted
+from collapsekit.prediction._predict import in_closed_form
 from collapsekit.recipe import LastLayer
 from collapsekit.training import checkpoint, runs, store
-from collapsekit.training._config import TrainConfig
+from collapsekit.training._config import MOMENTUM, TrainConfig
 from collapsekit.training._split import Split, load_split
 from collapsekit.training.evaluation import history_entry, measured, recompute_batchnorm
 from collapsekit.training.models import build, explained
@@ -141,11 +141,9 @@ class _Session:
         self.loss = config.loss(split.counts)
         self.class_weights = weight_tensor(config.torch_class_weights(split.counts), device)
         self.decays = config.penalties(split.counts, self.last_layer)
-        # Refuses at once, not at the end, features too narrow for the surviving classes.
-        expected = config.refusal(self.last_layer, split.counts) or predicted(
-            config.problem(split.counts, self.last_layer, split.names)
-        )
-        self.prediction = None if isinstance(expected, str) else expected
+        lawful = config.refusal(self.last_layer, split.counts) is None
+        self.problem = config.problem(split.counts, self.last_layer, split.names) if lawful else None
+        self.prediction = None if self.problem is None else in_closed_form(self.problem)  # others are predicted once
         self.optimizer = _optimizer(config, parameter_groups(self.model, self.head.module, config))
         self.total = config.epochs * _steps_per_epoch(config, len(self.inputs))
         _require_batches(config, self.model, len(self.inputs))
@@ -175,7 +173,8 @@ class _Session:
                 "smaller one"
             )
         recompute_batchnorm(self.model, self.inputs)
-        return history_entry(step, measured(self.model, self.split, self.head, self.loss), self.prediction)
+        result = measured(self.model, self.split, self.head, self.loss)
+        return history_entry(step, result, self.problem, self.prediction)
 
     def finished(self, folder: Path, seconds: float) -> Run:
         """Measure the network and store the run."""
@@ -250,7 +249,7 @@ def _require_batches(config: TrainConfig, model: nn.Module, num_samples: int) ->
 def _optimizer(config: TrainConfig, groups: list[dict[str, object]]) -> torch.optim.Optimizer:
     name, rate = config.optimizer_used.name, config.optimizer_used.rate
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=0.9)
+        return torch.optim.SGD(groups, lr=rate, momentum=MOMENTUM)
     return (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)(groups, lr=rate)
 
 

@@ -13,6 +13,7 @@ from collapsekit.metrics import Measurement, measure
 from collapsekit.metrics.last_layer import evaluating
 from collapsekit.metrics.linear import Head
 from collapsekit.prediction import Prediction
+from collapsekit.problem import UFM
 from collapsekit.training._split import Split
 from collapsekit.training.objective import BatchNorm
 
@@ -28,11 +29,13 @@ def measured(model: nn.Module, split: Split, head: Head, loss: CrossEntropy, *, 
     return measure(model, loader, head, names=split.names, loss=loss)
 
 
-def history_entry(step: int, result: Measurement, prediction: Prediction | None) -> dict[str, Any]:
-    """Return what the history keeps of an evaluation; ``objective`` is None where no theory predicts the run."""
+def history_entry(
+    step: int, result: Measurement, problem: UFM | None, prediction: Prediction | None
+) -> dict[str, Any]:
+    """Return what the history keeps of an evaluation; ``objective`` is None where the run minimises no problem."""
     assert result.confidences is not None  # the network has a head
     assert result.losses is not None
-    scalars, problem = result.metrics(prediction), None if prediction is None else prediction.problem
+    scalars = result.metrics(prediction)
     shares = result.counts / result.counts.sum() if problem is None else problem.loss_weights
     return {
         "step": step,

@@ -19,8 +19,7 @@ from torch import Tensor
 from collapsekit import files
 from collapsekit.errors import CollapseError
 from collapsekit.metrics import ClassMoments, Measurement
-from collapsekit.prediction import Prediction
-from collapsekit.prediction._predict import predicted
+from collapsekit.prediction import Prediction, predict
 from collapsekit.problem import UFM
 from collapsekit.recipe import LastLayer, Recipe
 from collapsekit.training._config import TrainConfig
@@ -85,25 +84,25 @@ class Run:
 
     @cached_property
     def problem(self) -> UFM | None:
-        """What the run minimised, also where only ``collapsekit.solve`` finds the optimum; None if there is nothing."""
-        refused = self.config.refusal(self.last_layer, self.measured.counts) is not None
-        return None if refused else self.config.problem(self.measured.counts, self.last_layer, self.measured.names)
+        """What the run minimised; None if it minimised no problem of features and head."""
+        if self.outside is not None:
+            return None
+        return self.config.problem(self.measured.counts, self.last_layer, self.measured.names)
 
     @cached_property
-    def _expected(self) -> Prediction | str:
-        """The predicted optimum, or why no theory predicts the run."""
-        reason = self.config.refusal(self.last_layer, self.measured.counts) or ""
-        return reason if self.problem is None else predicted(self.problem)
-
-    @property
     def prediction(self) -> Prediction | None:
-        """The predicted optimum; None where no theory predicts the run."""
-        return None if isinstance(self._expected, str) else self._expected
+        """The predicted optimum, in closed form or certified; None where no theory predicts the run."""
+        return None if self.problem is None else predict(self.problem)
 
     @property
     def outside(self) -> str | None:
         """Why no theory predicts this run, or None if it does."""
-        return self._expected if isinstance(self._expected, str) else None
+        return self.config.refusal(self.last_layer, self.measured.counts)
+
+    @property
+    def horizon(self) -> float:
+        """Over how many e-folds the decay acted (NaN where that is not known): see ``Optimizer.horizon``."""
+        return self.config.horizon(self.measured.counts, self.last_layer)
 
     @property
     def unverifiable(self) -> bool:
