@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from _support.tolerances import EXACT
 from collapsekit import CollapseError
 from collapsekit.cli import main
-from collapsekit.metrics.summary import MEANINGS
+from collapsekit.metrics.measurement import MEANINGS
 from collapsekit.report import _report as page
 from collapsekit.report import figures, report
 from collapsekit.training import TrainConfig, compare_run, load_run, run_scope, train

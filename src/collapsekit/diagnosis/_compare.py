@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from collapsekit.diagnosis.status import Agreement, Status, agreements, statuses
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import require_same_names
-from collapsekit.metrics import ClassMoments, Measurement, NeuralCollapse
-from collapsekit.metrics.functional import largest_cosine, mean_cosine
+from collapsekit.metrics import Measurement, NeuralCollapse
+from collapsekit.metrics.functional import cosines
 from collapsekit.prediction import Prediction, fates, from_solution
 from collapsekit.prediction._fates import Fate
 from collapsekit.problem import UFM
@@ -306,7 +306,8 @@ def compare(
     ]
     alive = seen if expected is None else seen & ~expected.collapses
     deviations = np.abs(measured.confidences - predicted["confidences"])[seen]
-    largest, mean = _cosines(measured, alive)
+    means = measured.moments.means
+    largest, mean = cosines(means.where(torch.from_numpy(alive).to(means.device)[:, None], torch.nan))
     rows = per_class["classifier_sqnorm"], predicted["classifier_sqnorms"]
     return Comparison(
         classes=classes,
@@ -346,16 +347,6 @@ def _unit_sqnorms(problem: UFM) -> Array:
     """‖h_k‖² for a margin of 1, (K,): the natural unit; 1 over it is that of ‖w_k‖²."""
     size = problem.num_classes
     return np.sqrt((size - 1) * problem.lambda_w / (size * problem.lambda_h * problem.counts))
-
-
-def _cosines(measured: Measurement, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[float, float]:
-    """Largest and mean |cosine| between the means of the chosen classes that survive; NaN below two."""
-    means = measured.moments.means[torch.from_numpy(chosen).to(measured.moments.state.device)]
-    if len(means) < 2:
-        return float("nan"), float("nan")
-    alone = ClassMoments(*means.shape, scatter=False, device=means.device)
-    alone.update(means, torch.arange(len(means)))
-    return largest_cosine(alone), mean_cosine(alone)
 
 
 def _listed(labels: list[str], most: int = 8) -> str:

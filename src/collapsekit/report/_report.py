@@ -20,7 +20,7 @@ from collapsekit import files
 from collapsekit.diagnosis import Comparison
 from collapsekit.diagnosis.status import GONE
 from collapsekit.errors import CollapseError
-from collapsekit.metrics.summary import MEANINGS
+from collapsekit.metrics.measurement import MEANINGS
 from collapsekit.report import figures
 from collapsekit.theory import Nearness, nearest_reference
 from collapsekit.training import Run, TrainConfig, compare_run, run_scope
