@@ -19,8 +19,18 @@ from collapsekit.losses import Loss
 from collapsekit.metrics.batches import as_rows
 from collapsekit.metrics.losses import sample_losses
 from collapsekit.metrics.measurement import PLAIN, Measurement, as_array
-from collapsekit.metrics.moments import ClassMoments, checked_batch, merge_states, require_finite, state_size
-from collapsekit.metrics.states import first_centres, last_head, nearest_centre, packed_head, unpacked_head
+from collapsekit.metrics.moments import (
+    ClassMoments,
+    checked_batch,
+    first_centres,
+    last_head,
+    merge_states,
+    nearest_centre,
+    packed_head,
+    require_finite,
+    state_size,
+    unpacked_head,
+)
 from collapsekit.prediction import predict
 from collapsekit.problem import UFM
 from collapsekit.validation import Array, class_names, whole_number
@@ -117,17 +127,14 @@ class NeuralCollapse(Metric):
         self.loss, self.ignore_index = loss, ignore_index
         K, size = self.num_classes, state_size(self.num_classes, self.dim, scatter=scatter)
         reducer = partial(merge_states, num_classes=K, dim=self.dim)
-        self._add("moments_state", torch.zeros(size), reducer)
-        self._add("head_state", torch.zeros(K, self.dim + 2), last_head)
-        self._add("class_sums", torch.zeros(3, K), "sum")  # samples with a head, confidence, loss
-        self.add_state("leads", [], dist_reduce_fx="cat")  # of each sample with a head: signed lead, class
-        self._add("least", torch.tensor(torch.inf), "min")  # of all features
-        self._add("centres", torch.full((K, self.dim), torch.nan), first_centres)
-        self._add("phase", torch.tensor(0.0), "max")  # 1: there are centres; 2: and updates leave the moments alone
-        self._add("centre_hits", torch.zeros(4, K), "sum")  # decided, correct; decided with a head, agreeing
-
-    def _add(self, name: str, default: Tensor, reducer: Any) -> None:
-        self.add_state(name, default.double(), dist_reduce_fx=reducer)
+        self.add_state("moments_state", torch.zeros(size).double(), reducer)
+        self.add_state("head_state", torch.zeros(K, self.dim + 2).double(), last_head)
+        self.add_state("class_sums", torch.zeros(3, K).double(), "sum")  # samples with a head, confidence, loss
+        self.add_state("leads", [], "cat")  # of each sample with a head: signed lead, class
+        self.add_state("least", torch.tensor(torch.inf).double(), "min")  # of all features
+        self.add_state("centres", torch.full((K, self.dim), torch.nan).double(), first_centres)
+        self.add_state("phase", torch.tensor(0.0).double(), "max")  # 1: there are centres; 2: moments are left alone
+        self.add_state("centre_hits", torch.zeros(4, K).double(), "sum")  # decided, correct; headed, agreeing
 
     def update(
         self,
