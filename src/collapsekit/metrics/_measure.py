@@ -16,8 +16,7 @@ from collapsekit.errors import CollapseError
 from collapsekit.losses import Loss
 from collapsekit.metrics._metric import IGNORED, NeuralCollapse
 from collapsekit.metrics.batches import as_tensor, move, own_samples, several_processes, unchanged, unpack
-from collapsekit.metrics.last_layer import find_head, forward
-from collapsekit.metrics.linear import Head
+from collapsekit.metrics.last_layer import Head, find_head, forward
 from collapsekit.metrics.measurement import PLAIN, Measurement
 from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES
 from collapsekit.validation import class_names, shorten, whole_number
