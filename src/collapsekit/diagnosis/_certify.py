@@ -35,8 +35,12 @@ class NetworkCertificate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, with its schema version."""
-        gap = self.gap if np.isfinite(self.gap) else None
-        return {"schema": 1, "objective": self.objective, "gap": gap, "means": self.means.to_dict()}
+        return {
+            "schema": 1,
+            "objective": self.objective,
+            "gap": self.gap if np.isfinite(self.gap) else None,
+            "means": self.means.to_dict(),
+        }
 
 
 def certify_network(measured: Measurement, problem: UFM) -> NetworkCertificate:

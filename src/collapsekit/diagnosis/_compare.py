@@ -129,9 +129,8 @@ class Comparison:
         """What it takes to be on the predicted geometry, with what was found; empty without a prediction."""
         if self.outside is not None:
             return ()
-        misjudged = sum(c.agreement == "against the prediction" for c in self.classes)
         found = (
-            Condition("misjudged_classes", misjudged, (0, 0)),
+            Condition("misjudged_classes", len(self._labels("agreement", "against the prediction")), (0, 0)),
             Condition("largest_deviation", self.largest_deviation, (0, CONFIDENCE_BAND)),
             Condition("objective_excess", self.objective_excess, (-OBJECTIVE_ROUNDING, OBJECTIVE_BAND)),
         )
@@ -198,7 +197,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain values (JSON-ready; what is not a number is None), with its schema version."""
-        summary = {
+        numbers = {
             "objective": self.objective,
             "predicted_objective": self.predicted_objective,
             "objective_excess": self.objective_excess,
@@ -213,11 +212,12 @@ class Comparison:
             "reached": self.reached,
             "verdict": self.verdict,
         }
-        lists = {
+        return {
+            "schema": 2,
             "classes": [_finite(asdict(c)) for c in self.classes],
             "conditions": [_finite(c._asdict() | {"band": list(c.band), "ok": c.ok}) for c in self.conditions],
+            **_finite(numbers),
         }
-        return {"schema": 2} | lists | _finite(summary)
 
 
 def compare(

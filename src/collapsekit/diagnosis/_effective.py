@@ -59,8 +59,8 @@ class EffectivePenalties:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as plain values, with its schema version."""
-        misfit = self.misfit if np.isfinite(self.misfit) else None
-        return {"schema": 1, "estimate": True} | asdict(self) | {"misfit": misfit}
+        known = {"misfit": self.misfit if np.isfinite(self.misfit) else None}
+        return {"schema": 1, "estimate": True} | asdict(self) | known
 
     def __str__(self) -> str:
         if not self.applies or self.product_interval is None:

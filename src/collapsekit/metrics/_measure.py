@@ -87,8 +87,6 @@ def measure_features(
         raise CollapseError("features: no samples; give at least one")
     W = None if weight is None else as_tensor("weight", weight)
     b = None if bias is None else as_tensor("bias", bias)
-    if W is None and b is not None:
-        raise CollapseError("bias: given without weight; pass both of the head")
     if W is not None and W.ndim != 2:
         raise CollapseError(f"weight: shape {tuple(W.shape)}; expected (K, {x.shape[-1]}), one row a class")
     if W is not None and len(W) == 1:

@@ -33,7 +33,7 @@ from collapsekit.metrics.moments import (
 )
 from collapsekit.prediction import predict
 from collapsekit.problem import UFM
-from collapsekit.validation import Array, class_names, whole_number
+from collapsekit.validation import class_names, whole_number
 
 LEAST_LEAD = 0.01
 """Share of the median lead by which a sample's own logit must lead: a lost class ties all logits but for remnants."""
@@ -254,27 +254,26 @@ class NeuralCollapse(Metric):
         moments = ClassMoments.from_state(self.moments_state.clone(), self.num_classes, self.dim)
         weight, bias = unpacked_head(self.head_state)
         headed, *sums = (as_array(row) for row in self.class_sums)
-        with np.errstate(invalid="ignore"):
-            confidences, losses = (row / headed for row in sums) if headed.any() else (None, None)
-            agreement = as_array(self.centre_hits[3]) / as_array(self.centre_hits[2])
+        confidences = losses = recalls = agreement = None
+        if headed.any():
+            leads, classes = as_array(dim_zero_cat(self.leads)).reshape(-1, 2).T
+            right = leads > LEAST_LEAD * np.median(np.abs(leads))
+            with np.errstate(invalid="ignore"):  # classes without samples
+                confidences, losses = (row / headed for row in sums)
+                recalls = np.bincount(classes.astype(int), right, minlength=self.num_classes) / headed
+                agreement = as_array(self.centre_hits[3]) / as_array(self.centre_hits[2]) if self.phase else None
         return Measurement(
             moments,
             weight,
             bias,
             confidences=confidences,
             losses=losses,
-            recalls=None if confidences is None else self._recalls(headed),
-            centre_agreement=agreement if self.phase and headed.any() else None,
+            recalls=recalls,
+            centre_agreement=agreement,
             names=names,
             nonnegative=bool(self.least >= 0),
             loss=self.loss,
         )
-
-    def _recalls(self, headed: Array) -> Array:
-        leads, classes = as_array(dim_zero_cat(self.leads)).reshape(-1, 2).T
-        right = leads > LEAST_LEAD * np.median(np.abs(leads))
-        with np.errstate(invalid="ignore"):
-            return np.bincount(classes.astype(int), right, minlength=self.num_classes) / headed
 
     def _all_ranks(self) -> AbstractContextManager[None]:
         """Within it the state is that of all processes: what torchmetrics does around `compute` only."""

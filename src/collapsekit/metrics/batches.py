@@ -89,10 +89,8 @@ def as_tensor(name: str, value: ArrayLike | Tensor) -> Tensor:
         kind, size = array.dtype.kind, array.dtype.itemsize
         if kind == "V" or (kind == "f" and size > 8):  # bfloat16 as ml_dtypes has it; long double
             array = array.astype(np.float64)
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-            array = array.copy()  # torch shares memory with neither
-        return torch.as_tensor(array)
+        # torch shares memory with neither foreign bytes, negative strides nor what is read-only
+        return torch.as_tensor(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     except (TypeError, ValueError):
         what = "one class number a sample" if name == "labels" else "an array of numbers"
         raise CollapseError(f"{name}={shorten(value)}: give {what}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -192,9 +192,8 @@ def _tensors(output: Any, depth: int = 3) -> Iterator[Tensor]:
             yield from _tensors(part, depth - 1)
 
 
-def _among(logits: Tensor, made: Iterable[Tensor]) -> bool:
+def _among(logits: Tensor, made: Sequence[Tensor]) -> bool:
     """Whether the logits, or what softmax makes of them, are among these tensors."""
-    made = list(made)
     functions = (Tensor.softmax, Tensor.log_softmax) if logits.ndim == 2 else ()
     return any(_same(logits, one) for one in made) or any(_same(f(logits, 1), one) for f in functions for one in made)
 
@@ -304,7 +303,7 @@ def _maker(model: nn.Module, inputs: Any) -> tuple[str, nn.Module]:
         name
         for name, module in modules.items()
         if module in outputs
-        and (_among(outputs[module], logits) or _among(outputs[module], (_averaged(module, one) for one in logits)))
+        and (_among(outputs[module], logits) or _among(outputs[module], [_averaged(module, one) for one in logits]))
     ]
     if len(made) == 1:
         return made[0], modules[made[0]]

@@ -89,15 +89,6 @@ def _prediction_pictures(problem: UFM) -> Iterator[tuple[str, Axes]]:
         "classes have the longest features where penalties vanish, and none at their threshold.",
         theory_figures.norm_regimes(problem),
     )
-    yield _phase(problem)
-    yield (
-        "Margins of these classes under several losses at the same penalties, relative to the largest margin. "
-        "A margin of 0 is a lost class.",
-        theory_figures.loss_families(problem, FAMILIES),
-    )
-
-
-def _phase(problem: UFM) -> tuple[str, Axes]:
     largest, smallest = float(problem.counts.max()), float(problem.counts.min())
     product = problem.lambda_w * float(np.exp(np.log(problem.lambda_h).mean()))
     limits, ratio, loss = thresholds(problem), largest / smallest, problem.loss
@@ -112,10 +103,15 @@ def _phase(problem: UFM) -> tuple[str, Axes]:
         products=np.geomspace(low, high, 80),
         loss=loss,
     )
-    return (
+    yield (
         f"How many of {problem.num_classes} classes survive, for long tails from {largest:.0f} samples down. The cross "
         "stands at this problem's ratio and penalties; its counts need not be a long tail.",
         theory_figures.phase(diagram, point=(product, ratio)),
+    )
+    yield (
+        "Margins of these classes under several losses at the same penalties, relative to the largest margin. "
+        "A margin of 0 is a lost class.",
+        theory_figures.loss_families(problem, FAMILIES),
     )
 
 
