@@ -204,7 +204,9 @@ def test_frame_metrics_vanish_at_the_predicted_optimum(problem):
     labels = np.repeat(np.arange(problem.num_classes), problem.counts.astype(int))
     s = Samples(features[labels], labels, weight, np.zeros(len(weight)))
     result = F.frame_metrics(s.moments(), head(s), frame)
-    expected = 0 if frame.collapses.sum() < problem.num_classes else np.nan  # where every class is dead there is no frame
+    expected = (
+        0 if frame.collapses.sum() < problem.num_classes else np.nan
+    )  # where every class is dead there is no frame
     assert_allclose(list(result.values()), expected, atol=EXACT)
     assert len(result) == 7
 

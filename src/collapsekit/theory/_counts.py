@@ -152,7 +152,9 @@ def _trimmed(problem: UFM, counts: Array, hold: Recipe | None) -> Array:
         low, high = problem.counts[k] - 1, counts[k]  # all live with `high`
         while high - low > 1:
             middle = np.floor(low + (high - low) / 2)
-            low, high = (low, middle) if _headroom(problem, _replaced(counts, k, middle), hold).min() > 1 else (middle, high)
+            low, high = (
+                (low, middle) if _headroom(problem, _replaced(counts, k, middle), hold).min() > 1 else (middle, high)
+            )
         counts = _replaced(counts, k, high)
     return counts if (counts == before).all() else _trimmed(problem, counts, hold)
 
