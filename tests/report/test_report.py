@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from _support.tolerances import EXACT
 from collapsekit import CollapseError
 from collapsekit.cli import main
-from collapsekit.metrics.summary import MEANINGS
+from collapsekit.metrics.measurement import MEANINGS
 from collapsekit.report import _report as page
 from collapsekit.report import figures, report
 from collapsekit.training import TrainConfig, compare_run, load_run, run_scope, train
@@ -138,7 +138,7 @@ def test_only_the_warning_of_a_missing_glyph_is_silenced():
         ax = figures.new_axes()
         ax.set_title("\u732b")
         ax.add_artist(Loud(warning))
-        return page.picture("of a test", ax).svg
+        return page.svg("of a test", ax, "figure")
 
     assert "\u732b" in picture(None)
     with pytest.warns(UserWarning, match="something else"):
@@ -161,13 +161,11 @@ class Loud(Artist):
 
 
 @pytest.fixture
-def shown(monkeypatch):
+def shown():
     """Return the axes of a run's pictures, by the beginning of their captions."""
 
     def of(run):
-        pictures = {}
-        monkeypatch.setattr(page, "picture", lambda caption, ax: pictures.setdefault(caption, ax))
-        list(page._pictures(run, compare_run(run)))
+        pictures = dict(page._pictures(run, compare_run(run)))
 
         def find(beginning):
             (ax,) = (ax for caption, ax in pictures.items() if caption.startswith(beginning))

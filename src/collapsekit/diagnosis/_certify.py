@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from collapsekit.metrics import Measurement
+from collapsekit.metrics.measurement import as_array
 from collapsekit.problem import UFM
 from collapsekit.solver import Certificate, certify
 
@@ -34,8 +35,12 @@ class NetworkCertificate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, with its schema version."""
-        gap = self.gap if np.isfinite(self.gap) else None
-        return {"schema": 1, "objective": self.objective, "gap": gap, "means": self.means.to_dict()}
+        return {
+            "schema": 1,
+            "objective": self.objective,
+            "gap": self.gap if np.isfinite(self.gap) else None,
+            "means": self.means.to_dict(),
+        }
 
 
 def certify_network(measured: Measurement, problem: UFM) -> NetworkCertificate:
@@ -76,6 +81,5 @@ def certify_network(measured: Measurement, problem: UFM) -> NetworkCertificate:
     """
     own = measured.objective(problem)  # checks head, counts and loss
     assert measured.weight is not None
-    W, H = (np.asarray(t.detach().cpu().double().numpy()) for t in (measured.weight, measured.moments.means))
-    bias = None if measured.bias is None else np.asarray(measured.bias.detach().cpu().double().numpy())
-    return NetworkCertificate(certify(problem, W, H, bias), own)
+    bias = None if measured.bias is None else as_array(measured.bias)
+    return NetworkCertificate(certify(problem, as_array(measured.weight), as_array(measured.moments.means), bias), own)

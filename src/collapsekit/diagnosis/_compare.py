@@ -13,11 +13,10 @@ from numpy.typing import ArrayLike
 from collapsekit.diagnosis.status import Agreement, Status, agreements, statuses
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import require_same_names
-from collapsekit.metrics import ClassMoments, Measurement, NeuralCollapse
-from collapsekit.metrics.functional import largest_cosine, mean_cosine
+from collapsekit.metrics import Measurement, NeuralCollapse
+from collapsekit.metrics.functional import cosines
 from collapsekit.prediction import Prediction, fates, from_solution
 from collapsekit.prediction._fates import Fate
-from collapsekit.problem import UFM
 from collapsekit.solver import Solution
 from collapsekit.theory import Frame
 from collapsekit.validation import Array, numeric, short
@@ -65,9 +64,8 @@ class ClassFinding:
     @property
     def word(self) -> str:
         """What a table says of the class: its status, and in what it disagrees with the prediction."""
-        if self.agreement == "against the prediction":
-            return f"{self.status}, not as predicted"
-        return f"{self.status}, squeezed" if self.agreement == "squeezed" else self.status
+        said = {"against the prediction": ", not as predicted", "squeezed": ", squeezed"}
+        return self.status + said.get(self.agreement, "")
 
 
 class Condition(NamedTuple):
@@ -132,9 +130,8 @@ class Comparison:
         """What it takes to be on the predicted geometry, with what was found; empty without a prediction."""
         if self.outside is not None:
             return ()
-        misjudged = sum(c.agreement == "against the prediction" for c in self.classes)
         found = (
-            Condition("misjudged_classes", misjudged, (0, 0)),
+            Condition("misjudged_classes", len(self._labels("agreement", "against the prediction")), (0, 0)),
             Condition("largest_deviation", self.largest_deviation, (0, CONFIDENCE_BAND)),
             Condition("objective_excess", self.objective_excess, (-OBJECTIVE_ROUNDING, OBJECTIVE_BAND)),
         )
@@ -159,16 +156,16 @@ class Comparison:
 
     def _gone(self) -> str:
         never, lost, weak = (self._labels("status", word) for word in ("never predicted", "lost", "weak"))
-        parts = []
-        if never:
-            parts.append(f"The network never predicts {_listed(never)}, even on the samples it was trained on")
-        if lost:
-            parts.append(
+        told = (
+            (never, f"The network never predicts {_listed(never)}, even on the samples it was trained on"),
+            (
+                lost,
                 f"{'lost, too' if never else 'Lost'} (never predicted, at chance or without a feature of its own): "
-                f"{_listed(lost)}"
-            )
-        if weak:
-            parts.append(f"{'weak' if parts else 'Weak'} (recall or confidence below one half): {_listed(weak)}")
+                f"{_listed(lost)}",
+            ),
+            (weak, f"{'weak' if never or lost else 'Weak'} (recall or confidence below one half): {_listed(weak)}"),
+        )
+        parts = [text for labels, text in told if labels]
         return "; ".join(parts) + "." if parts else "Every class is alive on its training samples."
 
     def _labels(self, key: str, word: str) -> list[str]:
@@ -178,21 +175,18 @@ class Comparison:
         confidences = f"class confidences within {max(self.largest_deviation, 1e-4):.4f} of the prediction"
         if self.reached:
             return f"The network reached the predicted geometry: {confidences}."
-        reasons = [f"{confidences}, {self._objective_found()}"]
-        for word in ("against the prediction", "squeezed"):
-            if labels := self._labels("agreement", word):
-                reasons.append(f"{word}: {_listed(labels)}")
-        if any(c.name == "largest_cosine" and not c.ok for c in self.conditions):
-            reasons.append(f"class means not orthogonal (largest |cosine| {self.largest_cosine:.2f})")
-        return f"The network has NOT reached the predicted geometry: {'; '.join(reasons)}."
-
-    def _objective_found(self) -> str:
+        objective = f"objective {max(self.objective_excess, 0.0):.2%} above the predicted optimum"
         if self.objective_excess < -OBJECTIVE_ROUNDING:
-            return (
+            objective = (
                 f"objective {-self.objective_excess:.2%} BELOW the predicted optimum, so the network was trained on "
                 "another problem; check penalties, loss and ReLU"
             )
-        return f"objective {max(self.objective_excess, 0.0):.2%} above the predicted optimum"
+        found = {word: self._labels("agreement", word) for word in ("against the prediction", "squeezed")}
+        reasons = [f"{confidences}, {objective}"]
+        reasons += [f"{word}: {_listed(labels)}" for word, labels in found.items() if labels]
+        if any(c.name == "largest_cosine" and not c.ok for c in self.conditions):
+            reasons.append(f"class means not orthogonal (largest |cosine| {self.largest_cosine:.2f})")
+        return f"The network has NOT reached the predicted geometry: {'; '.join(reasons)}."
 
     def _unpredicted(self) -> str:
         fit = f"No prediction: {self.outside}. The network fits {self.train_accuracy:.1%} of its training samples"
@@ -204,7 +198,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain values (JSON-ready; what is not a number is None), with its schema version."""
-        summary = {
+        numbers = {
             "objective": self.objective,
             "predicted_objective": self.predicted_objective,
             "objective_excess": self.objective_excess,
@@ -219,11 +213,12 @@ class Comparison:
             "reached": self.reached,
             "verdict": self.verdict,
         }
-        lists = {
+        return {
+            "schema": 2,
             "classes": [_finite(asdict(c)) for c in self.classes],
             "conditions": [_finite(c._asdict() | {"band": list(c.band), "ok": c.ok}) for c in self.conditions],
+            **_finite(numbers),
         }
-        return {"schema": 2} | lists | _finite(summary)
 
 
 def compare(
@@ -273,21 +268,35 @@ def compare(
         raise CollapseError("measured: without a head there are no confidences; measure with weight=")
     expected = from_solution(prediction) if isinstance(prediction, Solution) else prediction
     size, per_class, seen = measured.moments.num_classes, measured.per_class(), measured.counts > 0
+    unknown = np.full(size, np.nan)
+    recalls = unknown if test_recalls is None else numeric("test_recalls", test_recalls)
     if expected is not None and expected.problem.num_classes != size:
         raise CollapseError(
             f"prediction: {expected.problem.num_classes} classes, measured {size}; predict for the same"
         )
     if expected is not None:
         require_same_names("prediction", expected.problem.names, measured.names)
-    recalls = np.full(size, np.nan) if test_recalls is None else numeric("test_recalls", test_recalls)
     if recalls.shape != (size,):
         raise CollapseError(f"test_recalls: shape {recalls.shape}; expected ({size},)")
-    predicted = {key: np.full(size, np.nan) if expected is None else getattr(expected, key) for key in PREDICTED}
-    words, told, agreeing = _words(expected, measured)
-    names = measured.names or (expected and expected.problem.names) or tuple(str(k) for k in range(size))
+    words, names, alive = statuses(measured), measured.names, seen
+    predicted = dict.fromkeys(PREDICTED, unknown)
+    told: Sequence[Fate | Literal[""]] = [""] * size
+    agreeing: list[Agreement] = [""] * size
+    units, objective, optimum, cosine = unknown, float("nan"), float("nan"), 0.0
+    if expected is not None:
+        problem = expected.problem
+        names, alive = names or problem.names, seen & ~expected.collapses
+        predicted = {key: getattr(expected, key) for key in PREDICTED}
+        told = fates(problem.loss, expected.confidences, expected.collapses)
+        agreeing = agreements(expected, measured, words)
+        # of ‖w_k‖², the natural one: its value where the margin is 1
+        units = np.sqrt(size * problem.lambda_h * problem.counts / ((size - 1) * problem.lambda_w))
+        objective, optimum = measured.objective(problem), expected.objective
+        if expected.source is not None and not isinstance(expected.source, Frame):
+            cosine = float(np.nanmax(np.abs(expected.geometry().feature_cosines - np.eye(size)), initial=0.0))
     classes = [
         ClassFinding(
-            label=names[k],
+            label=str(k) if names is None else names[k],
             count=int(measured.counts[k]),
             predicted_confidence=float(predicted["confidences"][k]),
             measured_confidence=float(measured.confidences[k]),
@@ -305,58 +314,21 @@ def compare(
         )
         for k in range(size)
     ]
-    alive = seen if expected is None else seen & ~expected.collapses
-    deviations = np.abs(measured.confidences - predicted["confidences"])[seen]
-    largest, mean = _cosines(measured, alive)
-    rows = per_class["classifier_sqnorm"], predicted["classifier_sqnorms"]
+    means = measured.moments.means
+    largest, mean = cosines(means.where(torch.from_numpy(alive).to(means.device)[:, None], torch.nan))
     return Comparison(
         classes=classes,
-        objective=float("nan") if expected is None else measured.objective(expected.problem),
-        predicted_objective=float("nan") if expected is None else expected.objective,
-        largest_deviation=float(deviations.max()),
-        feature_norm_error=_worst(per_class["feature_sqnorm"][alive], predicted["feature_sqnorms"][alive]),
-        classifier_norm_error=_worst(*rows, 1.0 if expected is None else 1 / _unit_sqnorms(expected.problem)),
+        objective=objective,
+        predicted_objective=optimum,
+        largest_deviation=float(np.abs(measured.confidences - predicted["confidences"])[seen].max()),
+        feature_norm_error=_worst(per_class["feature_sqnorm"][alive], predicted["feature_sqnorms"][alive], 1.0),
+        classifier_norm_error=_worst(per_class["classifier_sqnorm"], predicted["classifier_sqnorms"], units),
         largest_cosine=largest,
         mean_cosine=mean,
         train_accuracy=measured.metrics()["train_accuracy"],
         outside=outside if expected is None else None,
-        predicted_cosine=_predicted_cosine(expected),
+        predicted_cosine=cosine,
     )
-
-
-def _words(
-    expected: Prediction | None, measured: Measurement
-) -> tuple[list[Status], Sequence[Fate | Literal[""]], list[Agreement]]:
-    """Status, fate and agreement of each class."""
-    found = statuses(measured)
-    if expected is None:
-        return found, [""] * len(found), [""] * len(found)
-    told = fates(expected.problem.loss, expected.confidences, expected.collapses)
-    return found, told, agreements(expected, measured, found)
-
-
-def _predicted_cosine(expected: Prediction | None) -> float:
-    """Largest |cosine| between predicted class features; 0 on the frame, and below two."""
-    if expected is None or expected.source is None or isinstance(expected.source, Frame):
-        return 0.0
-    cosines = np.abs(expected.geometry().feature_cosines - np.eye(expected.problem.num_classes))
-    return float(np.nanmax(cosines, initial=0.0))
-
-
-def _unit_sqnorms(problem: UFM) -> Array:
-    """‖h_k‖² for a margin of 1, (K,): the natural unit; 1 over it is that of ‖w_k‖²."""
-    size = problem.num_classes
-    return np.sqrt((size - 1) * problem.lambda_w / (size * problem.lambda_h * problem.counts))
-
-
-def _cosines(measured: Measurement, chosen: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[float, float]:
-    """Largest and mean |cosine| between the means of the chosen classes that survive; NaN below two."""
-    means = measured.moments.means[torch.from_numpy(chosen).to(measured.moments.state.device)]
-    if len(means) < 2:
-        return float("nan"), float("nan")
-    alone = ClassMoments(*means.shape, scatter=False, device=means.device)
-    alone.update(means, torch.arange(len(means)))
-    return largest_cosine(alone), mean_cosine(alone)
 
 
 def _listed(labels: list[str], most: int = 8) -> str:
@@ -364,11 +336,10 @@ def _listed(labels: list[str], most: int = 8) -> str:
     return shown if len(labels) <= most else f"{shown} and {len(labels) - most} more"
 
 
-def _worst(measured: Array, predicted: Array, units: Array | float = 1.0) -> float:
+def _worst(measured: Array, predicted: Array, units: Array | float) -> float:
     """Largest error relative to the prediction, or to `units` where that is 0; NaN without a prediction."""
-    if not predicted.size:
-        return 0.0
-    return float(np.max(np.abs(measured - predicted) / np.where(predicted > 0, predicted, units)))
+    errors = np.abs(measured - predicted) / np.where(predicted > 0, predicted, units)
+    return float(errors.max(initial=0.0))
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

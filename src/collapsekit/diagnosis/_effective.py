@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import minimize_scalar
 
 from collapsekit.errors import CollapseError
 from collapsekit.losses import Loss
 from collapsekit.metrics import Measurement
 from collapsekit.metrics.functional import largest_cosine
+from collapsekit.metrics.measurement import as_array
 from collapsekit.prediction import predict
 from collapsekit.problem import UFM
 from collapsekit.validation import Array, positive_vector, whole_number
@@ -48,17 +50,17 @@ class EffectivePenalties:
 
     applies: bool
     reason: str
-    lambda_w: float | None
-    lambda_h: float | None
-    product: float | None
-    product_interval: tuple[float, float] | None
-    ratio: float | None
-    misfit: float
+    lambda_w: float | None = None
+    lambda_h: float | None = None
+    product: float | None = None
+    product_interval: tuple[float, float] | None = None
+    ratio: float | None = None
+    misfit: float = float("nan")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as plain values, with its schema version."""
-        misfit = self.misfit if np.isfinite(self.misfit) else None
-        return {"schema": 1, "estimate": True} | asdict(self) | {"misfit": misfit}
+        known = {"misfit": self.misfit if np.isfinite(self.misfit) else None}
+        return {"schema": 1, "estimate": True} | asdict(self) | known
 
     def __str__(self) -> str:
         if not self.applies or self.product_interval is None:
@@ -131,22 +133,37 @@ def effective_penalties(
     if class_weights is not None:
         class_weights = positive_vector("class_weights", class_weights, measured.moments.num_classes, "or None")
     resamples = whole_number("resamples", resamples, 1, "give the number of bootstrap samples")
-    family = _Family(measured.counts, class_weights, loss or measured.loss)
-    means_sqnorms = np.asarray(measured.per_class()["feature_sqnorm"])
-    total = float(measured.counts @ (means_sqnorms + measured.moments.within.cpu().numpy()))
-    obstacle = _obstacle(measured, total)
+    loss, counts, margins = loss or measured.loss, measured.counts, measured.margins
+    size, within = len(counts), as_array(measured.moments.within)
+    total = float(counts @ (measured.per_class()["feature_sqnorm"] + within))
+    headroom = predict(UFM(counts, 1.0, 1.0, class_weights=class_weights, loss=loss)).headroom  # at λ_W λ_H = 1
+    obstacle = _obstacle(measured, float(counts @ within) / (total or 1.0))
     if obstacle is not None:
-        return _refused(obstacle, np.nan)
-    margins = measured.margins
-    product = family.fit(margins, np.ones(len(margins)))
-    fitted = family.margins(product)
-    misfit = float(np.sqrt(np.mean((fitted - margins) ** 2) / np.mean(margins**2)))
+        return EffectivePenalties(False, obstacle)
+    prices = loss.critical_price(size) / np.sqrt(headroom)
+    grid = np.linspace(np.log(headroom.min()) - 60, np.log(headroom.max()), 200)
+
+    def errors(log_product: float) -> Array:
+        """Squared deviations of the measured margins from those of a λ_W λ_H, (K,)."""
+        return np.asarray((loss.margin(prices * np.sqrt(np.exp(log_product)), size) - margins) ** 2)
+
+    grid_errors = np.array([errors(x) for x in grid])
+
+    def fit(times: Array) -> float:
+        """Return the product of the least squares fit: a grid over all that matters, then Brent's method."""
+        best = int((grid_errors @ times).argmin())
+        bounds = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+        found = minimize_scalar(lambda x: float(times @ errors(x)), bounds=bounds, options={"xatol": 1e-10})
+        return float(np.exp(found.x))
+
+    product = fit(np.ones(size))
+    misfit = float(np.sqrt(np.mean(errors(np.log(product))) / np.mean(margins**2)))
     if misfit > LARGEST_MISFIT:
-        return _refused(f"margins deviate by {misfit:.0%} from those of any λ_W λ_H", misfit)
+        return EffectivePenalties(False, f"margins deviate by {misfit:.0%} from those of any λ_W λ_H", misfit=misfit)
     ratio = float(measured.weight.square().sum()) / total
-    draws = np.random.default_rng(seed).multinomial(len(margins), np.full(len(margins), 1 / len(margins)), resamples)
-    fits = [family.fit(margins, draw.astype(np.float64)) for draw in np.unique(draws, axis=0)]
-    times = np.unique(draws, axis=0, return_counts=True)[1]
+    drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), resamples)
+    draws, times = np.unique(drawn, axis=0, return_counts=True)
+    fits = [fit(draw.astype(np.float64)) for draw in draws]
     low, high = np.quantile(np.repeat(fits, times), [0.025, 0.975])
     return EffectivePenalties(
         applies=True,
@@ -160,49 +177,17 @@ def effective_penalties(
     )
 
 
-class _Family:
-    """Margins of the closed form as a function of λ_W λ_H alone."""
-
-    def __init__(self, counts: Array, class_weights: Array | None, loss: Loss) -> None:
-        unit = predict(UFM(counts, 1.0, 1.0, class_weights=class_weights, loss=loss))
-        self.size, self.loss = len(counts), loss
-        self.prices = np.asarray(loss.critical_price(self.size) / np.sqrt(unit.headroom))  # at λ_W λ_H = 1
-        dies = np.log(unit.headroom)
-        self.grid = np.linspace(dies.min() - 60, dies.max(), 200)
-        self.grid_margins = np.array([self.margins(np.exp(x)) for x in self.grid])
-
-    def margins(self, product: float) -> Array:
-        """M_k at a product, (K,)."""
-        return self.loss.margin(self.prices * np.sqrt(product), self.size)
-
-    def fit(self, margins: Array, times: Array) -> float:
-        """Return the product of the least squares fit: a grid over all that matters, then Brent's method."""
-        from scipy.optimize import minimize_scalar
-
-        def error(log_product: float) -> float:
-            return float(times @ (self.margins(np.exp(log_product)) - margins) ** 2)
-
-        best = int((((self.grid_margins - margins) ** 2) @ times).argmin())
-        bounds = (self.grid[max(best - 1, 0)], self.grid[min(best + 1, len(self.grid) - 1)])
-        return float(np.exp(minimize_scalar(error, bounds=bounds, method="bounded", options={"xatol": 1e-10}).x))
-
-
-def _obstacle(measured: Measurement, total: float) -> str | None:
-    """Why the model cannot apply, before any fit."""
+def _obstacle(measured: Measurement, within: float) -> str | None:
+    """Why the model cannot apply, before any fit; `within` is the share of the features' mean square within classes."""
     if measured.bias is not None and float(measured.bias.abs().max()) > 0:
         return "the head has a bias"
     if measured.nonnegative is False:
         return "features are negative, so they did not leave a ReLU"
     if not float(np.max(measured.margins)) > 0:
         return "no class has a margin above 0"
-    within = float(measured.counts @ measured.moments.within.cpu().numpy()) / total
     if within > LARGEST_WITHIN:
         return f"features scatter within classes by {within:.0%} of their mean square"
     cosine = largest_cosine(measured.moments)
     if cosine > LARGEST_COSINE:
         return f"class means are not orthogonal, largest |cosine| {cosine:.2f}"
     return None
-
-
-def _refused(reason: str, misfit: float) -> EffectivePenalties:
-    return EffectivePenalties(False, reason, None, None, None, None, None, misfit)

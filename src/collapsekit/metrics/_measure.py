@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,24 +15,17 @@ from torch import Tensor, nn
 from collapsekit.errors import CollapseError
 from collapsekit.losses import Loss
 from collapsekit.metrics._metric import IGNORED, NeuralCollapse
-from collapsekit.metrics.batches import as_tensor, label_tensor, move, unpack
-from collapsekit.metrics.last_layer import find_head, forward
-from collapsekit.metrics.linear import Head
+from collapsekit.metrics.batches import as_tensor, move, own_samples, several_processes, unchanged, unpack
+from collapsekit.metrics.last_layer import Head, find_head, forward
 from collapsekit.metrics.measurement import PLAIN, Measurement
 from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES
-from collapsekit.metrics.passes import own_samples, several_processes, unchanged
 from collapsekit.validation import class_names, shorten, whole_number
 
 LARGEST_KEPT_BYTES = 128 * 1024**2
 
 
-class Sample(NamedTuple):
-    """A batch: features (..., d), labels (...), logits (..., K) if the network has made them, and what to call it."""
-
-    features: Tensor
-    labels: Tensor
-    logits: Tensor | None = None
-    place: str = ""
+Sample = tuple[str, Tensor, Tensor, Tensor | None]
+"""A batch: what to call it, features (..., d), labels (...), and logits (..., K) if the network has made them."""
 
 
 def measure_features(
@@ -94,18 +87,16 @@ def measure_features(
         raise CollapseError("features: no samples; give at least one")
     W = None if weight is None else as_tensor("weight", weight)
     b = None if bias is None else as_tensor("bias", bias)
-    if W is None and b is not None:
-        raise CollapseError("bias: given without weight; pass both of the head")
     if W is not None and W.ndim != 2:
         raise CollapseError(f"weight: shape {tuple(W.shape)}; expected (K, {x.shape[-1]}), one row a class")
     if W is not None and len(W) == 1:
         W, b = (None if row is None else torch.cat([-row / 2, row / 2]) for row in (W, b))
     y, names = _numbered(labels, names, None if W is None else len(W))
     if num_classes is None:
-        num_classes = max(_largest_label(y) + 1, len(names or ())) if W is None else len(W)
+        whole = y.numel() and not (y.is_floating_point() or y.is_complex())
+        num_classes = max(int(y.long().max()) + 1 if whole else 2, len(names or ()), 2) if W is None else len(W)
     num_classes = whole_number("num_classes", num_classes, 2, "give at least two classes")
-    metric = _accumulator((num_classes, x.shape[-1]), loss, ignore_index, sync_on_compute=False)
-    return _measured(metric, lambda: [Sample(x, y)], (W, b), names)
+    return _measured(lambda: [("", x, y, None)], (num_classes, x.shape[-1]), (W, b), names, loss, ignore_index)
 
 
 def measure(
@@ -186,71 +177,52 @@ def measure(
                     inputs, labels = unpack(batch)
                     features, logits = forward(model, found, move(inputs, device), positions=labels.ndim > 1)
                 left = None if own is None else max(0, own - seen)
-                yield Sample(features[:left], labels[:left], logits[:left], f"batch {i}: ")
                 seen += len(features)
+                # copies: a loader may fill the same buffers again
+                yield f"batch {i}: ", features[:left].clone(), labels[:left].clone(), logits[:left].clone()
 
-        W, b = (None if part is None else part.double() for part in (found.weight, found.bias))
-        assert W is not None
-        together = several_processes()
-        metric = _accumulator(W.shape, loss, ignore_index, sync_on_compute=together)
-        if together:
-            metric.to(device)  # where the processes can exchange it
-        return _measured(metric, samples if once else _kept_while_small(samples), (W, b), names, once)
-
-
-def _kept_while_small(samples: Callable[[], Iterator[Sample]]) -> Callable[[], Iterator[Sample]]:
-    """The same samples; a second pass over them comes from memory if the first one was small."""
-    kept: list[Sample] = []
-    complete = False
-
-    def remembering() -> Iterator[Sample]:
-        nonlocal complete
-        if complete:
-            yield from kept
-            return
-        size = 0
-        for sample in samples():
-            x, y, z = sample.features, sample.labels, sample.logits
-            size += x.nbytes + (0 if z is None else z.nbytes)
-            if size <= LARGEST_KEPT_BYTES:  # copies: a loader may fill the same buffers again
-                kept.append(Sample(x.clone(), y.clone(), None if z is None else z.clone()))
-            else:
-                kept.clear()
-            yield sample
-        complete = size <= LARGEST_KEPT_BYTES
-
-    return remembering
-
-
-def _accumulator(shape: Sequence[int], loss: Loss, ignore_index: int, *, sync_on_compute: bool) -> NeuralCollapse:
-    num_classes, dim = shape
-    return NeuralCollapse(
-        num_classes,
-        dim,
-        scatter=8 * dim**2 <= LARGEST_SCATTER_BYTES,
-        loss=loss,
-        ignore_index=ignore_index,
-        sync_on_compute=sync_on_compute,
-    )
+        W, b = found.weight.double(), None if found.bias is None else found.bias.double()
+        several = several_processes()
+        return _measured(samples, W.shape, (W, b), names, loss, ignore_index, once=once, several=several, device=device)
 
 
 def _measured(
-    metric: NeuralCollapse,
     samples: Callable[[], Iterable[Sample]],
+    shape: Sequence[int],
     head: tuple[Tensor | None, Tensor | None],
     names: Sequence[str] | None,
+    loss: Loss,
+    ignore_index: int,
+    *,
     once: bool = False,
+    several: bool = False,
+    device: torch.device | None = None,
 ) -> Measurement:
     """Run the first pass, and the one for the nearest centres if there is a head and samples can be had again."""
-    checked_names = class_names(names, metric.num_classes)
-    for centred in (False, True):
-        if centred and (once or head[0] is None):
-            break
-        if centred:
-            metric.use_centres()
-        for sample in samples():
-            with _placed(sample.place):
-                metric.update(sample.features, sample.labels, *head, logits=sample.logits)
+    num_classes, dim = shape
+    scatter = 8 * dim**2 <= LARGEST_SCATTER_BYTES
+    metric = NeuralCollapse(
+        num_classes, dim, scatter=scatter, loss=loss, ignore_index=ignore_index, sync_on_compute=several
+    )
+    if several:
+        metric.to(device)  # where the processes can exchange it
+    checked_names = class_names(names, num_classes)
+    kept: list[Sample] = []
+    size = 0
+    for sample in samples():
+        place, x, y, z = sample
+        with _placed(place):
+            metric.update(x, y, *head, logits=z)
+        size += x.nbytes + (0 if z is None else z.nbytes)
+        if size <= LARGEST_KEPT_BYTES:
+            kept.append(sample)
+        else:
+            kept.clear()
+    if not once and head[0] is not None:
+        metric.use_centres()
+        for place, x, y, z in kept if size <= LARGEST_KEPT_BYTES else samples():
+            with _placed(place):
+                metric.update(x, y, *head, logits=z)
     return metric.measurement(checked_names)
 
 
@@ -271,7 +243,7 @@ def _numbered(
     if array is None or not (
         array.dtype.kind == "U" or (array.size and all(isinstance(one, str) for one in array.flat))
     ):
-        return label_tensor(labels), names
+        return as_tensor("labels", labels), names
     found = list(dict.fromkeys(array.ravel().tolist()))
     order = found if names is None else list(class_names(names, len(names)) or ())
     unknown = [name for name in found if name not in order]
@@ -283,10 +255,3 @@ def _numbered(
         )
     number = {name: k for k, name in enumerate(order)}
     return torch.tensor([number[name] for name in array.ravel().tolist()]).reshape(array.shape), order
-
-
-def _largest_label(labels: Tensor) -> int:
-    """The largest label, at least 1; what is wrong with labels of another kind is said when they are counted."""
-    if labels.numel() == 0 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        return 1
-    return max(1, int(labels.to(torch.int64).max()))

@@ -19,11 +19,21 @@ from collapsekit.losses import Loss
 from collapsekit.metrics.batches import as_rows
 from collapsekit.metrics.losses import sample_losses
 from collapsekit.metrics.measurement import PLAIN, Measurement, as_array
-from collapsekit.metrics.moments import ClassMoments, checked_batch, merge_states, require_finite, state_size
-from collapsekit.metrics.states import first_centres, last_head, nearest_centre, packed_head, unpacked_head
+from collapsekit.metrics.moments import (
+    ClassMoments,
+    checked_batch,
+    first_centres,
+    last_head,
+    merge_states,
+    nearest_centre,
+    packed_head,
+    require_finite,
+    state_size,
+    unpacked_head,
+)
 from collapsekit.prediction import predict
 from collapsekit.problem import UFM
-from collapsekit.validation import Array, class_names, whole_number
+from collapsekit.validation import class_names, whole_number
 
 LEAST_LEAD = 0.01
 """Share of the median lead by which a sample's own logit must lead: a lost class ties all logits but for remnants."""
@@ -117,17 +127,14 @@ class NeuralCollapse(Metric):
         self.loss, self.ignore_index = loss, ignore_index
         K, size = self.num_classes, state_size(self.num_classes, self.dim, scatter=scatter)
         reducer = partial(merge_states, num_classes=K, dim=self.dim)
-        self._add("moments_state", torch.zeros(size), reducer)
-        self._add("head_state", torch.zeros(K, self.dim + 2), last_head)
-        self._add("class_sums", torch.zeros(3, K), "sum")  # samples with a head, confidence, loss
-        self.add_state("leads", [], dist_reduce_fx="cat")  # of each sample with a head: signed lead, class
-        self._add("least", torch.tensor(torch.inf), "min")  # of all features
-        self._add("centres", torch.full((K, self.dim), torch.nan), first_centres)
-        self._add("phase", torch.tensor(0.0), "max")  # 1: there are centres; 2: and updates leave the moments alone
-        self._add("centre_hits", torch.zeros(4, K), "sum")  # decided, correct; decided with a head, agreeing
-
-    def _add(self, name: str, default: Tensor, reducer: Any) -> None:
-        self.add_state(name, default.double(), dist_reduce_fx=reducer)
+        self.add_state("moments_state", torch.zeros(size).double(), reducer)
+        self.add_state("head_state", torch.zeros(K, self.dim + 2).double(), last_head)
+        self.add_state("class_sums", torch.zeros(3, K).double(), "sum")  # samples with a head, confidence, loss
+        self.add_state("leads", [], "cat")  # of each sample with a head: signed lead, class
+        self.add_state("least", torch.tensor(torch.inf).double(), "min")  # of all features
+        self.add_state("centres", torch.full((K, self.dim), torch.nan).double(), first_centres)
+        self.add_state("phase", torch.tensor(0.0).double(), "max")  # 1: there are centres; 2: moments are left alone
+        self.add_state("centre_hits", torch.zeros(4, K).double(), "sum")  # decided, correct; headed, agreeing
 
     def update(
         self,
@@ -247,27 +254,26 @@ class NeuralCollapse(Metric):
         moments = ClassMoments.from_state(self.moments_state.clone(), self.num_classes, self.dim)
         weight, bias = unpacked_head(self.head_state)
         headed, *sums = (as_array(row) for row in self.class_sums)
-        with np.errstate(invalid="ignore"):
-            confidences, losses = (row / headed for row in sums) if headed.any() else (None, None)
-            agreement = as_array(self.centre_hits[3]) / as_array(self.centre_hits[2])
+        confidences = losses = recalls = agreement = None
+        if headed.any():
+            leads, classes = as_array(dim_zero_cat(self.leads)).reshape(-1, 2).T
+            right = leads > LEAST_LEAD * np.median(np.abs(leads))
+            with np.errstate(invalid="ignore"):  # classes without samples
+                confidences, losses = (row / headed for row in sums)
+                recalls = np.bincount(classes.astype(int), right, minlength=self.num_classes) / headed
+                agreement = as_array(self.centre_hits[3]) / as_array(self.centre_hits[2]) if self.phase else None
         return Measurement(
             moments,
             weight,
             bias,
             confidences=confidences,
             losses=losses,
-            recalls=None if confidences is None else self._recalls(headed),
-            centre_agreement=agreement if self.phase and headed.any() else None,
+            recalls=recalls,
+            centre_agreement=agreement,
             names=names,
             nonnegative=bool(self.least >= 0),
             loss=self.loss,
         )
-
-    def _recalls(self, headed: Array) -> Array:
-        leads, classes = as_array(dim_zero_cat(self.leads)).reshape(-1, 2).T
-        right = leads > LEAST_LEAD * np.median(np.abs(leads))
-        with np.errstate(invalid="ignore"):
-            return np.bincount(classes.astype(int), right, minlength=self.num_classes) / headed
 
     def _all_ranks(self) -> AbstractContextManager[None]:
         """Within it the state is that of all processes: what torchmetrics does around `compute` only."""

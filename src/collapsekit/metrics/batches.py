@@ -1,16 +1,22 @@
-"""What a loader yields: batches in their many forms, and labels of one class a sample."""
+"""What a loader yields: batches in their many forms; and a pass over it that leaves no trace."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+from torch import Tensor, distributed, nn
+from torch.nn.parameter import is_lazy
+from torch.utils.data import DistributedSampler
 
 from collapsekit.errors import CollapseError
+from collapsekit.metrics.last_layer import evaluating
 from collapsekit.validation import shorten
 
 
@@ -33,7 +39,7 @@ def unpack(batch: Any) -> tuple[Any, Tensor]:
         raise CollapseError(
             f"loader: inputs of a batch are a {type(inputs).__name__}; expected a tensor, or a tuple or mapping of them"
         )
-    return inputs, label_tensor(labels)
+    return inputs, as_tensor("labels", labels)
 
 
 def move(inputs: Any, device: torch.device | None) -> Any:
@@ -47,20 +53,26 @@ def move(inputs: Any, device: torch.device | None) -> Any:
     return inputs
 
 
-def label_tensor(labels: ArrayLike | Tensor) -> Tensor:
-    """Return labels as a tensor."""
-    return as_tensor("labels", labels, "one class number a sample")
-
-
 def as_rows(
     features: ArrayLike | Tensor, labels: ArrayLike | Tensor, logits: Tensor | None, ignore_index: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return features (n, d), labels (n,) and logits (n, K) of whatever leading shape, without those to be ignored."""
-    x, y = as_tensor("features", features), label_tensor(labels)
+    x, y = as_tensor("features", features), as_tensor("labels", labels)
     if x.ndim < 2:
         raise CollapseError(f"features: shape {tuple(x.shape)}; expected (N, d)")
-    if y.shape != x.shape[:-1]:
-        raise _misfit(x, y)
+    shape, rows = tuple(y.shape), tuple(x.shape[:-1])
+    if shape != rows:
+        if y.ndim < 2 or x.ndim > 2 or y.is_complex():
+            raise CollapseError(f"labels: shape {shape} for {' × '.join(map(str, rows))} features; expected {rows}")
+        if shape[1:] == (1,):
+            raise CollapseError(f"labels: shape {shape}; expected ({len(y)},): give labels.squeeze(1)")
+        if y.ndim == 2 and bool(((y == 0) | (y == 1)).all() and (y.sum(dim=1) == 1).all()):
+            raise CollapseError(f"labels: shape {shape}, one-hot rows; give class numbers, labels.argmax(dim=1)")
+        raise CollapseError(
+            f"labels: shape {shape}, several labels a sample (multi-label or soft targets); the theory is about one "
+            "class a sample: give (n,) class numbers (a batch is (inputs, labels); several inputs go in a tuple of "
+            "their own)"
+        )
     x, y, z = x.flatten(0, -2), y.flatten(), None if logits is None else logits.flatten(0, -2)
     kept = y != ignore_index
     if bool(kept.all()):
@@ -68,22 +80,7 @@ def as_rows(
     return x[kept.to(x.device)], y[kept], None if z is None else z[kept.to(z.device)]
 
 
-def _misfit(x: Tensor, y: Tensor) -> CollapseError:
-    """What is wrong with labels of another shape than the features."""
-    shape, rows = tuple(y.shape), tuple(x.shape[:-1])
-    if y.ndim < 2 or x.ndim > 2 or y.is_complex():
-        return CollapseError(f"labels: shape {shape} for {' × '.join(map(str, rows))} features; expected {rows}")
-    if shape[1:] == (1,):
-        return CollapseError(f"labels: shape {shape}; expected ({len(y)},): give labels.squeeze(1)")
-    if y.ndim == 2 and bool(((y == 0) | (y == 1)).all() and (y.sum(dim=1) == 1).all()):
-        return CollapseError(f"labels: shape {shape}, one-hot rows; give class numbers, labels.argmax(dim=1)")
-    return CollapseError(
-        f"labels: shape {shape}, several labels a sample (multi-label or soft targets); the theory is about one class "
-        "a sample: give (n,) class numbers (a batch is (inputs, labels); several inputs go in a tuple of their own)"
-    )
-
-
-def as_tensor(name: str, value: ArrayLike | Tensor, what: str = "an array of numbers") -> Tensor:
+def as_tensor(name: str, value: ArrayLike | Tensor) -> Tensor:
     """Return a detached tensor, or say what `value` should be."""
     if isinstance(value, Tensor):
         return value.detach()
@@ -92,9 +89,90 @@ def as_tensor(name: str, value: ArrayLike | Tensor, what: str = "an array of num
         kind, size = array.dtype.kind, array.dtype.itemsize
         if kind == "V" or (kind == "f" and size > 8):  # bfloat16 as ml_dtypes has it; long double
             array = array.astype(np.float64)
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        if not array.flags.writeable or any(stride < 0 for stride in array.strides):
-            array = array.copy()  # torch shares memory with neither
-        return torch.as_tensor(array)
+        # torch shares memory with neither foreign bytes, negative strides nor what is read-only
+        return torch.as_tensor(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     except (TypeError, ValueError):
+        what = "one class number a sample" if name == "labels" else "an array of numbers"
         raise CollapseError(f"{name}={shorten(value)}: give {what}") from None
+
+
+@contextmanager
+def unchanged(model: nn.Module, loader: Iterable[Any]) -> Iterator[Callable[[], None]]:
+    """Evaluate without gradients; then put back modes, buffers, random states, and an epoch that is under way.
+
+    Gives a function that takes the random states back to the beginning, so that a second pass is like the first.
+    """
+    buffers = [
+        (module, name, value, value.clone())
+        for module in model.modules()
+        for name, value in module._buffers.items()
+        if value is not None and not is_lazy(value)
+    ]
+    workers = getattr(loader, "_iterator", None)  # persistent ones: an epoch of theirs may be under way
+    if workers is not None:
+        loader._iterator = None  # type: ignore[attr-defined]
+    restoring = list(_random_states(loader))
+
+    def rewind() -> None:
+        for restore in restoring:
+            restore()
+
+    try:
+        with evaluating(model), torch.no_grad():
+            yield rewind
+    finally:
+        rewind()
+        if hasattr(loader, "_iterator"):
+            loader._iterator = workers
+        with torch.no_grad():
+            for module, name, value, kept in buffers:
+                if not torch.equal(value, kept):
+                    value.copy_(kept)
+                module._buffers[name] = value
+
+
+def _random_states(loader: Any) -> Iterator[Callable[[], object]]:
+    """How to put back each random state that a pass may use: the global ones, and those of the loader's parts."""
+    yield partial(torch.set_rng_state, torch.get_rng_state())
+    yield partial(np.random.set_state, np.random.get_state())  # noqa: NPY002  (the global state that transforms draw from)
+    yield partial(random.setstate, random.getstate())
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        yield partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+    samplers = [getattr(loader, name, None) for name in ("sampler", "batch_sampler", "dataset")]
+    for part in (loader, *samplers, getattr(samplers[1], "sampler", None)):
+        for value in getattr(part, "__dict__", {}).values():
+            if isinstance(value, torch.Generator | np.random.RandomState):
+                yield partial(value.set_state, value.get_state())  # type: ignore[arg-type]
+            elif isinstance(value, np.random.Generator):
+                yield partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+            elif isinstance(value, random.Random):
+                yield partial(value.setstate, value.getstate())
+
+
+def several_processes() -> bool:
+    """Return whether this is one of several processes of torch.distributed."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def own_samples(loader: Any) -> int | None:
+    """Return how many of the loader's samples, the first ones, this process has to count; None: all.
+
+    A sampler for several processes repeats samples at its end, so that each process gets equally many.
+
+    Raises
+    ------
+    CollapseError
+        If it is one of several processes and cannot tell which samples are its own.
+    """
+    if not several_processes():
+        return None
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", getattr(loader, "sampler", None))
+    world = distributed.get_world_size()
+    if type(sampler) is not DistributedSampler or sampler.num_replicas != world:
+        raise CollapseError(
+            f"loader: one of {world} processes cannot tell its own samples from those of the others; give each a "
+            "DataLoader with sampler=torch.utils.data.DistributedSampler(dataset)"
+        )
+    if sampler.drop_last:
+        return None
+    return max(0, -((sampler.rank - len(sampler.dataset)) // world))  # type: ignore[arg-type]

@@ -118,28 +118,18 @@ def cdnv(moments: ClassMoments, *, exponent: Literal[2, 4] = 2, unbiased: bool =
     return float(per_class[known].mean()), per_class
 
 
+def cosines(means: Tensor) -> tuple[float, float]:
+    """Return the largest and the mean |cosine| over pairs of surviving class means (K, d): 0 on any orthogonal frame.
+
+    A class survives if its mean has at least 1 % of the largest squared norm; rows of NaN are left out. NaN below two.
+    """
+    sqnorms = means.square().sum(dim=1).nan_to_num()
+    return _over_pairs(means[(sqnorms >= COLLAPSED_SHARE * sqnorms.max()) & (sqnorms > 0)])
+
+
 def largest_cosine(moments: ClassMoments) -> float:
-    """Return the largest |cosine| between two surviving class means: 0 on any orthogonal frame, needs no λ.
-
-    A class survives if its mean has at least 1 % of the largest squared norm. NaN below two survivors.
-    """
-    unit = _unit_rows(_surviving_means(moments))
-    if len(unit) < 2:
-        return float("nan")
-    return max(float(_off_diagonal(unit[rows] @ unit.T, rows).abs().max()) for rows in _blocks(len(unit)))
-
-
-def mean_cosine(moments: ClassMoments) -> float:
-    """Return the mean |cosine| over pairs of surviving class means: 0 on any orthogonal frame, needs no λ.
-
-    A class survives if its mean has at least 1 % of the largest squared norm. NaN below two survivors.
-    """
-    unit = _unit_rows(_surviving_means(moments))
-    size = len(unit)
-    if size < 2:
-        return float("nan")
-    total = sum(float(_off_diagonal(unit[rows] @ unit.T, rows).abs().sum()) for rows in _blocks(size))
-    return total / (size * (size - 1))
+    """Return the largest |cosine| between two surviving class means."""
+    return cosines(moments.means)[0]
 
 
 def etf_angles(rows_of: Tensor) -> float:
@@ -147,13 +137,7 @@ def etf_angles(rows_of: Tensor) -> float:
 
     Give centred class means or a classifier. References: Papyan et al. 2020 (equiangularity, maximal angle).
     """
-    unit = _unit_rows(rows_of.detach())
-    size = len(unit)
-    if size < 2:
-        return float("nan")
-    shift = 1 / (size - 1)
-    total = sum(float(_off_diagonal(unit[rows] @ unit.T + shift, rows).abs().sum()) for rows in _blocks(size))
-    return total / (size * (size - 1))
+    return _over_pairs(rows_of.detach(), simplex=True)[1]
 
 
 def norm_spread(rows_of: Tensor) -> float:
@@ -167,8 +151,8 @@ def duality(weight: Tensor, moments: ClassMoments) -> float:
 
     Classes without samples are left out of both. References: Papyan et al. 2020 (self-duality).
     """
-    centred = _centred(moments)
-    return _shape(weight.detach().to(centred)[moments.seen], centred)
+    target = centred_means(moments)
+    return _shape(weight.detach().to(target)[moments.seen], target)
 
 
 def generalised_duality(weight: Tensor, moments: ClassMoments, *, centred: bool = True) -> float:
@@ -263,15 +247,24 @@ def _shape(a: Tensor, b: Tensor) -> float:
     return float((a / a.norm() - b / b.norm()).norm())
 
 
-def _centred(moments: ClassMoments) -> Tensor:
+def centred_means(moments: ClassMoments) -> Tensor:
     means = moments.means[moments.seen]
     return means - means.mean(dim=0)
 
 
-def _surviving_means(moments: ClassMoments) -> Tensor:
-    means = moments.means[moments.seen]
-    sqnorms = means.square().sum(dim=1)
-    return means[(sqnorms >= COLLAPSED_SHARE * sqnorms.max()) & (sqnorms > 0)] if len(means) else means
+def _over_pairs(rows_of: Tensor, *, simplex: bool = False) -> tuple[float, float]:
+    """Largest and mean |cosine| over pairs of rows, or how far cosines are from −1/(K−1); NaN below two."""
+    size = len(rows_of)
+    if size < 2:
+        return float("nan"), float("nan")
+    shift = 1 / (size - 1) if simplex else 0.0
+    unit = rows_of / rows_of.norm(dim=1, keepdim=True)
+    largest = total = 0.0
+    for rows in _blocks(size):
+        angles = (unit[rows] @ unit.T + shift).abs()
+        angles[torch.arange(len(angles)), torch.arange(rows.start, rows.stop)] = 0.0
+        largest, total = max(largest, float(angles.max())), total + float(angles.sum())
+    return largest, total / (size * (size - 1))
 
 
 def _squared_distances(points: Tensor, rows: slice) -> Tensor:
@@ -284,17 +277,6 @@ def _squared_distances(points: Tensor, rows: slice) -> Tensor:
     for part in torch.split(torch.arange(len(i), device=points.device), max(1, BLOCK_ENTRIES // points.shape[1])):
         squared[i[part], j[part]] = (points[rows.start + i[part]] - points[j[part]]).square().sum(dim=1)
     return squared
-
-
-def _unit_rows(rows_of: Tensor) -> Tensor:
-    return torch.div(rows_of, rows_of.norm(dim=1, keepdim=True))
-
-
-def _off_diagonal(block: Tensor, rows: slice) -> Tensor:
-    """The block with its part of the diagonal set to 0."""
-    block = block.clone()
-    block[torch.arange(len(block)), torch.arange(rows.start, rows.stop)] = 0.0
-    return block
 
 
 def _blocks(size: int) -> Iterator[slice]:

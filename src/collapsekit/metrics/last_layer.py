@@ -1,10 +1,11 @@
-"""The head of a network: the linear layer that makes its output; how it is found and run."""
+"""The head of a network: the layer that computes W h + b and makes its output; how it is found, checked and run."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,12 +13,52 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from collapsekit.errors import CollapseError
-from collapsekit.metrics.linear import ABOUT, GIVE, OR_ELSE, Convolution, Head, checked_head, rounding, says, whole
 from collapsekit.validation import shorten
 
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+LINEAR = 1e-4
+"""How far logits may be from W h + b, relative to the terms of that sum; four roundings of shorter types."""
+CHECKED_ROWS = 4096
+PRODUCTS = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
+"""Rounding of float32 products by torch's setting: none beyond float32's own, TF32, bfloat16."""
+ABOUT = "the theory is about linear heads"
+GIVE = "give measure_features the features, labels, and a weight and bias that make the output of the features"
+OR_ELSE = f"or {GIVE}"
+UNKNOWN = "its output is not W h + b"
 SAME = 1e-6
 """How far the model's output may be from the head's, relative to its size; four roundings of shorter types."""
 MERGE = "merge what comes behind the layer into its weight and bias (LoRA, a scale, a shift)"
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The layer that makes the logits.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the network; empty if it is the network.
+    module : torch.nn.Module
+        ``nn.Linear``, or any module with a matrix as weight (a 1×1 convolution included) that computes ``W h + b``.
+    transposed : bool
+        Whether its weight is (d, K).
+    """
+
+    name: str
+    module: nn.Module
+    transposed: bool = False
+
+    @property
+    def weight(self) -> Tensor:
+        """W, (K, d), as the last forward pass used it: a weight-normalised head's effective weight."""
+        weight = _whole(self.module.weight)
+        assert weight is not None
+        return weight.T if self.transposed else weight.flatten(1)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """b, (K,), or None."""
+        return _whole(getattr(self.module, "bias", None))
 
 
 def find_head(model: nn.Module, head: str | nn.Module | None, inputs: Any) -> Head:
@@ -48,7 +89,7 @@ def find_head(model: nn.Module, head: str | nn.Module | None, inputs: Any) -> He
     with evaluating(model), torch.no_grad():
         name, module = _maker(model, inputs) if head is None else _named(model, head)
         features, logits, output = _run(model, name, module, inputs)
-        found = checked_head(name, module, features, logits)
+        found = _checked(name, module, features, logits)
         _rows_of(found, features, logits, output, positions=True)
         return found
 
@@ -101,21 +142,18 @@ def _run(model: nn.Module, name: str, module: nn.Module, inputs: Any) -> tuple[T
         given = next(iter((*args, *kwargs.values())), None)
         calls.append((given, out.clone() if isinstance(out, Tensor) else out))  # the model may change it in place
 
-    hook = module.register_forward_hook(watch, with_kwargs=True)
-    try:
+    with module.register_forward_hook(watch, with_kwargs=True):
         output = call(model, inputs)
-    finally:
-        hook.remove()
     if not calls:
         raise CollapseError(
-            f"{says(name)}: was not called in a forward pass{_sealed(model)}; name a layer that is, {OR_ELSE}"
+            f"{_says(name)}: was not called in a forward pass{_sealed(model)}; name a layer that is, {OR_ELSE}"
         )
     if len(calls) > 1:
-        raise CollapseError(f"{says(name)}: was called {len(calls)} times in one forward pass; expected once")
+        raise CollapseError(f"{_says(name)}: was called {len(calls)} times in one forward pass; expected once")
     features, logits = calls[0]
     if not (isinstance(features, Tensor) and isinstance(logits, Tensor)):
         raise CollapseError(
-            f"{says(name)}: a {type(module).__name__} from {type(features).__name__} to {type(logits).__name__}; "
+            f"{_says(name)}: a {type(module).__name__} from {type(features).__name__} to {type(logits).__name__}; "
             "name a layer from tensor to tensor"
         )
     return features, logits, output
@@ -131,12 +169,12 @@ def _rows_of(head: Head, features: Tensor, logits: Tensor, output: Any, *, posit
         return means
     if features.ndim == 2 or not _among(logits, made):
         raise CollapseError(
-            f"{says(head.name)}: its W h + b, {tuple(logits.shape)}, is not the model's output; name the layer that "
+            f"{_says(head.name)}: its W h + b, {tuple(logits.shape)}, is not the model's output; name the layer that "
             f"makes it, or {MERGE}, {OR_ELSE}"
         )
     if not positions:
         raise CollapseError(
-            f"{says(head.name)}: is applied at every position, output {tuple(logits.shape)}, and the model does not "
+            f"{_says(head.name)}: is applied at every position, output {tuple(logits.shape)}, and the model does not "
             f"average its logits; give labels of the positions, or average the features first, {OR_ELSE}"
         )
     return (
@@ -154,9 +192,8 @@ def _tensors(output: Any, depth: int = 3) -> Iterator[Tensor]:
             yield from _tensors(part, depth - 1)
 
 
-def _among(logits: Tensor, made: Iterable[Tensor]) -> bool:
+def _among(logits: Tensor, made: Sequence[Tensor]) -> bool:
     """Whether the logits, or what softmax makes of them, are among these tensors."""
-    made = list(made)
     functions = (Tensor.softmax, Tensor.log_softmax) if logits.ndim == 2 else ()
     return any(_same(logits, one) for one in made) or any(_same(f(logits, 1), one) for f in functions for one in made)
 
@@ -166,6 +203,67 @@ def _averaged(module: nn.Module, values: Tensor) -> Tensor:
     if values.ndim <= 2:
         return values
     return values.flatten(2).mean(dim=2) if isinstance(module, Convolution) else values.flatten(1, -2).mean(dim=1)
+
+
+def _checked(name: str, module: nn.Module, features: Tensor, logits: Tensor) -> Head:
+    """The head, if what came out of it is W h + b, computed once more in float64."""
+    h, z = _rows(module, features), _rows(module, logits)
+    if z.shape[1] == 1:
+        raise CollapseError(
+            f"{_says(name)}: a single logit; the theory is about one logit a class: use two logits, nn.Linear(d, 2), "
+            "and the labels 0 and 1"
+        )
+    heads = [Head(name, module, turned) for turned in (False, True) if not (turned and isinstance(module, Convolution))]
+    heads = [head for head in heads if tuple(head.weight.shape) == (z.shape[1], h.shape[1])]
+    if not heads or len(h) != len(z):
+        weight = Head(name, module).weight
+        raise CollapseError(
+            f"{_says(name)}: maps {tuple(features.shape)} to {tuple(logits.shape)} with a weight "
+            f"{tuple(weight.shape)}; expected (n, d) to (n, K) with (K, d); {ABOUT}"
+        )
+    finite = torch.isfinite(h).all(dim=1) & torch.isfinite(z).all(dim=1)
+    h, z = h[finite], z[finite]
+    tolerance = _rounding(LINEAR, features, logits, heads[0].weight)
+    kinds = [_deviation(head, h, z, tolerance) for head in heads]
+    if None in kinds:
+        return heads[kinds.index(None)]
+    likeliest = next((kind for kind in kinds if kind != UNKNOWN), UNKNOWN)
+    raise CollapseError(
+        f"{_says(name)}: a {'quantised ' * callable(module.weight)}{type(module).__name__}, {likeliest}; "
+        f"{ABOUT}: use nn.Linear (unquantised, adapters like LoRA merged), {OR_ELSE}"
+    )
+
+
+def _deviation(head: Head, h: Tensor, z: Tensor, tolerance: float) -> str | None:
+    """Return None if z is W h + b, else what it looks like."""
+    W = head.weight.detach().cpu().double()
+    b = torch.zeros(len(W)).double() if head.bias is None else head.bias.detach().cpu().double()
+    if not len(h) or not (torch.isfinite(W).all() and torch.isfinite(b).all()):
+        return None  # nothing to compare; or the head has diverged, which is said where it is measured
+    if b.shape != W.shape[:1]:
+        return UNKNOWN
+    linear, size = h @ W.T + b, h.abs() @ W.abs().T + b.abs()
+    if bool((z - linear).abs().max() <= tolerance * size.max()):
+        return None
+    unit_h, unit_W = nn.functional.normalize(h, dim=1), nn.functional.normalize(W, dim=1)
+    likely = {
+        "a scaled head, {:.3g} times W h + b": linear,
+        "a scaled head, {:.3g} times W h, plus b": h @ W.T,
+        "a cosine head: it normalises features and weights": unit_h @ unit_W.T,
+        "a head that normalises its weights": h @ unit_W.T,
+        "a head that normalises the features": unit_h @ W.T,
+        "a linear layer with a softmax behind it": linear.softmax(dim=1),
+        "a linear layer with a log_softmax behind it": linear.log_softmax(dim=1),
+        "a linear layer with a sigmoid behind it": linear.sigmoid(),
+        "a linear layer with a tanh behind it": linear.tanh(),
+        "a linear layer with a ReLU behind it": linear.relu(),
+    }
+    for kind, value in likely.items():
+        for found in (z, z - b):
+            factor = float((value * found).sum() / value.square().sum()) if bool(value.any()) else 0.0
+            if factor and bool((found - factor * value).abs().max() <= 10 * tolerance * found.abs().max()):
+                return kind.format(factor)
+    return UNKNOWN
 
 
 def _named(model: nn.Module, head: str | nn.Module) -> tuple[str, nn.Module]:
@@ -189,43 +287,37 @@ def _named(model: nn.Module, head: str | nn.Module) -> tuple[str, nn.Module]:
 
 def _maker(model: nn.Module, inputs: Any) -> tuple[str, nn.Module]:
     """The layer whose output is the model's output."""
-    outputs: dict[str, Tensor] = {}
+    outputs: dict[nn.Module, Tensor] = {}
 
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, _: Any, out: Any) -> None:
-            if isinstance(out, Tensor) and out.ndim >= 2:
-                outputs[name] = _averaged(module, out).clone()  # averaged: a network's every activation is too much
-
-        return hook
+    def watch(module: nn.Module, _: Any, out: Any) -> None:
+        if isinstance(out, Tensor) and out.ndim >= 2:
+            outputs[module] = _averaged(module, out).clone()  # averaged: a network's every activation is too much
 
     modules = {_uncompiled(name): module for name, module in model.named_modules() if _has_matrix(module)}
-    hooks = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
-    try:
+    with ExitStack() as hooked:
+        for module in modules.values():
+            hooked.enter_context(module.register_forward_hook(watch))
         output = call(model, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    logits = _logits(output)
+    logits, listed = _logits(output), _listed(model)
     made = [
         name
-        for name, out in outputs.items()
-        if _among(out, logits) or _among(out, (_averaged(modules[name], one) for one in logits))
+        for name, module in modules.items()
+        if module in outputs
+        and (_among(outputs[module], logits) or _among(outputs[module], [_averaged(module, one) for one in logits]))
     ]
     if len(made) == 1:
         return made[0], modules[made[0]]
     if made:
         raise CollapseError(f"head=None: {_names(made)} all make the model's output; name one")
-    raise CollapseError(_nothing_found(model, output, logits))
-
-
-def _nothing_found(model: nn.Module, output: Any, logits: Sequence[Tensor]) -> str:
-    listed, made = _listed(model), ", ".join(str(tuple(one.shape)) for one in logits)
     if not listed:
-        return f"head=None: {type(model).__name__} has no linear layer{_sealed(model)}; {ABOUT}: {GIVE}"
-    if not made:
-        return f"head=None: the model returns a {type(output).__name__} without logits; name the head, one of {listed}"
-    return (
-        f"head=None: no linear layer makes the model's output, {made}{_sealed(model)}; {ABOUT}: {MERGE}, {OR_ELSE}; "
+        raise CollapseError(f"head=None: {type(model).__name__} has no linear layer{_sealed(model)}; {ABOUT}: {GIVE}")
+    if not logits:
+        raise CollapseError(
+            f"head=None: the model returns a {type(output).__name__} without logits; name the head, one of {listed}"
+        )
+    shapes = ", ".join(str(tuple(one.shape)) for one in logits)
+    raise CollapseError(
+        f"head=None: no linear layer makes the model's output, {shapes}{_sealed(model)}; {ABOUT}: {MERGE}, {OR_ELSE}; "
         f"there are {listed}"
     )
 
@@ -259,7 +351,7 @@ def _same(out: Tensor, logits: Tensor) -> bool:
     if not torch.equal(a.isfinite(), b.isfinite()):
         return False
     a, b = a[finite], b[finite]
-    return not len(a) or bool((a - b).abs().max() <= rounding(SAME, out, logits) * b.abs().max())
+    return not len(a) or bool((a - b).abs().max() <= _rounding(SAME, out, logits) * b.abs().max())
 
 
 def _uncompiled(name: str) -> str:
@@ -270,7 +362,7 @@ def _uncompiled(name: str) -> str:
 def _has_matrix(module: nn.Module) -> bool:
     """Whether a module's weight is a matrix, or that of a convolution over single positions."""
     weight = getattr(module, "weight", None)
-    weight = whole(weight) if callable(weight) else weight
+    weight = _whole(weight) if callable(weight) else weight
     without = nn.Embedding | nn.EmbeddingBag | nn.LayerNorm | torch.jit.ScriptModule  # the last calls no hooks
     if not isinstance(weight, Tensor) or isinstance(module, without):
         return False
@@ -286,3 +378,32 @@ def _listed(model: nn.Module) -> str:
 
 def _names(names: Sequence[str], most: int = 8) -> str:
     return ("…, " if len(names) > most else "") + ", ".join(shorten(name) for name in names[-most:])
+
+
+def _rounding(least: float, *tensors: Tensor) -> float:
+    """Four roundings of the shortest type that took part in the products."""
+    types = [tensor.dtype for tensor in tensors if tensor.is_floating_point()]
+    shortest = max([torch.finfo(dtype).eps for dtype in types] + [PRODUCTS[torch.get_float32_matmul_precision()]])
+    return max(least, 4 * shortest)
+
+
+def _rows(module: nn.Module, values: Tensor) -> Tensor:
+    """One float64 row a position, the first ones, on the CPU; empty if there are no channels."""
+    if values.ndim < 2:
+        return values.new_zeros(0, 0)
+    last = values.movedim(1, -1) if isinstance(module, Convolution) else values
+    return last.flatten(0, -2)[:CHECKED_ROWS].detach().cpu().double()
+
+
+def _whole(weight: Any) -> Tensor | None:
+    """A weight as one plain tensor: quantised ones are methods, those of FSDP2 are in parts."""
+    weight = weight() if callable(weight) else weight
+    if not isinstance(weight, Tensor):
+        return None
+    if weight.is_quantized:
+        return weight.dequantize()
+    return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
+
+
+def _says(name: str) -> str:
+    return f"head={shorten(name)}" if name else "head=the model itself"

@@ -10,8 +10,7 @@ from collapsekit.losses import MSE, CrossEntropy, Focal, Hinge, Loss
 
 def shifted_logits(logits: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor:
     """Return ``s z/T + o − Δ_y e_y``, (n, K): what the cross-entropy of `loss` is applied to."""
-    if loss.temperature != 1.0:
-        logits = logits / loss.temperature
+    logits = logits / loss.temperature
     if loss.scales is not None:
         logits = logits * logits.new_tensor(loss.scales)
     if loss.offsets is not None:
@@ -42,7 +41,12 @@ def sample_losses(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     tensor([0.5000])
     """
     if isinstance(loss, CrossEntropy):
-        return _cross_entropies(shifted_logits(logits, labels, loss), labels, loss)
+        shifted = shifted_logits(logits, labels, loss)
+        weights = None if loss.smoothing_weights is None else shifted.new_tensor(loss.smoothing_weights)
+        losses = nn.functional.cross_entropy(
+            shifted, labels, weight=weights, reduction="none", label_smoothing=loss.smoothing
+        )
+        return losses if weights is None else losses / weights[labels]
     own = labels[:, None]
     if isinstance(loss, MSE):
         return 0.5 * logits.scatter_add(1, own, torch.full_like(logits[:, :1], -1.0)).square().sum(dim=1)
@@ -52,13 +56,3 @@ def sample_losses(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     odds = others.logsumexp(dim=1) - logits.gather(1, own)[:, 0]  # of error: 1 − p = σ(odds) keeps its digits
     assert isinstance(loss, Focal)
     return odds.sigmoid() ** loss.gamma * nn.functional.softplus(odds)
-
-
-def _cross_entropies(shifted: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor:
-    if loss.smoothing_weights is None:
-        return nn.functional.cross_entropy(shifted, labels, reduction="none", label_smoothing=loss.smoothing)
-    weights = shifted.new_tensor(loss.smoothing_weights)
-    weighted = nn.functional.cross_entropy(
-        shifted, labels, weight=weights, reduction="none", label_smoothing=loss.smoothing
-    )
-    return weighted / weights[labels]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,35 @@ from torch import Tensor
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
 from collapsekit.losses import CrossEntropy, Loss
-from collapsekit.metrics import summary
+from collapsekit.metrics import functional as F
 from collapsekit.metrics.moments import ClassMoments
 from collapsekit.prediction import Prediction
 from collapsekit.problem import UFM
 from collapsekit.validation import Array
 
 PLAIN = CrossEntropy()
+MEANINGS = {
+    "nc1": "within-class over between-class variability; 0 where features of every class coincide",
+    "cdnv": "within-class variance over squared distance of means, mean over pairs of classes; 0 at collapse",
+    "ncc": "share of samples whose nearest class mean names the class that the network names",
+    "train_accuracy": "share of training samples that the network assigns to their class",
+    "nc2_largest_cosine": "largest |cosine| between surviving class means; 0 on every orthogonal frame",
+    "nc2_mean_cosine": "mean |cosine| between surviving class means; 0 on every orthogonal frame",
+    "nc2_h": "Gram matrix of class means against the predicted one, shapes only (published metric)",
+    "nc2_h_residual": "the same with scale: relative to the predicted matrix",
+    "nc2_w": "classifier against scaled and centred class means, shapes only (published metric)",
+    "nc2_w_residual": "the same with scale: relative to the classifier that the measured means call for",
+    "nc2_wwt": "Gram matrix of the classifier against the predicted one, shapes only (published metric)",
+    "nc2_wwt_residual": "the same with scale: relative to the predicted matrix",
+    "nc3_wh": "logits at class means against the predicted ones, shapes only (published metric)",
+    "nc3_wh_residual": "the same with scale: relative to the predicted logits",
+    "nc2_etf_h": "angles of centred class means against a simplex ETF's; 0 if balanced, not at an imbalanced optimum",
+    "nc2_etf_w": "angles of classifier rows against a simplex ETF's; 0 if balanced, not at an imbalanced optimum",
+    "nc2_norm_spread_h": "spread of the lengths of centred class means; 0 if balanced, not at an imbalanced optimum",
+    "nc2_norm_spread_w": "spread of the lengths of classifier rows; 0 if balanced, not at an imbalanced optimum",
+    "nc3_duality": "classifier against centred class means; 0 if balanced, not at an imbalanced optimum",
+}
+"""What each scalar compares, and where it is 0, in the order in which pages show them."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,7 +99,17 @@ class Measurement:
     @property
     def reasons(self) -> dict[str, str]:
         """Why each of :meth:`metrics` that is NaN cannot be known, by key."""
-        return summary.reasons(self.metrics(), self.moments, self.weight)
+        if self.moments.seen.sum() < 2:
+            why = "fewer than two classes have samples"
+        elif (self.moments.counts <= 1).all():
+            why = "no class has two samples"
+        elif not F.centred_means(self.moments).any():
+            why = "all class means coincide"
+        elif self.weight is not None and not self.weight.any():
+            why = "the head is 0"
+        else:
+            why = "fewer than two class means or classifier rows have a direction"
+        return {key: why for key, value in self.metrics().items() if math.isnan(value)}
 
     def geometry(self) -> Geometry:
         """Return the Gram matrices of class means and head; NaN for classes without samples.
@@ -93,9 +126,24 @@ class Measurement:
         return Geometry(means @ means.T, W @ W.T, W @ means.T, self.counts, within=within, names=self.names)
 
     def metrics(self, prediction: Prediction | None = None) -> dict[str, float]:
-        """Return the scalar metrics, those against `prediction` included if one is given."""
-        loss = self.loss if prediction is None else prediction.problem.loss
-        result = summary.scalars(self.moments, self.weight, prediction, centred=loss.centred)
+        """Return the scalar metrics, those against `prediction` included if one is given; the others are absent."""
+        moments, result = self.moments, dict[str, float]()
+        if moments.seen.any():
+            means, (largest, mean) = F.centred_means(moments), F.cosines(moments.means)
+            result |= {"cdnv": F.cdnv(moments)[0], "nc2_largest_cosine": largest, "nc2_mean_cosine": mean}
+            if moments.scatter is not None:
+                result["nc1"] = F.nc1(moments)
+            result |= {"nc2_etf_h": F.etf_angles(means), "nc2_norm_spread_h": F.norm_spread(means)}
+            if self.weight is not None:
+                W, loss = self.weight.double(), self.loss if prediction is None else prediction.problem.loss
+                result |= {
+                    "nc2_w": F.generalised_duality(W, moments, centred=loss.centred),
+                    "nc2_etf_w": F.etf_angles(W - W.mean(dim=0)),
+                    "nc2_norm_spread_w": F.norm_spread(W),
+                    "nc3_duality": F.duality(W, moments),
+                }
+            if prediction is not None:
+                result |= F.frame_metrics(moments, self.weight, prediction)
         for key, values in (("ncc", self.centre_agreement), ("train_accuracy", self.recalls)):
             if values is not None:
                 known = np.isfinite(values)
@@ -104,15 +152,31 @@ class Measurement:
         return result
 
     def per_class(self) -> dict[str, Array]:
-        """Return what is known of each class, (K,) by key."""
-        result = {key: as_array(value) for key, value in summary.vectors(self.moments, self.weight, self.bias).items()}
+        """Return what is known of each class, (K,) by key; NaN for classes without samples."""
+        means = self.moments.means
+        found = {
+            "count": self.moments.counts,
+            "feature_sqnorm": means.square().sum(dim=1),
+            "within": self.moments.within,
+            "cdnv": F.cdnv(self.moments)[1],
+        }
+        if self.weight is not None:
+            W = self.weight.to(means)
+            b = means.new_zeros(len(W)) if self.bias is None else self.bias.to(means)
+            products = (W * means).sum(dim=1)
+            target = products + b
+            others = means @ W.sum(dim=0) + b.sum() - target
+            found["classifier_sqnorm"] = W.square().sum(dim=1)
+            found["margin"] = target - others / (len(W) - 1)
+            found["alignment"] = products / (W.norm(dim=1) * means.norm(dim=1))
         own = {
             "confidence": self.confidences,
             "loss": self.losses,
             "recall": self.recalls,
             "ncc": self.centre_agreement,
         }
-        return result | {key: value for key, value in own.items() if value is not None}
+        known = {key: value for key, value in own.items() if value is not None}
+        return {key: as_array(value) for key, value in found.items()} | known
 
     def objective(self, problem: UFM) -> float:
         """Return the training objective of `problem` at this network, over its N samples and not just its means.

@@ -1,10 +1,11 @@
-"""Per-class moments of features in one pass: exact merging, float64 state, no loop over classes."""
+"""Per-class moments of features in one pass: exact merging, float64 state, no loop over classes; head and centres."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from collapsekit.errors import CollapseError
@@ -12,6 +13,8 @@ from collapsekit.metrics.batches import as_tensor
 from collapsekit.validation import whole_number
 
 LARGEST_SCATTER_BYTES = 2 * 1024**3
+TIED = 1e-12
+"""Squared distances that differ by less, relative to the squared lengths they come from, are equal but for rounding."""
 
 
 class ClassMoments:
@@ -62,9 +65,9 @@ class ClassMoments:
     ) -> None:
         num_classes = whole_number("num_classes", num_classes, 1, "give the number of classes")
         dim = whole_number("dim", dim, 1, "give the width of the features")
-        size = state_size(num_classes, dim, scatter=scatter)
-        state = torch.zeros(size, dtype=torch.float64, device=_float64_device(device))
-        self._view(state, num_classes, dim)
+        device = torch.device(device or "cpu")
+        size, place = state_size(num_classes, dim, scatter=scatter), "cpu" if device.type == "mps" else device
+        self._view(torch.zeros(size, dtype=torch.float64, device=place), num_classes, dim)
 
     @classmethod
     def from_state(cls, state: Tensor, num_classes: int, dim: int) -> ClassMoments:
@@ -140,7 +143,6 @@ class ClassMoments:
         squares = torch.zeros_like(n).index_add_(0, where, residuals.square().sum(dim=1))
         if not torch.isfinite(squares).all():
             require_finite(x)
-            raise _overflow()
         between = self._join(classes, n, means, squares)
         if self._scatter is not None:
             rows = torch.cat([residuals, between])
@@ -160,8 +162,7 @@ class ClassMoments:
                 f"other: {other!r} cannot join {self!r}; numbers of classes, widths and scatter must agree"
             )
         merged = ClassMoments.from_state(self.state.clone(), self.num_classes, self.dim)
-        state = other.state.to(self.state.device)
-        added = ClassMoments.from_state(state, self.num_classes, self.dim)
+        added = ClassMoments.from_state(other.state.to(self.state.device), self.num_classes, self.dim)
         classes = torch.nonzero(added._counts > 0).flatten()
         between = merged._join(classes, added._counts[classes], added._means[classes], added._sums_of_squares[classes])
         if merged._scatter is not None and added._scatter is not None:
@@ -176,7 +177,7 @@ class ClassMoments:
         rows = delta * (before * share).sqrt()[:, None]
         squares = squares + rows.square().sum(dim=1)
         if not torch.isfinite(squares).all():
-            raise _overflow()
+            raise CollapseError("features: squares overflow float64; scale them down")
         self._means[classes] += delta * share[:, None]
         self._sums_of_squares[classes] += squares
         self._counts[classes] = before + n
@@ -184,8 +185,7 @@ class ClassMoments:
 
     def __repr__(self) -> str:
         kept = "scatter" if self._scatter is not None else "trace only"
-        total = int(self._counts.sum())
-        return f"ClassMoments(K={self.num_classes}, d={self.dim}, {total} samples, {kept})"
+        return f"ClassMoments(K={self.num_classes}, d={self.dim}, {int(self._counts.sum())} samples, {kept})"
 
 
 def state_size(num_classes: int, dim: int, *, scatter: bool) -> int:
@@ -210,7 +210,7 @@ def checked_batch(
     features: Tensor, labels: Tensor, num_classes: int, dim: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Return features as float64 (n, d) and labels as int64 (n,) on `device`, or say what is wrong with them."""
-    x, y = as_tensor("features", features), as_tensor("labels", labels, "one class number a sample")
+    x, y = as_tensor("features", features), as_tensor("labels", labels)
     if not x.is_floating_point():
         raise CollapseError(f"features: dtype {x.dtype}; give floating point numbers")
     if x.ndim != 2 or x.shape[1] != dim:
@@ -229,8 +229,6 @@ def checked_batch(
 
 def require_finite(features: Tensor) -> None:
     """Name the first sample that is not finite, if there is one."""
-    if torch.isfinite(features.sum()):
-        return
     bad = torch.nonzero(~torch.isfinite(features).all(dim=1)).flatten()
     if len(bad):
         i = int(bad[0])
@@ -238,10 +236,47 @@ def require_finite(features: Tensor) -> None:
         raise CollapseError(f"features: sample {i} holds {value}; {len(bad)} of {len(features)} samples are not finite")
 
 
-def _overflow() -> CollapseError:
-    return CollapseError("features: squares overflow float64; scale them down")
+def packed_head(weight: ArrayLike | Tensor, bias: ArrayLike | Tensor | None, num_classes: int, dim: int) -> Tensor:
+    """Return weight, bias and a flag as one (K, d + 2) float64 tensor; flag 0: no head, 1: no bias, 2: bias."""
+    W = as_tensor("weight", weight)
+    if tuple(W.shape) != (num_classes, dim):
+        raise CollapseError(f"weight: shape {tuple(W.shape)}; expected ({num_classes}, {dim}), one row a class")
+    b = torch.zeros(num_classes) if bias is None else as_tensor("bias", bias)
+    if tuple(b.shape) != (num_classes,):
+        raise CollapseError(f"bias: shape {tuple(b.shape)}; expected ({num_classes},)")
+    if not (torch.isfinite(W).all() and torch.isfinite(b).all()):
+        raise CollapseError("weight or bias: not finite; the head has diverged")
+    flag = torch.full((num_classes, 1), 1.0 if bias is None else 2.0, dtype=torch.float64, device=W.device)
+    return torch.cat([W.to(torch.float64), b.to(W.device, torch.float64)[:, None], flag], dim=1)
 
 
-def _float64_device(device: torch.device | str | None) -> torch.device:
-    device = torch.device(device or "cpu")
-    return torch.device("cpu") if device.type == "mps" else device
+def unpacked_head(state: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return (weight, bias) from a packed head, None for what it does not hold."""
+    flag = float(state[0, -1])
+    return (state[:, :-2] if flag > 0 else None), (state[:, -2] if flag > 1 else None)
+
+
+def last_head(states: Tensor) -> Tensor:
+    """Return the last packed head that holds one: batches without a head, and ranks without data, do not count."""
+    return next((state for state in reversed(list(states)) if float(state[0, -1]) > 0), states[-1])
+
+
+def first_centres(states: Tensor) -> Tensor:
+    """Return the first centres that were frozen; those of all processes are the same."""
+    return next((state for state in states if state.isfinite().any()), states[0])
+
+
+def nearest_centre(features: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the class of each feature's nearest centre, (n,), and whether there is one and no other as near.
+
+    Classes without a centre (NaN) never win.
+    """
+    known = torch.nonzero(torch.isfinite(centres).all(dim=1))[:, 0]
+    middle = centres[known].mean(dim=0)
+    x, points = features - middle, centres[known] - middle
+    if len(known) < 2:
+        return known.expand(len(x)), torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    sqnorms = points.square().sum(dim=1)
+    squares, order = torch.addmm(sqnorms, x, points.T, alpha=-2).topk(2, dim=1, largest=False)
+    size = x.square().sum(dim=1) + sqnorms.max()
+    return known[order[:, 0]], squares[:, 1] - squares[:, 0] > TIED * size

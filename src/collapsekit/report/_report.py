@@ -7,7 +7,6 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +19,14 @@ from collapsekit import files
 from collapsekit.diagnosis import Comparison
 from collapsekit.diagnosis.status import GONE
 from collapsekit.errors import CollapseError
-from collapsekit.metrics.summary import MEANINGS
+from collapsekit.metrics.measurement import MEANINGS
 from collapsekit.recipe import horizon_sentence
 from collapsekit.report import figures
-from collapsekit.theory import Nearness, nearest_reference
-from collapsekit.training import Run, TrainConfig, compare_run, run_scope
-from collapsekit.validation import Array
+from collapsekit.theory import nearest_reference
+from collapsekit.training import Run, compare_run, run_scope
 
 MOST_GRAM_CLASSES = 200
 """Gram matrices of more classes are left out of the page: a cell would be smaller than a pixel."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An inline SVG with the sentence that explains it."""
-
-    caption: str
-    svg: Markup
 
 
 def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
@@ -62,7 +52,8 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
     target = run.folder / "report.html" if path is None else Path(path)
     if target.is_dir():
         raise CollapseError(f"path={str(target)!r}: is a folder; give a file name")
-    frame, comparison = run.prediction, compare_run(run)
+    frame, comparison, measured = run.prediction, compare_run(run), run.measured
+    alone = bool(measured.moments.unseen) or len(measured.counts) > MOST_GRAM_CLASSES
     html = render(
         "page.html.j2",
         _pictures(run, comparison),
@@ -70,35 +61,29 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
         frame=frame,
         comparison=comparison,
         missed=not (comparison.reached or (frame is None and all(c.status not in GONE for c in comparison.classes))),
-        metrics=_metrics(run),
-        settings=_settings(run.config),
-        penalties=run.config.penalties(run.measured.counts, run.last_layer),
-        units=_units(run),
+        metrics=measured.metrics(frame),
+        meanings=MEANINGS,
+        penalties=run.config.penalties(measured.counts, run.last_layer),
         horizon=horizon_sentence(run.horizon),
-        times_threshold="" if frame is None else _number(1 / float(frame.headroom.min()), "%.3g"),
-        lambda_h="" if frame is None else _lambda_h(frame.problem.lambda_h),
+        lambda_h=()
+        if frame is None
+        else (float(np.min(frame.problem.lambda_h)), float(np.max(frame.problem.lambda_h))),
         scope=run_scope(run),
-        nearest=_nearest(run),
+        nearest=[] if alone else nearest_reference(measured.geometry(), None if frame is None else frame.problem),
     )
     files.replace(target, html)
     return target
 
 
-def _nearest(run: Run) -> list[Nearness]:
-    """Reference geometries by distance; none for so many classes that Gram matrices are left out too."""
-    if run.measured.moments.unseen or len(run.measured.counts) > MOST_GRAM_CLASSES:
-        return []
-    return nearest_reference(run.measured.geometry(), None if run.prediction is None else run.prediction.problem)
-
-
-def render(template: str, pictures: Iterable[Picture], **content: Any) -> str:
-    """Return the page that a template makes of its content, every picture with ids of its own."""
+def render(template: str, pictures: Iterable[tuple[str, Axes]], **content: Any) -> str:
+    """Return the page that a template makes of its content, and of axes with the sentences that explain them."""
     templates = Environment(
         loader=PackageLoader("collapsekit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     templates.filters["number"] = _number
-    apart = [_apart(one, f"figure{i}") for i, one in enumerate(pictures)]
-    return templates.get_template(template).render(pictures=apart, **content)
+    with figures.style():
+        drawn = [(caption, svg(caption, ax, f"figure{i}")) for i, (caption, ax) in enumerate(pictures)]
+    return templates.get_template(template).render(pictures=drawn, **content)
 
 
 def _number(value: float, form: str) -> str:
@@ -107,113 +92,74 @@ def _number(value: float, form: str) -> str:
     return text.removeprefix("-") if text and not float(text) else text
 
 
-def _metrics(run: Run) -> list[tuple[str, float, str]]:
-    """Name, value and meaning of every scalar metric."""
-    found = run.measured.metrics(run.prediction)
-    return [(key, found[key], meaning) for key, meaning in MEANINGS.items() if key in found]
-
-
-def _settings(config: TrainConfig) -> dict[str, Any]:
-    """What was chosen and is not said elsewhere on the page."""
-    said = ("schema", "weight_decay", "feature_decay", "class_names")
-    return {key: value for key, value in config.to_dict().items() if key not in said and value is not None}
-
-
-def _lambda_h(value: float | Array) -> str:
-    low, high = float(np.min(value)), float(np.max(value))
-    return f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g} by class"
-
-
-def _units(run: Run) -> str:
-    """How the recipe's numbers become λ_W and λ_H."""
-    if run.problem is None:
-        return f"No λ_H follows from this recipe: {run.outside}."
-    return run.recipe.units(run.last_layer)
-
-
-def _pictures(run: Run, comparison: Comparison) -> Iterator[Picture]:
+def _pictures(run: Run, comparison: Comparison) -> Iterator[tuple[str, Axes]]:
     """Pictures in pairs, which a wide page sets side by side."""
-    labels = [c.label for c in comparison.classes]
-    with figures.style():
-        yield _confidence_picture(run, comparison)
-        yield picture(
-            "Confidence of each class over training, dark the first class, light the last"
-            + ("." if run.prediction is None else "; squares: predicted."),
-            figures.confidence_trajectory(
-                run.history, None if run.prediction is None else run.prediction.confidences, labels=labels
-            ),
-        )
-        yield from _norm_pictures(run)
-        if len(labels) <= MOST_GRAM_CLASSES:
-            yield from _gram_pictures(run, labels)
-        yield from _history_pictures(run)
-
-
-def _confidence_picture(run: Run, comparison: Comparison) -> Picture:
-    if run.prediction is not None and not np.isnan(run.prediction.headroom).any():
-        return picture(
+    labels, frame, counts = [c.label for c in comparison.classes], run.prediction, run.measured.counts
+    vectors, history = run.measured.per_class(), run.history
+    if frame is not None and not np.isnan(frame.headroom).any():
+        yield (
             "Confidence of each class on its training samples against its headroom. At headroom 1 or below a class "
             "keeps no feature and its confidence is 1/K.",
-            figures.collapse_line(run.prediction, comparison),
+            figures.collapse_line(frame, comparison),
         )
-    confidences = run.measured.per_class()["confidence"]
-    return picture(
-        "Confidence of each class on its training samples against class size.",
-        figures.by_count(
-            run.measured.counts,
-            None if run.prediction is None else run.prediction.confidences,
-            confidences,
-            ylabel="training confidence",
-        ),
+    else:
+        yield (
+            "Confidence of each class on its training samples against class size.",
+            figures.by_count(
+                counts, None if frame is None else frame.confidences, vectors["confidence"], ylabel="training confidence"
+            ),
+        )
+    yield (
+        "Confidence of each class over training, dark the first class, light the last"
+        + ("." if frame is None else "; squares: predicted."),
+        figures.confidence_trajectory(history, None if frame is None else frame.confidences, labels=labels),
     )
-
-
-def _norm_pictures(run: Run) -> Iterator[Picture]:
-    vectors, counts, frame = run.measured.per_class(), run.measured.counts, run.prediction
     predicted = (None, None) if frame is None else (frame.feature_sqnorms, frame.classifier_sqnorms)
-    yield picture(
+    yield (
         "Squared length of class means against class size.",
         figures.by_count(counts, predicted[0], vectors["feature_sqnorm"], ylabel="‖h‖² of the class mean"),
     )
-    yield picture(
+    yield (
         "Squared length of classifier rows against class size.",
         figures.by_count(counts, predicted[1], vectors["classifier_sqnorm"], ylabel="‖w‖² of the row"),
     )
+    if len(labels) <= MOST_GRAM_CLASSES:
+        yield from _gram_pictures(run, labels)
+    if frame is not None:
+        yield (
+            "How far the training objective lies above the predicted optimum. It jumps during the warm-up of the "
+            "penalties.",
+            figures.objective_trajectory(history, frame.objective),
+        )
+    else:
+        yield "Training loss, without penalties.", figures.loss_trajectory(history)
+    yield (
+        "NC1: within-class relative to between-class variability of the features. Where classes have collapsed it "
+        "divides by their vanishing means, and may rise although features of every class coincide ever better.",
+        figures.nc1_trajectory(history),
+    )
 
 
-def _gram_pictures(run: Run, labels: list[str]) -> Iterator[Picture]:
-    measured = run.measured.geometry()
-    predicted = None if run.prediction is None else run.prediction.geometry()
+def _gram_pictures(run: Run, labels: list[str]) -> Iterator[tuple[str, Axes]]:
+    geometries = {} if run.prediction is None else {"predicted": run.prediction.geometry()}
+    geometries["measured"] = run.measured.geometry()
     for what, of, key in (
         ("Class means", "of class means", "gram_h"),
         ("Classifier", "of classifier rows", "gram_w"),
     ):
-        sides = {} if predicted is None else {"predicted": getattr(predicted, key)}
-        sides["measured"] = getattr(measured, key)
+        sides = {side: getattr(geometry, key) for side, geometry in geometries.items()}
         limit = max(float(np.nanmax(np.abs(matrix))) for matrix in sides.values()) or 1.0
         for side, matrix in sides.items():
             ax = figures.gram(matrix, title=f"{what}, {side}", limit=limit, labels=labels)
-            yield picture(f"Inner products {of}, {side}.", ax)
+            yield f"Inner products {of}, {side}.", ax
 
 
-def _history_pictures(run: Run) -> Iterator[Picture]:
-    if run.prediction is not None:
-        yield picture(
-            "How far the training objective lies above the predicted optimum. It jumps during the warm-up of the "
-            "penalties.",
-            figures.objective_trajectory(run.history, run.prediction.objective),
-        )
-    else:
-        yield picture("Training loss, without penalties.", figures.loss_trajectory(run.history))
-    yield picture(
-        "NC1: within-class relative to between-class variability of the features. Where classes have collapsed it "
-        "divides by their vanishing means, and may rise although features of every class coincide ever better.",
-        figures.nc1_trajectory(run.history),
-    )
+def svg(caption: str, ax: Axes, prefix: str) -> Markup:
+    """Return a figure as an inline SVG, named for readers of the screen; its ids and references to them get a prefix.
 
-
-def picture(caption: str, ax: Axes) -> Picture:
-    """Return a figure as an inline SVG."""
+    Only tags are changed: the text between them may be anything. matplotlib escapes the text that it draws, and quotes
+    and ``>`` inside tags.
+    """
     figure = ax.get_figure(root=True)
     assert figure is not None
     buffer = io.StringIO()
@@ -221,15 +167,6 @@ def picture(caption: str, ax: Axes) -> Picture:
         # The SVG holds text, which the reader's fonts draw; matplotlib's own are for measuring it.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ \(.*\) missing from font", category=UserWarning)
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = buffer.getvalue()  # matplotlib escapes the text that it draws
-    return Picture(caption, Markup(text[text.index("<svg") :]))
-
-
-def _apart(picture: Picture, prefix: str) -> Picture:
-    """Name the picture for readers of the screen, and give its ids, and references to them, a prefix of their own.
-
-    Only tags are changed: the text between them may be anything. matplotlib escapes quotes and ``>`` inside tags.
-    """
-    named = str(picture.svg).replace("<svg ", f'<svg role="img" aria-label="{escape(picture.caption)}" ', 1)
-    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r'( id="|href="#|url\(#)', rf"\1{prefix}-", tag[0]), named)
-    return Picture(picture.caption, Markup(svg))
+    _, tag, rest = buffer.getvalue().partition("<svg ")
+    named = f'{tag}role="img" aria-label="{escape(caption)}" {rest}'
+    return Markup(re.sub(r"<[^>]*>", lambda tag: re.sub(r'( id="|href="#|url\(#)', rf"\1{prefix}-", tag[0]), named))

@@ -7,15 +7,17 @@ are hollow or lines, measurements filled.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 from collapsekit.diagnosis import Comparison
 from collapsekit.prediction import Prediction
@@ -39,11 +41,9 @@ STYLE: Any = {
 }
 
 
-@contextmanager
-def style() -> Iterator[None]:
+def style() -> AbstractContextManager[None]:
     """Draw with matplotlib's defaults and our style, whatever the user has set."""
-    with matplotlib.style.context(["default", STYLE]):
-        yield
+    return matplotlib.style.context(["default", STYLE])
 
 
 def new_axes(width: float = 4.6, height: float = 3.4) -> Axes:
@@ -70,10 +70,9 @@ def collapse_line(frame: Prediction, comparison: Comparison, *, ax: Axes | None 
     ax.plot(frame.headroom, measured, "o", ms=5, color=ORANGE, label="measured")
     if size <= MOST_LABELS:
         for c, px, py in zip(comparison.classes, frame.headroom, measured, strict=True):
-            if px > 1:
-                _label(ax, short(c.label, MOST_LETTERS), (px, py), (4, -9))
-            else:  # points in a row: beside one another their names would overlap
-                _label(ax, short(c.label, MOST_LETTERS), (px, py), (2, 5), rotation=45)
+            # points in a row: beside one another their names would overlap
+            offset, turned = ((4, -9), 0) if px > 1 else ((2, 5), 45)
+            _label(ax, short(c.label, MOST_LETTERS), (px, py), offset, rotation=turned)
     lowest = float(np.nanmin([measured, frame.confidences]))
     if lowest > 0.5:
         ax.set_ylim(1 - 1.5 * (1 - lowest), 1 + 0.1 * (1 - lowest) + 1e-6)
@@ -81,8 +80,8 @@ def collapse_line(frame: Prediction, comparison: Comparison, *, ax: Axes | None 
         ax.axhline(1 / size, color=GREY, lw=0.8, ls=":")
         ax.text(x[-1], 1 / size, "1/K", ha="right", va="bottom", color=GREY)
         ax.set_ylim(0, 1.02)
-    ax.set(xscale="log", xlim=(x[0], x[-1]))
-    ax.set(xlabel="headroom: class size / critical size", ylabel="training confidence")
+    labels = {"xlabel": "headroom: class size / critical size", "ylabel": "training confidence"}
+    ax.set(xscale="log", xlim=(x[0], x[-1]), **labels)
     plain_ticks(ax)
     legend_above(ax)
     return ax
@@ -96,11 +95,15 @@ def by_count(counts: Array, predicted: Array | None, measured: Array, *, ylabel:
         ax.plot(counts[order], predicted[order], "-", color=BLUE, lw=1)
         ax.plot(counts, predicted, "s", ms=8, mfc="none", color=BLUE, label="predicted")
     ax.plot(counts, measured, "o", ms=4, color=ORANGE, label="measured")
-    ax.set(xscale="log", xlabel="training samples of the class", ylabel=ylabel)
-    ax.set_ylim(bottom=0)
+    return against_size(ax, ylabel, (0, None), 0 if predicted is None else 2)
+
+
+def against_size(ax: Axes, ylabel: str, ylim: tuple[float, float | None], columns: int) -> Axes:
+    """Finish axes that have class sizes below, with a legend of so many columns, if any; return them."""
+    ax.set(xscale="log", xlabel="training samples of the class", ylabel=ylabel, ylim=ylim)
     plain_ticks(ax)
-    if predicted is not None:
-        legend_above(ax)
+    if columns:
+        legend_above(ax, columns)
     return ax
 
 
@@ -108,45 +111,36 @@ def gram(matrix: Array, *, title: str, limit: float, labels: Sequence[str] = (),
     """Draw a Gram matrix on a diverging scale from −`limit` to `limit`."""
     ax = ax or new_axes(3.6, 3.2)
     image = ax.imshow(matrix, cmap="PuOr_r", vmin=-limit, vmax=limit)
-    name_ticks(ax, labels)
+    name_ticks(labels, ax.xaxis, ax.yaxis)
     ax.set_title(title, fontsize=9)
-    figure = ax.get_figure()
-    assert figure is not None
-    figure.colorbar(image, ax=ax, shrink=0.8)
+    ax.figure.colorbar(image, ax=ax, shrink=0.8)
     return ax
 
 
 def objective_trajectory(history: list[dict[str, Any]], predicted: float, *, ax: Axes | None = None) -> Axes:
     """Draw how far the training objective lies above the predicted optimum, relative to it, over the steps."""
-    ax = ax or new_axes()
-    steps = [entry["step"] for entry in history]
     excess = np.array([entry["objective"] for entry in history]) / predicted - 1
-    ax.plot(steps, np.maximum(excess, 1e-7), color=ORANGE)
-    ax.set(yscale="log", xlabel="training step", ylabel="objective / predicted optimum − 1")
+    ax = _over_steps(history, np.maximum(excess, 1e-7), "objective / predicted optimum − 1", ORANGE, ax)
+    ax.set_yscale("log")
     return ax
 
 
 def loss_trajectory(history: list[dict[str, Any]], *, ax: Axes | None = None) -> Axes:
     """Draw the training loss, without penalties, over the steps."""
-    ax = ax or new_axes()
-    _plot_positive(ax, history, "loss", ORANGE)
-    ax.set(xlabel="training step", ylabel="training loss")
-    return ax
+    return _over_steps(history, [entry["loss"] for entry in history], "training loss", ORANGE, ax)
 
 
 def nc1_trajectory(history: list[dict[str, Any]], *, ax: Axes | None = None) -> Axes:
     """Draw NC1, within-class relative to between-class variability, over the steps."""
-    ax = ax or new_axes()
-    _plot_positive(ax, history, "nc1", GREEN)
-    ax.set(xlabel="training step", ylabel="NC1")
-    return ax
+    return _over_steps(history, [entry["nc1"] for entry in history], "NC1", GREEN, ax)
 
 
-def _plot_positive(ax: Axes, history: list[dict[str, Any]], key: str, color: str) -> None:
+def _over_steps(history: list[dict[str, Any]], values: ArrayLike, ylabel: str, color: str, ax: Axes | None) -> Axes:
     """On a logarithmic axis, unless no value is above 0: samples of a class may be the same to the last bit."""
-    values = np.array([entry[key] for entry in history], dtype=float)
-    ax.plot([entry["step"] for entry in history], values, color=color)
-    ax.set_yscale("log" if (values > 0).any() else "linear")
+    ax, numbers = ax or new_axes(), np.array(values, dtype=float)
+    ax.plot([entry["step"] for entry in history], numbers, color=color)
+    ax.set(yscale="log" if (numbers > 0).any() else "linear", xlabel="training step", ylabel=ylabel)
+    return ax
 
 
 def confidence_trajectory(
@@ -179,15 +173,14 @@ def legend_above(ax: Axes, ncols: int = 2) -> None:
     ax.legend(frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.0, ncols=ncols, fontsize=8)
 
 
-def name_ticks(ax: Axes, labels: Sequence[str]) -> None:
+def name_ticks(labels: Sequence[str], *axes: Axis) -> None:
     """Write class names beside the cells of a matrix; of many classes whole numbers."""
-    if 0 < len(labels) <= MOST_LABELS:
-        names = [short(label, MOST_LETTERS) for label in labels]
-        upright = 90 if max(map(len, names)) > 2 else 0
-        ax.set_xticks(range(len(labels)), names, parse_math=False, rotation=upright, fontsize=7)
-        ax.set_yticks(range(len(labels)), names, parse_math=False, fontsize=7)
-    else:
-        for axis in (ax.xaxis, ax.yaxis):
+    names = [short(label, MOST_LETTERS) for label in labels]
+    for axis in axes:
+        if 0 < len(names) <= MOST_LABELS:
+            upright = 90 if isinstance(axis, XAxis) and max(map(len, names)) > 2 else 0
+            axis.set_ticks(range(len(names)), names, parse_math=False, rotation=upright, fontsize=7)
+        else:
             axis.set_major_locator(MaxNLocator(integer=True))
 
 

@@ -33,8 +33,8 @@ def landscape_gaps(found: Landscape, *, ax: Axes | None = None) -> Axes:
         places = i + 0.6 * (np.arange(len(gaps)) + 0.5) / len(gaps) - 0.3
         ax.plot(places, gaps, marker, ms=4, color=colour, ls="none")
     ax.axhline(found.tol, color=GREY, lw=0.8, ls=":")
-    ax.set(yscale="log", ylabel="relative gap to the lower bound", xticks=range(len(found.outcomes)))
-    ax.set_xticklabels([f"{name}\n{found.reached(name):.0%}" for name in found.outcomes])
+    ax.set(yscale="log", ylabel="relative gap to the lower bound")
+    ax.set_xticks(range(len(found.outcomes)), [f"{name}\n{found.reached(name):.0%}" for name in found.outcomes])
     return ax
 
 
@@ -46,8 +46,7 @@ def reached_shares(
     for name, column in shares.items():
         colour, marker, line = METHODS[name]
         ax.plot(values, column, marker=marker, ms=4, color=colour, ls=line, label=name)
-    ax.set(xlabel=label, ylabel="share of starts at the optimum", ylim=(-0.03, 1.03))
-    ax.set_xscale("log")
+    ax.set(xlabel=label, ylabel="share of starts at the optimum", ylim=(-0.03, 1.03), xscale="log")
     plain_ticks(ax)
     return ax
 
@@ -58,8 +57,6 @@ def solution_features(solution: Solution, *, ax: Axes | None = None) -> Axes:
     cosines = solution.geometry().feature_cosines
     image = ax.imshow(cosines, cmap="cividis", vmin=min(0.0, float(np.nanmin(cosines, initial=0.0))), vmax=1)
     ax.set(xlabel="class", ylabel="class", title="cosines between class features")
-    name_ticks(ax, solution.problem.names or [str(k) for k in range(len(cosines))])
-    figure = ax.get_figure()
-    assert figure is not None
-    figure.colorbar(image, ax=ax)
+    name_ticks(solution.problem.names or [str(k) for k in range(len(cosines))], ax.xaxis, ax.yaxis)
+    ax.figure.colorbar(image, ax=ax)
     return ax

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from collapsekit.losses import Loss
@@ -23,15 +22,15 @@ from collapsekit.report.figures import (
     BLUE,
     GREEN,
     GREY,
-    MOST_LABELS,
-    MOST_LETTERS,
     ORANGE,
+    against_size,
     legend_above,
+    name_ticks,
     new_axes,
     plain_ticks,
 )
 from collapsekit.theory._thresholds import thresholds
-from collapsekit.validation import Array, short
+from collapsekit.validation import Array
 
 STYLES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), ("black", ":"), (GREY, (0, (5, 1))))
 REGIMES = {"λ → 0": 1e-6, "0.01 × threshold": 1e-2, "0.3 × threshold": 0.3, "0.9 × threshold": 0.9}
@@ -53,9 +52,7 @@ def predicted_line(problem: UFM, *, ax: Axes | None = None) -> Axes:
         ax.set_xlim(left=left)
         ax.annotate(f"dies at {high:.3g}", (high, 1.0), (3, 0), textcoords="offset points", va="top", color=GREY)
     ax.axhline(1 / problem.num_classes, color=GREY, lw=0.8, ls=":")
-    _against_size(ax, "training confidence")
-    ax.set_ylim(0, 1.02)
-    return ax
+    return against_size(ax, "training confidence", (0, 1.02), 0)
 
 
 def norm_regimes(problem: UFM, *, scales: Mapping[str, float] = REGIMES, ax: Axes | None = None) -> Axes:
@@ -65,10 +62,7 @@ def norm_regimes(problem: UFM, *, scales: Mapping[str, float] = REGIMES, ax: Axe
     for (colour, line), (label, scale) in zip(STYLES, scales.items(), strict=False):
         sqnorms = predict(_scaled(problem, limit * scale)).feature_sqnorms
         ax.plot(problem.counts[order], (sqnorms / sqnorms.max())[order], color=colour, ls=line, label=label)
-    _against_size(ax, "‖h‖² of the class mean / largest")
-    ax.set_ylim(bottom=0)
-    legend_above(ax, 3)
-    return ax
+    return against_size(ax, "‖h‖² of the class mean / largest", (0, None), 3)
 
 
 def phase(diagram: PhaseDiagram, *, point: tuple[float, float] | None = None, ax: Axes | None = None) -> Axes:
@@ -79,15 +73,14 @@ def phase(diagram: PhaseDiagram, *, point: tuple[float, float] | None = None, ax
     ax = ax or new_axes()
     colours: Any = {"cmap": "cividis", "vmin": 0, "vmax": diagram.num_classes}
     image = ax.pcolormesh(diagram.products, diagram.ratios, diagram.survivors, rasterized=True, **colours)
-    deaths = ((diagram.first_death, "-", "first class dies"), (diagram.last_death, "--", "last class dies"))
-    for products, line, label in deaths:
-        ax.plot(products, diagram.ratios, ls=line, lw=1.5, label=label, **ON_COLOURS)
+    ax.plot(diagram.first_death, diagram.ratios, lw=1.5, label="first class dies", **ON_COLOURS)
+    ax.plot(diagram.last_death, diagram.ratios, ls="--", lw=1.5, label="last class dies", **ON_COLOURS)
     ax.set(xscale="log", yscale="log", xlabel="λ_W λ_H", ylabel="largest / smallest count")
     ax.set(xlim=(diagram.products[0], diagram.products[-1]), ylim=(diagram.ratios[0], diagram.ratios[-1]))
     if point is not None:
         ax.plot(*point, "X", ms=9, mec="black", mfc=ORANGE, ls="none", label="this problem", clip_on=False)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=7, facecolor="0.75", columnspacing=1.0)
-    _bar(ax, image, "surviving classes")
+    ax.figure.colorbar(image, ax=ax, label="surviving classes")
     return ax
 
 
@@ -103,13 +96,10 @@ def confidence_map(problem: UFM, *, points: int = 60, ax: Axes | None = None) ->
     if scales[0] < 1 < scales[-1]:
         ax.axvline(1.0, lw=1.5, ls=":", label="as given", **ON_COLOURS)
     ax.set(xscale="log", xlabel="λ_W λ_H relative to that given", ylabel="class, largest first", xlim=scales[[0, -1]])
-    if problem.names is not None and len(rows) <= MOST_LABELS:
-        ax.set_yticks(rows, [short(problem.names[k], MOST_LETTERS) for k in order], parse_math=False, fontsize=7)
-    else:
-        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    name_ticks([] if problem.names is None else [problem.names[k] for k in order], ax.yaxis)
     ax.invert_yaxis()
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=7, facecolor="0.75")
-    _bar(ax, image, "training confidence")
+    ax.figure.colorbar(image, ax=ax, label="training confidence")
     return ax
 
 
@@ -121,10 +111,7 @@ def loss_families(problem: UFM, families: Mapping[str, Loss], *, ax: Axes | None
         margins = predict(replace(problem, loss=loss)).margins
         scaled = margins / (margins.max() or 1.0)
         ax.plot(problem.counts[order], scaled[order], color=colour, ls=line, marker=".", label=name)
-    _against_size(ax, "margin / largest")
-    ax.set_ylim(0, 1.05)
-    legend_above(ax, 3)
-    return ax
+    return against_size(ax, "margin / largest", (0, 1.05), 3)
 
 
 def price_of_relu(largest: int = 64, *, ax: Axes | None = None) -> Axes:
@@ -150,10 +137,7 @@ def before_and_after(problem: UFM, before: Array, after: Mapping[str, Array], *,
     ax.plot(counts[order], before[order], "s-", ms=5, mfc="none", color=BLUE, label="now")
     for (colour, line), (name, values) in zip(STYLES[1:], after.items(), strict=False):
         ax.plot(counts[order], values[order], color=colour, ls=line, marker=".", label=name)
-    _against_size(ax, "training confidence")
-    ax.set_ylim(0, 1.02)
-    legend_above(ax, 3)
-    return ax
+    return against_size(ax, "training confidence", (0, 1.02), 3)
 
 
 def _by_size(problem: UFM) -> NDArray[np.intp]:
@@ -162,18 +146,7 @@ def _by_size(problem: UFM) -> NDArray[np.intp]:
     return np.asarray(order[np.unique(np.linspace(0, len(order) - 1, min(len(order), MOST_POINTS)).astype(int))])
 
 
-def _against_size(ax: Axes, ylabel: str) -> None:
-    ax.set(xscale="log", xlabel="training samples of the class", ylabel=ylabel)
-    plain_ticks(ax)
-
-
 def _scaled(problem: UFM, factor: float) -> UFM:
     """The problem with λ_W λ_H multiplied, at the same ratio."""
     root = float(np.sqrt(factor))
     return replace(problem, lambda_w=problem.lambda_w * root, lambda_h=problem.lambda_h * root)
-
-
-def _bar(ax: Axes, image: object, label: str) -> None:
-    figure = ax.get_figure()
-    assert figure is not None
-    figure.colorbar(image, ax=ax, label=label)  # type: ignore[arg-type]

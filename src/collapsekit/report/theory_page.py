@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from collapsekit import __version__, files
 from collapsekit.errors import CollapseError
 from collapsekit.losses import MSE, CrossEntropy, Focal, Hinge, Loss
 from collapsekit.prediction import phase_diagram, predict
 from collapsekit.problem import UFM
-from collapsekit.report import figures, theory_figures
-from collapsekit.report._report import Picture, picture, render
+from collapsekit.report import theory_figures
+from collapsekit.report._report import render
 from collapsekit.theory import thresholds
 from collapsekit.validation import Array
 
@@ -54,7 +55,7 @@ def advice_page(problem: UFM, after: Mapping[str, Array], sheet: Sheet, path: st
     return _write(problem, sheet, _advice_pictures(problem, after), path)
 
 
-def _write(problem: UFM, sheet: Sheet, pictures: Iterator[Picture], path: str | os.PathLike[str]) -> Path:
+def _write(problem: UFM, sheet: Sheet, pictures: Iterator[tuple[str, Axes]], path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.is_dir():
         raise CollapseError(f"html={str(target)!r}: is a folder; give a file name")
@@ -73,34 +74,26 @@ def _write(problem: UFM, sheet: Sheet, pictures: Iterator[Picture], path: str | 
     return target
 
 
-def _prediction_pictures(problem: UFM) -> Iterator[Picture]:
-    with figures.style():
-        yield picture(
-            "Confidence of each class on its training samples against its size. Where classes share one threshold, the "
-            "shaded sizes are lost: they keep no feature and the confidence 1/K.",
-            theory_figures.predicted_line(problem),
-        )
-        yield picture(
-            "The same while both penalties move together, from a hundredth of the first death to beyond the last.",
-            theory_figures.confidence_map(problem),
-        )
-        yield picture(
-            "Squared length of class means against class size, at several multiples of the smallest threshold: rare "
-            "classes have the longest features where penalties vanish, and none at their threshold.",
-            theory_figures.norm_regimes(problem),
-        )
-        yield _phase(problem)
-        yield picture(
-            "Margins of these classes under several losses at the same penalties, relative to the largest margin. "
-            "A margin of 0 is a lost class.",
-            theory_figures.loss_families(problem, FAMILIES),
-        )
-
-
-def _phase(problem: UFM) -> Picture:
+def _prediction_pictures(problem: UFM) -> Iterator[tuple[str, Axes]]:
+    yield (
+        "Confidence of each class on its training samples against its size. Where classes share one threshold, the "
+        "shaded sizes are lost: they keep no feature and the confidence 1/K.",
+        theory_figures.predicted_line(problem),
+    )
+    yield (
+        "The same while both penalties move together, from a hundredth of the first death to beyond the last.",
+        theory_figures.confidence_map(problem),
+    )
+    yield (
+        "Squared length of class means against class size, at several multiples of the smallest threshold: rare "
+        "classes have the longest features where penalties vanish, and none at their threshold.",
+        theory_figures.norm_regimes(problem),
+    )
     largest, smallest = float(problem.counts.max()), float(problem.counts.min())
     product = problem.lambda_w * float(np.exp(np.log(problem.lambda_h).mean()))
-    limits, ratio = thresholds(problem), largest / smallest
+    limits, ratio, loss = thresholds(problem), largest / smallest, problem.loss
+    if isinstance(loss, CrossEntropy):  # without what tells classes apart: the diagram is about other counts
+        loss = CrossEntropy(loss.smoothing, None, loss.temperature)
     low, high = min(product, limits.minority_collapse) / 10, 10 * max(product, limits.complete_collapse)
     ratios = np.geomspace(1, max(10.0, min(largest, 10 * ratio)), 60)
     diagram = phase_diagram(
@@ -108,29 +101,27 @@ def _phase(problem: UFM) -> Picture:
         int(largest),
         ratios=ratios,
         products=np.geomspace(low, high, 80),
-        loss=_same_for_all(problem),
+        loss=loss,
     )
-    return picture(
+    yield (
         f"How many of {problem.num_classes} classes survive, for long tails from {largest:.0f} samples down. The cross "
         "stands at this problem's ratio and penalties; its counts need not be a long tail.",
         theory_figures.phase(diagram, point=(product, ratio)),
     )
+    yield (
+        "Margins of these classes under several losses at the same penalties, relative to the largest margin. "
+        "A margin of 0 is a lost class.",
+        theory_figures.loss_families(problem, FAMILIES),
+    )
 
 
-def _same_for_all(problem: UFM) -> Loss:
-    """The loss without what tells classes apart, for counts of other problems."""
-    loss = problem.loss
-    return CrossEntropy(loss.smoothing, None, loss.temperature) if isinstance(loss, CrossEntropy) else loss
-
-
-def _advice_pictures(problem: UFM, after: Mapping[str, Array]) -> Iterator[Picture]:
-    with figures.style():
-        yield picture(
-            "Confidence of each class on its training samples, now and after each remedy alone.",
-            theory_figures.before_and_after(problem, predict(problem).confidences, after),
-        )
-        yield picture(
-            "Confidence of each class while both penalties move together, from a hundredth of the first death to "
-            "beyond the last.",
-            theory_figures.confidence_map(problem),
-        )
+def _advice_pictures(problem: UFM, after: Mapping[str, Array]) -> Iterator[tuple[str, Axes]]:
+    yield (
+        "Confidence of each class on its training samples, now and after each remedy alone.",
+        theory_figures.before_and_after(problem, predict(problem).confidences, after),
+    )
+    yield (
+        "Confidence of each class while both penalties move together, from a hundredth of the first death to "
+        "beyond the last.",
+        theory_figures.confidence_map(problem),
+    )

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from collapsekit.losses import CrossEntropy
 from collapsekit.metrics import Measurement, measure
-from collapsekit.metrics.last_layer import evaluating
-from collapsekit.metrics.linear import Head
+from collapsekit.metrics.last_layer import Head, evaluating
 from collapsekit.prediction import Prediction
 from collapsekit.problem import UFM
 from collapsekit.training._split import Split
