@@ -12,8 +12,8 @@ Long tails of ten classes on digits, MNIST-5k and Fashion-MNIST, full batch, thr
 Reduced to fit the budget: MLP 128-128-512, 1,500 steps (BatchNorm: learning rate 0.3, 0.1 at decay 0.2).
 
 The bands below were committed before the runs. The floor is that of `UFM.confidence_floor`; it is a theorem for the
-training softmax at an optimum, so runs whose objective lies more than 0.1 % above it are listed apart. At decay 0.2 with
-a free shift a trial was 0.018 off: there is no band there, the deviation is reported.
+training softmax at an optimum, so runs whose objective lies more than 0.1 % above it are listed apart. At decay 0.2
+with a free shift a trial was 0.018 off: there is no band there, the deviation is reported.
 """
 
 import numpy as np

@@ -25,7 +25,7 @@ def closed(problem):
 @pytest.mark.parametrize("seed", range(40))
 def test_the_search_finds_the_closed_form_of_two_classes(seed):
     rng = np.random.default_rng(seed)
-    n = np.round(10 ** rng.uniform(0.5, 3.5, 2)) + [0, 1]
+    n = np.round(10 ** rng.uniform(0.5, 3.5, 2)) + np.array([0, 1])
     weights = np.exp(rng.normal(0, 0.5, 2)) if seed % 2 else None
     alpha = n / n.sum() * (1 if weights is None else weights)
     root = float(np.sqrt(2 * (alpha**2 / n).min()) * 10 ** rng.uniform(-2, 0.3))

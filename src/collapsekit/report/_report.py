@@ -106,7 +106,10 @@ def _pictures(run: Run, comparison: Comparison) -> Iterator[tuple[str, Axes]]:
         yield (
             "Confidence of each class on its training samples against class size.",
             figures.by_count(
-                counts, None if frame is None else frame.confidences, vectors["confidence"], ylabel="training confidence"
+                counts,
+                None if frame is None else frame.confidences,
+                vectors["confidence"],
+                ylabel="training confidence",
             ),
         )
     yield (

@@ -187,7 +187,7 @@ class _Reduced:
 
     def spread(self, V: Array, s: Array) -> Array:
         """√C'_g."""
-        return s * np.linalg.norm(V, axis=1) if self.problem.relu else s
+        return np.asarray(s * np.linalg.norm(V, axis=1)) if self.problem.relu else s
 
     def logits(self, V: Array, U: Array, s: Array, u: Array, b: Array) -> Array:
         """Of one class a group, (G, K)."""

@@ -106,7 +106,8 @@ def thresholds(problem: UFM, *, hold: Recipe | None = None) -> Thresholds:
 
     References
     ----------
-    Dang et al., ICML 2024, Theorem 4.1; class weights, other losses, offsets, both counts: derived here (docs/theory.md).
+    Dang et al., ICML 2024, Theorem 4.1; class weights, other losses, offsets, both counts: derived here
+    (docs/theory.md).
 
     Examples
     --------

@@ -63,8 +63,9 @@ def collect(folder: str | os.PathLike[str]) -> list[Row]:
         last two, or that a finished run is unverifiable, because it was stored without checksums; ``step``, the last
         that was evaluated; the fields of TrainConfig; ``predicted_collapsed``, ``measured_collapsed`` (lost),
         ``never_predicted`` and ``weak``, numbers of classes; those of :class:`Comparison`; ``balanced_accuracy`` on
-        held-out samples; ``times_threshold``, λ_W λ_H as a multiple of the smallest threshold (None where there are none);
-        ``basis`` and ``gap`` of the prediction; ``seconds`` of training since it was last resumed. What a run does not have, or is no finite number, is None.
+        held-out samples; ``times_threshold``, λ_W λ_H as a multiple of the smallest threshold; ``basis`` and ``gap``
+        of the prediction; ``seconds`` of training since it was last resumed. What a run does not have, or is no finite
+        number, is None.
 
     Raises
     ------

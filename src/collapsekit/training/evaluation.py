@@ -28,9 +28,7 @@ def measured(model: nn.Module, split: Split, head: Head, loss: CrossEntropy, *, 
     return measure(model, loader, head, names=split.names, loss=loss)
 
 
-def history_entry(
-    step: int, result: Measurement, problem: UFM | None, prediction: Prediction | None
-) -> dict[str, Any]:
+def history_entry(step: int, result: Measurement, problem: UFM | None, prediction: Prediction | None) -> dict[str, Any]:
     """Return what the history keeps of an evaluation; ``objective`` is None where the run minimises no problem."""
     assert result.confidences is not None  # the network has a head
     assert result.losses is not None
