@@ -158,3 +158,8 @@ class Penalties:
     @property
     def _last(self) -> LastLayer:
         return LastLayer(self.feature_dim, branches=self.batchnorm_branches or 0)
+
+
+def class_labels(sizes: Sequence[float] | Mapping[str, float]) -> list[str]:
+    """Return the names of the classes, or their positions."""
+    return list(sizes) if isinstance(sizes, Mapping) else [str(k) for k in range(len(sizes))]

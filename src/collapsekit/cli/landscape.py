@@ -67,12 +67,11 @@ def _print_landscape(found: Landscape) -> None:
     headers = ("method", "reached", "median gap", "largest gap", "wrongly dead", "curvature", "CPU s", "")
     rows = []
     for name, ends in found.outcomes.items():
-        gaps, curvatures = [one.gap for one in ends], [one.curvature for one in ends]
-        known = [c for c in curvatures if np.isfinite(c)]
+        gaps, known = [one.gap for one in ends], [one.curvature for one in ends if np.isfinite(one.curvature)]
         rows.append(
             (
                 name,
-                f"{sum(g <= found.tol for g in gaps)}/{len(ends)}",
+                f"{sum(gap <= found.tol for gap in gaps)}/{len(ends)}",
                 f"{np.median(gaps):.1e}",
                 f"{max(gaps):.1e}",
                 f"{np.mean([one.wrongly_dead for one in ends]):.1f}",
