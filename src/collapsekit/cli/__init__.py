@@ -55,11 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_, **__: print_error(str(message))
             code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
-    except CycloptsError as error:
-        print_error(f"{error} Try --help.")
-        return USER_ERROR
-    except CollapseError as error:
-        print_error(str(error))
+    except (CycloptsError, CollapseError) as error:
+        print_error(str(error) if isinstance(error, CollapseError) else f"{error} Try --help.")
         return USER_ERROR
     except BrokenPipeError:
         sys.stderr.close()
