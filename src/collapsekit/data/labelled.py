@@ -173,6 +173,15 @@ def is_missing(label: str, keep_na: bool) -> bool:
     return not label.strip() if keep_na else label.strip().lower() in MISSING
 
 
+def is_number(word: Any) -> bool:
+    """Return whether `float` reads it."""
+    try:
+        float(word)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _check_pair(inputs: NDArray[Any], labels: RawLabels, part: str) -> None:
     if isinstance(labels, np.ndarray) and labels.ndim != 1:
         raise CollapseError(f"{part}labels: shape {labels.shape}; give one label a sample, a vector")

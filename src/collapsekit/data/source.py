@@ -26,6 +26,12 @@ TABLES = (".csv", ".tsv", ".parquet")
 TEXTS = (".txt", ".text")
 CODE = (".pkl", ".pickle", ".joblib", ".ckpt", ".bin", ".h5", ".hdf5")
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+FOLDER_READERS: dict[Callable[[Path], bool], Callable[[Path], LabelledData]] = {
+    is_idx_folder: read_idx_folder,
+    is_cifar_folder: read_cifar_folder,
+    is_image_folder: read_image_folder,
+}
+HEADS = ".npz, .safetensors, .pt or .npy"
 FILES = ".npz, .npy, .safetensors, .pt, .csv, .tsv, .parquet, .txt"
 FOLDERS = (
     "idx files (train-images-idx3-ubyte), CIFAR's binary files (data_batch_1.bin), one sub-folder of images a class"
@@ -105,14 +111,8 @@ def read_labels(data: str, *, label_column: str | None, delimiter: str | None, k
 
     As `read` otherwise, which see; the columns of a table beside the labels may hold anything.
     """
-    path = Path(data)
-    suffix = path.suffix.lower()
-    if (
-        data not in NAMED
-        and is_folder(path)
-        and is_image_folder(path)
-        and not (is_idx_folder(path) or is_cifar_folder(path))
-    ):
+    path, suffix = Path(data), Path(data).suffix.lower()
+    if data not in NAMED and is_folder(path) and folder_reader(path) is read_image_folder:
         return [label for _, label in folder_samples(path.resolve())[0]]
     if suffix in TABLES or (label_column is not None and suffix not in (*ARRAYS, *CODE)):
         return table_labels(path, label_column, delimiter, keep_na)
@@ -146,48 +146,42 @@ def read_head(path: str, *, required: bool = True) -> Head:
             name, _, layer = path.rpartition(":")
             file = Path(name)
         suffix = file.suffix.lower()
-        head: Head = (None, None)
-        if suffix in ARRAYS:
-            if is_folder(file):
-                raise CollapseError("a folder; give .npz, .safetensors, .pt or .npy")
-            head = read_head_file(file, layer, required=required)
-        elif required:
-            raise CollapseError(
-                _refusal(suffix) if suffix in CODE + ARCHIVES else "give .npz, .safetensors, .pt or .npy"
-            )
+        if suffix not in ARRAYS:
+            if required:
+                raise CollapseError(_refusal(suffix) if suffix in CODE + ARCHIVES else f"give {HEADS}")
+            return None, None
+        if is_folder(file):
+            raise CollapseError(f"a folder; give {HEADS}")
+        head = read_head_file(file, layer, required=required)
         if required and head[0] is None:
             raise CollapseError("it holds no head; name the arrays weight and bias")
         return head
 
 
 def _read(data: str, label_column: str | None, delimiter: str | None, keep_na: bool) -> LabelledData:
-    path = Path(data)
-    suffix = path.suffix.lower()
-    given = {"label_column": label_column, "delimiter": delimiter}
-    alone = next((f"{name}={shorten(value)}" for name, value in given.items() if value is not None), None)
-    if alone is not None and (data in NAMED or suffix not in TABLES):
-        raise CollapseError(f"{alone}: only a table has one; leave it out")
+    path, suffix = Path(data), Path(data).suffix.lower()
+    for name, value in {"label_column": label_column, "delimiter": delimiter}.items():
+        if value is not None and (data in NAMED or suffix not in TABLES):
+            raise CollapseError(f"{name}={shorten(value)}: only a table has one; leave it out")
     if data in NAMED:
         return NAMED[data]()
     if is_folder(path):
-        return _read_folder(path)
+        return folder_reader(path)(path)
     if suffix in TABLES:
         return read_table(path, label_column, delimiter, keep_na)
     if suffix in ARRAYS:
         return read_arrays(path, keep_na)
-    if suffix in TEXTS:
-        samples = list_samples(path)
-        return read_text(path, keep_na) if samples is None else read_image_list(samples, path.parent, keep_na)
-    raise CollapseError(_refusal(suffix))
+    if suffix not in TEXTS:
+        raise CollapseError(_refusal(suffix))
+    samples = list_samples(path)
+    return read_text(path, keep_na) if samples is None else read_image_list(samples, path.parent, keep_na)
 
 
-def _read_folder(path: Path) -> LabelledData:
-    if is_idx_folder(path):
-        return read_idx_folder(path)
-    if is_cifar_folder(path):
-        return read_cifar_folder(path)
-    if is_image_folder(path):
-        return read_image_folder(path)
+def folder_reader(path: Path) -> Callable[[Path], LabelledData]:
+    """Return what reads a folder."""
+    for is_one, reader in FOLDER_READERS.items():
+        if is_one(path):
+            return reader
     raise CollapseError(f"nothing in the folder is recognised; give one with {FOLDERS}")
 
 
