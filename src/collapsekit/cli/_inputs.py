@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -13,6 +15,19 @@ from collapsekit.data import class_sizes
 from collapsekit.data.lists import Lines
 from collapsekit.recipe import BatchNorm, LastLayer, Optimizer, Penalty, Plain, Recipe
 from collapsekit.recipe._kinds import BatchNormDecay, FeatureReduction
+
+
+@contextmanager
+def by_flags(**flags: str) -> Iterator[None]:
+    """Name an argument that an error is about by its flag: the one given here, or the one that is called alike."""
+    try:
+        yield
+    except CollapseError as error:
+        name = re.match("(?!counts)[a-z_]+(?=[=:])", str(error))
+        if name is None:
+            raise
+        flag = flags.get(name[0], f"--{name[0].replace('_', '-')}")
+        raise CollapseError(flag + str(error)[name.end() :]) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,11 +149,13 @@ class Penalties:
             self.loss_factor,
         )
 
+    @by_flags(decays="--batchnorm-decay", dim="--feature-dim")
     def refusal(self, counts: ArrayLike) -> str | None:
         """Return why these flags describe no problem for a training set with these counts, or None if they do."""
         recipe = self.recipe
         return None if recipe is None else recipe.refusal(self._last, Optimizer(self.optimizer), counts)
 
+    @by_flags(decays="--batchnorm-decay", dim="--feature-dim")
     def problem(self, counts: ArrayLike | Mapping[str, int], *, biased: bool = False) -> UFM:
         """Return the problem that these flags describe for a training set with these counts and a head."""
         if self.recipe is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -22,6 +23,7 @@ from collapsekit.validation import shorten
 
 # share of the largest decays at which the table shows what they leave: at the largest themselves a class dies
 SAFE = 0.9
+FUNCTION = re.compile(r" \((largest_penalty|weights_for)\)")  # as the library names remedies
 
 
 def advise(
@@ -87,7 +89,7 @@ def advise(
     change = "may grow by a factor below" if limit.factor > 1 else "must be multiplied by less than"
     sentences = [
         f"Decays: all {change} {limit.factor:.4g} for {who} to live (λ_W λ_H below {limit.product:.4g}).",
-        *(f"{name.capitalize()}: impossible, {why}." for name, why in impossible.items()),
+        *(f"{name.capitalize()}: impossible, {FUNCTION.sub('', why)}." for name, why in impossible.items()),
     ]
     ground, page = scope(problem, recipe), dict[str, str]()
     if html is not None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 from cyclopts import Parameter
 
+from collapsekit import CollapseError
 from collapsekit.cli._console import print_json, print_note, print_table, progress
 from collapsekit.cli._inputs import Counting, Penalties
 from collapsekit.cli.solve import Head, draw
@@ -51,6 +52,8 @@ def landscape(
     """
     sizes = (counting or Counting()).sizes(counts)
     problem = (head or Head()).problem(penalties or Penalties(), sizes)
+    if problem.dim is None:
+        raise CollapseError("--dim: missing; local descent happens at one width")
     with progress("starts"):
         found = find_landscape(problem, starts, seed=seed, scale=scale)
     if figure is not None:

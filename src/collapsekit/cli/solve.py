@@ -11,7 +11,7 @@ from cyclopts import Parameter
 import collapsekit
 from collapsekit import UFM, CollapseError, CrossEntropy, Focal, Hinge
 from collapsekit.cli._console import Column, print_classes, print_json, print_note, progress
-from collapsekit.cli._inputs import Counting, Penalties, class_labels
+from collapsekit.cli._inputs import Counting, Penalties, by_flags, class_labels
 from collapsekit.losses import MSE, Loss
 from collapsekit.prediction import fates, from_solution
 from collapsekit.solver import Solution
@@ -45,6 +45,7 @@ class Head:
     no_relu: bool = False
     dim: int | None = None
 
+    @by_flags()
     def problem(self, penalties: Penalties, sizes: Any) -> UFM:
         """Return the problem of these flags."""
         if not penalties.given:
