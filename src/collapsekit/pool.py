@@ -126,7 +126,7 @@ def submitted(executor: Executor, function: Callable[..., Any], *args: Any) -> F
     """
     require_connection(executor)
     # For Dask an equal call is the same task, so that what failed once would fail for ever.
-    options = {} if _client(executor) is None else {"pure": False}
+    options = {"pure": False} if getattr(executor, "_client", None) is not None else {}
     try:
         return executor.submit(function, *args, **options)
     except Exception as error:
@@ -138,7 +138,7 @@ def submitted(executor: Executor, function: Callable[..., Any], *args: Any) -> F
 
 def require_connection(executor: Executor) -> None:
     """Raise CollapseError if a Dask client behind this executor has lost its scheduler: jobs would never end."""
-    client = _client(executor)
+    client = getattr(executor, "_client", None)  # it has no public name
     if client is None:
         return
     reports = getattr(client, "_handle_report_task", None)  # ends, too, when the scheduler says that it closes
@@ -150,11 +150,6 @@ def require_connection(executor: Executor) -> None:
 def worker_died(error: BaseException) -> bool:
     """Return whether a job ended so because its worker died, which Dask says with an error of its own."""
     return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
-
-
-def _client(executor: Executor) -> Any:
-    """The Dask client behind an executor, which has no public name; None for any other executor."""
-    return getattr(executor, "_client", None)
 
 
 class _Worker:

@@ -118,11 +118,10 @@ class Penalties:
     @property
     def given(self) -> bool:
         """Whether any penalty is given."""
-        if self.lambda_w is None and self.lambda_h is None and self.weight_decay is None:
-            if self.feature_decay is not None or self.batchnorm_branches is not None:
-                raise CollapseError("--weight-decay: missing; the head's decay is one of the two penalties")
-            return False
-        return True
+        some = any(value is not None for value in (self.lambda_w, self.lambda_h, self.weight_decay))
+        if not some and (self.feature_decay is not None or self.batchnorm_branches is not None):
+            raise CollapseError("--weight-decay: missing; the head's decay is one of the two penalties")
+        return some
 
     @property
     def recipe(self) -> Recipe | None:

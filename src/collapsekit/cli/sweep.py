@@ -87,11 +87,7 @@ def sweep(
         with cluster(scheduler) as executor, _shown(planned, varied) as show:
             outcomes = run_sweep(planned, out=out, executor=executor, workers=workers, device=device, progress=show)
     except KeyboardInterrupt:
-        stderr.print(
-            f"What is trained so far is kept in {out}; repeat the command to go on from there.",
-            highlight=False,
-            markup=False,
-        )
+        stderr.print(Text(f"What is trained so far is kept in {out}; repeat the command to go on from there."))
         raise
     return _print(outcomes, out, varied, json)
 
