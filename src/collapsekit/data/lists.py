@@ -28,7 +28,6 @@ COUNTS = ("count", "counts", "n", "size", "samples", "freq", "frequency", "numbe
 THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 PRINTED = re.compile(r"(Name: .*, )?(Length: \d+, )?dtype: \S+")  # the last line of a printed pandas Series
 TABLES = (".csv", ".tsv")
-REMEDY = "give counts, or a file of counts or labels"
 
 
 def class_sizes(
@@ -73,13 +72,12 @@ def class_sizes(
             raise CollapseError(f"--long-tail={shorten(long_tail)}: give LARGEST:SMALLEST:CLASSES, three whole numbers")
         return long_tail_counts(*map(int, parts))
     text = " ".join(words).strip()
-    numbers = _numbers(text)
-    if numbers is not None and label_column is None:
-        return [float(number) for number in numbers]
+    if (numbers := _numbers(text)) is not None and label_column is None:
+        return list(map(float, numbers))
     if len(words) > 1:
         odd = next((word for word in words if not is_number(word.strip("[],;"))), text)
         raise CollapseError(f"counts: {shorten(odd)} is not a number; give one count a class, or one file")
-    with one_line("counts", words[0], REMEDY):
+    with one_line("counts", words[0], "give counts, or a file of counts or labels"):
         if text.startswith(("[", "{")):
             return _from_json(text, "counts", keep_na)
         return _from_path(Path(words[0]), label_column, lines, delimiter, keep_na)
