@@ -37,13 +37,9 @@ class Scope:
 
     def __str__(self) -> str:
         """One line; :attr:`details` has the rest."""
-        if self.inside:
-            return (
-                f"Scope: inside the tested range; class confidences deviated by at most {self.largest_deviation:.4f}."
-            )
-        return (
-            f"Scope: outside the tested range ({'; '.join(r.split(',')[0] for r in self.reasons)}); --json says more."
-        )
+        reasons = "; ".join(reason.split(",")[0] for reason in self.reasons)
+        inside = f"inside the tested range; class confidences deviated by at most {self.largest_deviation:.4f}"
+        return f"Scope: {inside if self.inside else f'outside the tested range ({reasons}); --json says more'}."
 
     @property
     def details(self) -> str:
@@ -83,19 +79,17 @@ def scope(problem: UFM, recipe: Recipe | None = None, extras: Sequence[str] = ()
     size, imbalance = problem.num_classes, float(problem.counts.max() / problem.counts.min())
     scale = 1 / float(thresholds(problem).headroom.min())
     least, most = tested["penalty_scale"]
-    reasons = []
-    if size not in tested["num_classes"]:
-        reasons.append(f"{size} classes, tested {', '.join(map(str, tested['num_classes']))}")
-    if imbalance > tested["imbalance"]:
-        reasons.append(f"imbalance {imbalance:.3g}, tested up to {tested['imbalance']:.3g}")
-    if not least * (1 - 1e-9) <= scale <= most * (1 + 1e-9):
-        reasons.append(f"λ_W λ_H {scale:.3g} times the smallest threshold, tested {least:g} to {most:g}")
-    if problem.class_weights is not None:
-        reasons.append("class weights")
-    if problem.loss != CrossEntropy():
-        reasons.append("a loss other than plain cross-entropy")
-    reasons += extras
-    return Scope(tested["tested_on"], tested["largest_deviation"], not reasons, tuple(reasons))
+    outside = {
+        f"{size} classes, tested {', '.join(map(str, tested['num_classes']))}": size not in tested["num_classes"],
+        f"imbalance {imbalance:.3g}, tested up to {tested['imbalance']:.3g}": imbalance > tested["imbalance"],
+        f"λ_W λ_H {scale:.3g} times the smallest threshold, tested {least:g} to {most:g}": not (
+            least * (1 - 1e-9) <= scale <= most * (1 + 1e-9)
+        ),
+        "class weights": problem.class_weights is not None,
+        "a loss other than plain cross-entropy": problem.loss != CrossEntropy(),
+    }
+    reasons = (*(reason for reason, applies in outside.items() if applies), *extras)
+    return Scope(tested["tested_on"], tested["largest_deviation"], not reasons, reasons)
 
 
 @cache

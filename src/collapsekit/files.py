@@ -38,8 +38,13 @@ def replace(path: Path, content: bytes | str) -> None:
     if isinstance(content, str):
         content = content.encode("utf-8", errors="backslashreplace")  # a path may hold bytes outside UTF-8
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    mode = None
     with writing(path):
-        mode = _mode(path)
+        with suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+        if mode is not None and not stat.S_ISREG(mode):
+            what = KINDS.get(stat.S_IFMT(mode), "a device, pipe or socket")
+            raise CollapseError(f"out: {path} is {what}; give the name of a file")
         _tidy(path)
         try:
             with opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
@@ -48,7 +53,7 @@ def replace(path: Path, content: bytes | str) -> None:
                 file.write(content)
                 file.flush()
                 if mode is not None:
-                    os.fchmod(file.fileno(), mode)
+                    os.fchmod(file.fileno(), stat.S_IMODE(mode))
                 os.fsync(file.fileno())
                 os.replace(temporary, path)
         finally:
@@ -91,18 +96,6 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         raise CollapseError(f"out: {path} cannot be written ({reason}); free space or give another folder") from None
-
-
-def _mode(path: Path) -> int | None:
-    """Permissions of the file that is to be replaced; None if there is none."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(mode):
-        what = KINDS.get(stat.S_IFMT(mode), "a device, pipe or socket")
-        raise CollapseError(f"out: {path} is {what}; give the name of a file")
-    return stat.S_IMODE(mode)
 
 
 def _tidy(path: Path) -> None:

@@ -19,8 +19,7 @@ from typing import Any
 from collapsekit.errors import CollapseError
 
 SPAWN = get_context("spawn")
-PATIENCE = 5
-"""Seconds in which a scheduler must have a worker."""
+PATIENCE = 5  # seconds in which a scheduler must have a worker
 REMEDIES = {
     -signal.SIGKILL: "; is there memory enough?",
     1: "; has the script an `if __name__ == '__main__':`?",  # without it, starting a worker starts the script again
@@ -61,9 +60,9 @@ class LocalPool(Executor):
 
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         worker = getattr(self._own, "worker", None) or self._started()
-        self._own.worker = worker
         try:
-            returned, value = worker.call(function, args, kwargs)
+            worker.connection.send((function, args, kwargs))
+            returned, value = worker.connection.recv()
         except (EOFError, OSError):
             self._own.worker = None
             with self._lock:
@@ -79,7 +78,7 @@ class LocalPool(Executor):
         with self._lock:
             if self._closed:
                 raise BrokenExecutor("the pool is shut down")
-            worker = _Worker()
+            worker = self._own.worker = _Worker()
             self._alive.add(worker)
             return worker
 
@@ -127,7 +126,7 @@ def submitted(executor: Executor, function: Callable[..., Any], *args: Any) -> F
     """
     require_connection(executor)
     # For Dask an equal call is the same task, so that what failed once would fail for ever.
-    options = {} if _client(executor) is None else {"pure": False}
+    options = {"pure": False} if getattr(executor, "_client", None) is not None else {}
     try:
         return executor.submit(function, *args, **options)
     except Exception as error:
@@ -139,7 +138,7 @@ def submitted(executor: Executor, function: Callable[..., Any], *args: Any) -> F
 
 def require_connection(executor: Executor) -> None:
     """Raise CollapseError if a Dask client behind this executor has lost its scheduler: jobs would never end."""
-    client = _client(executor)
+    client = getattr(executor, "_client", None)  # it has no public name
     if client is None:
         return
     reports = getattr(client, "_handle_report_task", None)  # ends, too, when the scheduler says that it closes
@@ -153,11 +152,6 @@ def worker_died(error: BaseException) -> bool:
     return isinstance(error, BrokenExecutor) or type(error).__name__ == "KilledWorker"
 
 
-def _client(executor: Executor) -> Any:
-    """The Dask client behind an executor, which has no public name; None for any other executor."""
-    return getattr(executor, "_client", None)
-
-
 class _Worker:
     """A process and the connection to it."""
 
@@ -166,10 +160,6 @@ class _Worker:
         self.process = SPAWN.Process(target=_serve, args=(theirs,), daemon=True)
         self.process.start()
         theirs.close()  # so that the worker's death is the end of the connection
-
-    def call(self, *job: Any) -> Any:
-        self.connection.send(job)
-        return self.connection.recv()
 
 
 def _serve(connection: Connection) -> None:

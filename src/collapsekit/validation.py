@@ -52,13 +52,16 @@ def positive_vector(name: str, value: ArrayLike, num_classes: int, remedy: str) 
     vector = numeric(name, value)
     if vector.shape != (num_classes,):
         raise CollapseError(f"{name}: shape {vector.shape}; expected one value a class, ({num_classes},); {remedy}")
-    bad = np.flatnonzero(~(np.isfinite(vector) & (vector > 0)))
-    if bad.size:
-        raise CollapseError(f"{name}: class {bad[0]} has {vector[bad[0]]:g}; must be finite and above 0; {remedy}")
-    bad = np.flatnonzero((vector < SMALLEST) | (vector > LARGEST))
-    if bad.size:
-        raise CollapseError(f"{name}: class {bad[0]} has {vector[bad[0]]:g}; {RANGE}")
+    _refuse_first(name, vector, ~(np.isfinite(vector) & (vector > 0)), f"; must be finite and above 0; {remedy}")
+    _refuse_first(name, vector, (vector < SMALLEST) | (vector > LARGEST), f"; {RANGE}")
     return frozen(vector)
+
+
+def _refuse_first(name: str, values: Array, bad: NDArray[np.bool_], reason: str) -> None:
+    """Refuse an array by the first of its bad entries, if there is one."""
+    if bad.any():
+        k = int(bad.argmax())
+        raise CollapseError(f"{name}: class {k} has {values[k]:g}{reason}")
 
 
 def positive_values(name: str, value: ArrayLike, remedy: str) -> Array:
@@ -91,9 +94,7 @@ def class_counts(value: ArrayLike | Mapping[str, int]) -> Array:
         k = bad[0]
         remedy = "drop the class or give it samples" if counts[k] == 0 else "counts are whole numbers, at least 1"
         raise CollapseError(f"counts: class {k} has {counts[k]:g} samples; {remedy}")
-    bad = np.flatnonzero(counts >= LARGEST_EXACT)
-    if bad.size:
-        raise CollapseError(f"counts: class {bad[0]} has {counts[bad[0]]:g} samples; give counts below 2**53")
+    _refuse_first("counts", counts, counts >= LARGEST_EXACT, " samples; give counts below 2**53")
     return frozen(counts)
 
 

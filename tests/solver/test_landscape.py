@@ -147,7 +147,7 @@ def test_landscape_prints_a_row_a_method(capsys, tmp_path):
         (["solve", "5", "3"], "--lambda-w: missing"),
         (["solve", "5", "3", "--lambda-w", "1", "--lambda-h", "1", "--bias", "x"], "--bias='x'"),
         (["solve", "5", "3", "--lambda-w", "1", "--lambda-h", "1", "--loss", "mse", "--cdt", "1"], "--loss=mse"),
-        (["landscape", "5", "3", "--lambda-w", "1", "--lambda-h", "1"], "dim=None"),
+        (["landscape", "5", "3", "--lambda-w", "1", "--lambda-h", "1"], "--dim: missing"),
         (["solve", "5", "3", "--lambda-w", "1", "--lambda-h", "1", "--figure", "no/such/dir.png"], "--figure="),
     ],
 )

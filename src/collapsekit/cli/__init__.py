@@ -55,28 +55,26 @@ def main(arguments: list[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_, **__: print_error(str(message))
             code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
+        return code if isinstance(code, int) else 0
     except CycloptsError as error:
-        print_error(f"{error} Try --help.")
-        return USER_ERROR
+        message = f"{error} Try --help."
     except CollapseError as error:
-        print_error(str(error))
-        return USER_ERROR
+        message = str(error)
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except FileNotFoundError as error:
         where = "the working folder" if error.filename is None else error.filename
-        print_error(f"{where}: there is no such file or folder; change to one that exists")
-        return USER_ERROR
+        message = f"{where}: there is no such file or folder; change to one that exists"
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in its buffer is written at exit
         where = "stdout" if error.filename is None else error.filename
-        print_error(f"{where}: {error.strerror or error}; free space, or work in another folder")
-        return USER_ERROR
+        message = f"{where}: {error.strerror or error}; free space, or work in another folder"
     except KeyboardInterrupt:
         print_error("stopped.")
         return INTERRUPTED
-    return code if isinstance(code, int) else 0
+    print_error(message)
+    return USER_ERROR
 
 
 def _version() -> str:

@@ -7,10 +7,11 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,16 +19,13 @@ from collapsekit.validation import UNPRINTABLE, printable, short
 
 stderr = Console(stderr=True)
 
+# seconds after which work shows a bar on a terminal, and between two lines about it elsewhere
 SOON, QUIET = 2.0, 30.0
-"""Seconds after which work shows a bar on a terminal, and between two lines about it elsewhere."""
-Advance = Callable[[float, float, str], None]
-"""Called as ``advance(done, total, note)``."""
-MOST_ROWS = 40
-"""A table of more classes shows the first, the last, and both sides of where their status changes."""
-GONE = ("collapses", "lost", "never predicted")
-"""Classes of this status are dimmed."""
-NEAR = 5
-"""So many rows before and after such a boundary are shown."""
+# a table of more classes shows the first, the last, and NEAR rows on both sides of where their status changes
+MOST_ROWS, NEAR = 40, 5
+GONE = ("collapses", "lost", "never predicted")  # classes of this status are dimmed
+Advance = Callable[[int, int, float], None]  # called with the step, how many there are, and the objective
+Column = tuple[str, Any, str]  # header, one value a class, and how `format` is to write it
 
 
 def shown_rows(words: Sequence[str]) -> list[int]:
@@ -46,32 +44,28 @@ def progress(what: str) -> Iterator[Advance]:
     """Show on stderr how far work is: a bar with the remaining time on a terminal, a line now and then elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
     bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr, transient=True)
-    task = bar.add_task(what, total=None, note="")
-    ended = threading.Event()
+    task, ended = bar.add_task(what, total=None, note=""), threading.Event()
 
     def show() -> None:
-        if stderr.is_terminal:
-            if not ended.wait(SOON):
-                bar.start()
-        else:
-            while not ended.wait(QUIET):
-                stderr.print(Text(_line(bar.tasks[0])), soft_wrap=True)
+        if stderr.is_terminal and not ended.wait(SOON):
+            bar.start()
+        while not (stderr.is_terminal or ended.wait(QUIET)):
+            left = bar.tasks[0].time_remaining
+            rest = "" if left is None else f", about {left:.0f} s left"
+            line = f"{what}{bar.tasks[0].fields['note']}: {bar.tasks[0].elapsed:.0f} s{rest}"
+            stderr.print(Text(line), soft_wrap=True)
 
     shower = threading.Thread(target=show, daemon=True)
     shower.start()
     try:
-        yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
+        yield lambda step, total, objective: bar.update(
+            task, completed=step, total=total, note=f" step {step}/{total}, objective {objective:.6g}"
+        )
     finally:
         ended.set()
         shower.join()
         if bar.live.is_started:  # else it would write an empty line
             bar.stop()
-
-
-def _line(task: Task) -> str:
-    """One line about work under way: what, how far, how long it took and will take."""
-    left = "" if task.time_remaining is None else f", about {task.time_remaining:.0f} s left"
-    return f"{task.description}{' ' * bool(task.fields['note'])}{task.fields['note']}: {task.elapsed:.0f} s{left}"
 
 
 def print_json(content: dict[str, Any]) -> None:
@@ -99,20 +93,21 @@ def print_note(message: str) -> None:
     console.print(Text(printable(message)), soft_wrap=not console.is_terminal)
 
 
-def print_classes(
-    headers: Sequence[str], row: Callable[[int], Sequence[str]], words: Sequence[str], drop: Sequence[str] = ()
-) -> None:
-    """Print one row a class, `row(k)`, on stdout; `words` are their statuses. `drop`: as for :func:`print_table`."""
-    shown = shown_rows(words)
-    cells, muted, empty = [], [], [""] * (len(headers) - 1)
+def cells(columns: Sequence[Column], k: int) -> list[str]:
+    """Return class k in words."""
+    return [format(values[k], form) for _, values, form in columns]
+
+
+def print_classes(columns: Sequence[Column], drop: Sequence[str] = ()) -> None:
+    """Print one row a class on stdout; the last column is its status. `drop`: as for :func:`print_table`."""
+    words = columns[-1][1]
+    shown, rows = shown_rows(words), list[list[str]]()
     for before, k in zip([-1, *shown], shown, strict=False):
         if k - before > 1:
-            cells.append([f"… {k - before - 1} more …", *empty])
-            muted.append(False)
-        name, *rest = row(k)
-        cells.append([short(name), *rest])
-        muted.append(words[k] in GONE)
-    print_table(headers, cells, muted=muted, drop=drop)
+            rows.append([f"… {k - before - 1} more …", *[""] * (len(columns) - 1)])
+        name, *rest = cells(columns, k)
+        rows.append([short(name), *rest])
+    print_table([header for header, _, _ in columns], rows, muted=[row[-1] in GONE for row in rows], drop=drop)
     if len(shown) < len(words):
         print_note(f"{len(shown)} of {len(words)} classes are shown; --json prints all.")
 
@@ -126,25 +121,25 @@ def print_table(
     wide as it needs to be, so that nothing is cut.
     """
     console, hidden = Console(highlight=False), list[int]()
-    order = [headers.index(name) for name in drop]
-    while True:
-        kept = [i for i in range(len(headers)) if i not in hidden]
-        table = _table([headers[i] for i in kept], [[row[i] for i in kept] for row in rows], muted)
+    for i in [*(headers.index(name) for name in drop if name in headers), None]:
+        table = _table(headers, rows, muted, hidden)
         needed = Console(width=10_000).measure(table).maximum
-        if not console.is_terminal or needed <= console.width or len(hidden) == len(order):
+        if not console.is_terminal or needed <= console.width or i is None:
             break
-        hidden.append(order[len(hidden)])
+        hidden.append(i)
     Console(highlight=False, width=max(console.width, needed)).print(table)
     if hidden:
         words = ", ".join(headers[i].replace("\n", " ") for i in hidden)
         print_note(f"No room for {words}; a wider terminal or --json shows them.")
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]], muted: Sequence[bool]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    last = len(headers) - 1
-    for i, header in enumerate(headers):
-        table.add_column(Text(header), justify="left" if i in (0, last) else "right", no_wrap=True)
-    for i, row in enumerate(rows):
-        table.add_row(*(Text(printable(cell)) for cell in row), style="dim" if i < len(muted) and muted[i] else None)
+def _table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], muted: Sequence[bool], hidden: Sequence[int]
+) -> Table:
+    table, ends = Table(box=None, pad_edge=False, header_style="bold"), (0, len(headers) - 1)
+    kept = [i for i in range(len(headers)) if i not in hidden]
+    for i in kept:
+        table.add_column(Text(headers[i]), justify="left" if i in ends else "right", no_wrap=True)
+    for row, is_muted in zip_longest(rows, muted):
+        table.add_row(*(Text(printable(row[i])) for i in kept), style="dim" if is_muted else None)
     return table

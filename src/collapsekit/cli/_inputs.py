@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -13,6 +15,19 @@ from collapsekit.data import class_sizes
 from collapsekit.data.lists import Lines
 from collapsekit.recipe import BatchNorm, LastLayer, Optimizer, Penalty, Plain, Recipe
 from collapsekit.recipe._kinds import BatchNormDecay, FeatureReduction
+
+
+@contextmanager
+def by_flags(**flags: str) -> Iterator[None]:
+    """Name an argument that an error is about by its flag: the one given here, or the one that is called alike."""
+    try:
+        yield
+    except CollapseError as error:
+        name = re.match("(?!counts)[a-z_]+(?=[=:])", str(error))
+        if name is None:
+            raise
+        flag = flags.get(name[0], f"--{name[0].replace('_', '-')}")
+        raise CollapseError(flag + str(error)[name.end() :]) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +118,10 @@ class Penalties:
     @property
     def given(self) -> bool:
         """Whether any penalty is given."""
-        if self.lambda_w is None and self.lambda_h is None and self.weight_decay is None:
-            if self.feature_decay is not None or self.batchnorm_branches is not None:
-                raise CollapseError("--weight-decay: missing; the head's decay is one of the two penalties")
-            return False
-        return True
+        some = any(value is not None for value in (self.lambda_w, self.lambda_h, self.weight_decay))
+        if not some and (self.feature_decay is not None or self.batchnorm_branches is not None):
+            raise CollapseError("--weight-decay: missing; the head's decay is one of the two penalties")
+        return some
 
     @property
     def recipe(self) -> Recipe | None:
@@ -134,11 +148,13 @@ class Penalties:
             self.loss_factor,
         )
 
+    @by_flags(decays="--batchnorm-decay", dim="--feature-dim")
     def refusal(self, counts: ArrayLike) -> str | None:
         """Return why these flags describe no problem for a training set with these counts, or None if they do."""
         recipe = self.recipe
         return None if recipe is None else recipe.refusal(self._last, Optimizer(self.optimizer), counts)
 
+    @by_flags(decays="--batchnorm-decay", dim="--feature-dim")
     def problem(self, counts: ArrayLike | Mapping[str, int], *, biased: bool = False) -> UFM:
         """Return the problem that these flags describe for a training set with these counts and a head."""
         if self.recipe is not None:
@@ -158,3 +174,8 @@ class Penalties:
     @property
     def _last(self) -> LastLayer:
         return LastLayer(self.feature_dim, branches=self.batchnorm_branches or 0)
+
+
+def class_labels(sizes: Sequence[float] | Mapping[str, float]) -> list[str]:
+    """Return the names of the classes, or their positions."""
+    return list(sizes) if isinstance(sizes, Mapping) else [str(k) for k in range(len(sizes))]

@@ -42,8 +42,8 @@ def collect(folder: Path, /, *, out: Path | None = None, json: bool = False) -> 
         print_json({"schema": 1, "out": str(folder), "runs": rows})
         return
     readable = [row for row in rows if row["data"] is not None]
-    fields = TrainConfig.__dataclass_fields__
-    print_rows(rows, [name for name in fields if len({str(row[name]) for row in readable}) > 1])
+    varied = [name for name in TrainConfig.__dataclass_fields__ if len({str(row[name]) for row in readable}) > 1]
+    print_rows(rows, varied)
     states = Counter(row["status"] for row in rows)
     print_note("; ".join(f"{number} {status}" for status, number in states.items()) + ".")
     if out is not None:

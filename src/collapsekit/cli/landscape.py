@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 from cyclopts import Parameter
 
+from collapsekit import CollapseError
 from collapsekit.cli._console import print_json, print_note, print_table, progress
 from collapsekit.cli._inputs import Counting, Penalties
 from collapsekit.cli.solve import Head, draw
@@ -51,6 +52,8 @@ def landscape(
     """
     sizes = (counting or Counting()).sizes(counts)
     problem = (head or Head()).problem(penalties or Penalties(), sizes)
+    if problem.dim is None:
+        raise CollapseError("--dim: missing; local descent happens at one width")
     with progress("starts"):
         found = find_landscape(problem, starts, seed=seed, scale=scale)
     if figure is not None:
@@ -67,12 +70,11 @@ def _print_landscape(found: Landscape) -> None:
     headers = ("method", "reached", "median gap", "largest gap", "wrongly dead", "curvature", "CPU s", "")
     rows = []
     for name, ends in found.outcomes.items():
-        gaps, curvatures = [one.gap for one in ends], [one.curvature for one in ends]
-        known = [c for c in curvatures if np.isfinite(c)]
+        gaps, known = [one.gap for one in ends], [one.curvature for one in ends if np.isfinite(one.curvature)]
         rows.append(
             (
                 name,
-                f"{sum(g <= found.tol for g in gaps)}/{len(ends)}",
+                f"{sum(gap <= found.tol for gap in gaps)}/{len(ends)}",
                 f"{np.median(gaps):.1e}",
                 f"{max(gaps):.1e}",
                 f"{np.mean([one.wrongly_dead for one in ends]):.1f}",

@@ -16,14 +16,11 @@ from collapsekit.data import LabelledData, read, read_head
 from collapsekit.diagnosis import Comparison, compare, effective_penalties
 from collapsekit.evidence import Scope, scope
 from collapsekit.metrics import Measurement, measure_features
-from collapsekit.prediction import Prediction
 from collapsekit.prediction._predict import predicted
-from collapsekit.recipe import Recipe
 from collapsekit.theory import Nearness, nearest_reference
 from collapsekit.validation import shorten
 
-MOST_CLASSES = 2000
-"""Of more classes no reference geometries are computed: they take a singular value decomposition."""
+MOST_CLASSES = 2000  # of more no reference geometries are computed: they take a singular value decomposition
 
 
 def measure(
@@ -68,19 +65,28 @@ def measure(
     penalties = penalties or Penalties()
     data = read(str(features), label_column=label_column, delimiter=delimiter, keep_na=keep_na, argument="features")
     measured = _measured(data, features, head, class_names, penalties)
-    order = _assumed_order(data, measured, class_names)
-    expected = _expected(measured, penalties)
-    comparison, grounds = _compared(measured, expected, penalties.recipe)
-    estimate = None
+    comparison, ground, problem = _compared(measured, penalties)
+    order, estimate, nearest = None, None, list[Nearness]()
     if measured.weight is not None and not measured.moments.unseen:
         estimate = effective_penalties(measured, class_weights=_loss_weights(measured, penalties))
-    nearest = _nearest(measured, None if isinstance(expected, str) else expected.problem)
+        if len(measured.counts) <= MOST_CLASSES:
+            nearest = nearest_reference(measured.geometry(), problem)
+    if measured.weight is not None and data.sorted_words and class_names is None:
+        # words do not say which row of the head is theirs; sorted order is that of scikit-learn and of image folders
+        listed = shorten(", ".join(data.names))
+        order = f"The head's rows are taken to be the classes in sorted order ({listed}); --class-names gives another."
     if json:
-        content: dict[str, Any] = {"measurement": measured.to_dict(), "counts": measured.counts.astype(int).tolist()}
-        content["comparison"] = None if comparison is None else comparison.to_dict()
-        content["effective_penalties"] = None if estimate is None else estimate.to_dict()
-        content["nearest_references"] = [near.to_dict() for near in nearest]
-        print_json({"schema": 1} | content | {"scope": grounds.details if grounds else "", "assumed_order": order})
+        content = {
+            "schema": 1,
+            "measurement": measured.to_dict(),
+            "counts": measured.counts.astype(int).tolist(),
+            "comparison": comparison and comparison.to_dict(),
+            "effective_penalties": estimate and estimate.to_dict(),
+            "nearest_references": [near.to_dict() for near in nearest],
+            "scope": ground.details if ground else "",
+            "assumed_order": order,
+        }
+        print_json(content)
         return
     if comparison is not None:
         print_comparison(comparison)
@@ -89,7 +95,7 @@ def measure(
     metrics = "; ".join(f"{key} {value:.4g}" for key, value in measured.metrics().items()) + "."
     ranking = ", ".join(f"{near.name} {near.shape:.3g}" for near in nearest)
     references = f"Distance in shape (0: the same, up to 2): {ranking}." if ranking else ""
-    for sentence in (comparison and comparison.verdict, metrics, estimate, references, order, grounds):
+    for sentence in (comparison and comparison.verdict, metrics, estimate, references, order, ground):
         if sentence:
             print_note(str(sentence))
 
@@ -109,46 +115,22 @@ def _measured(
     return measure_features(data.inputs, labels, weight, bias, num_classes=size, names=shown, loss=penalties.loss)
 
 
-def _assumed_order(data: LabelledData, measured: Measurement, names: tuple[str, ...] | None) -> str | None:
-    """Words do not say which row of the head is theirs; sorted order is that of scikit-learn and of image folders."""
-    if names is not None or measured.weight is None or not data.sorted_words:
-        return None
-    return (
-        f"The head's rows are taken to be the classes in sorted order ({shorten(', '.join(data.names))}); "
-        "--class-names gives another."
-    )
-
-
-def _expected(measured: Measurement, penalties: Penalties) -> Prediction | str:
-    """The prediction for these penalties, or why there is none."""
-    if not penalties.given:
-        return "no penalties were given"
-    if measured.weight is None:
-        raise CollapseError("head: missing; a comparison with the prediction needs the head: give --head FILE")
-    if measured.moments.unseen:
-        k = measured.moments.unseen[0]
-        raise CollapseError(f"features: class {k} has no samples; give the whole training set")
-    reason = penalties.refusal(measured.counts)
-    if reason is not None:
-        return reason
-    return predicted(penalties.problem(measured.counts, biased=measured.bias is not None))
-
-
-def _compared(
-    measured: Measurement, expected: Prediction | str, recipe: Recipe | None
-) -> tuple[Comparison | None, Scope | None]:
-    if measured.weight is None:
-        return None, None
-    if isinstance(expected, str):
-        return compare(None, measured, outside=expected), None
-    return compare(expected, measured), scope(expected.problem, recipe)
-
-
-def _nearest(measured: Measurement, problem: UFM | None) -> list[Nearness]:
-    """Reference geometries by distance, where there is a head and every class has samples."""
-    if measured.weight is None or measured.moments.unseen or len(measured.counts) > MOST_CLASSES:
-        return []
-    return nearest_reference(measured.geometry(), problem)
+def _compared(measured: Measurement, penalties: Penalties) -> tuple[Comparison | None, Scope | None, UFM | None]:
+    """The network beside its prediction, or beside the reason why there is none; what was tested; the problem."""
+    outside = "no penalties were given"
+    if penalties.given:
+        if measured.weight is None:
+            raise CollapseError("head: missing; a comparison with the prediction needs the head: give --head FILE")
+        if measured.moments.unseen:
+            k = measured.moments.unseen[0]
+            raise CollapseError(f"features: class {k} has no samples; give the whole training set")
+        expected = penalties.refusal(measured.counts) or predicted(
+            penalties.problem(measured.counts, biased=measured.bias is not None)
+        )
+        if not isinstance(expected, str):
+            return compare(expected, measured), scope(expected.problem, penalties.recipe), expected.problem
+        outside = expected
+    return None if measured.weight is None else compare(None, measured, outside=outside), None, None
 
 
 def _loss_weights(measured: Measurement, penalties: Penalties) -> Any:
@@ -163,10 +145,12 @@ def _loss_weights(measured: Measurement, penalties: Penalties) -> Any:
 
 
 def _print_classes(measured: Measurement) -> None:
-    vectors, names, keys = measured.per_class(), measured.names or (), ("feature_sqnorm", "within", "cdnv")
+    vectors, names = measured.per_class(), measured.names or ()
+    numbers = [
+        (header, vectors[key], ".4g")
+        for header, key in (("‖h‖²", "feature_sqnorm"), ("within", "within"), ("cdnv", "cdnv"))
+    ]
     print_classes(
-        ("class", "count", "‖h‖²", "within", "cdnv", ""),
-        lambda k: [names[k], f"{vectors['count'][k]:.0f}", *(f"{vectors[key][k]:.4g}" for key in keys), ""],
-        [""] * len(names),
+        [("class", names, ""), ("count", vectors["count"], ".0f"), *numbers, ("", [""] * len(names), "")],
         ("cdnv", "within"),
     )

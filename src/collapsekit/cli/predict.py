@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,15 +11,15 @@ from cyclopts import Parameter
 
 import collapsekit
 from collapsekit import UFM, CollapseError
-from collapsekit.cli._console import print_classes, print_json, print_note
-from collapsekit.cli._inputs import Counting, Penalties
+from collapsekit.cli._console import Column, cells, print_classes, print_json, print_note
+from collapsekit.cli._inputs import Counting, Penalties, class_labels
 from collapsekit.evidence import scope
 from collapsekit.prediction import fates, from_solution
 from collapsekit.prediction._predict import predicted
 from collapsekit.recipe import Penalty
 
+# what a narrow terminal goes without, in this order; never class, count, confidence and status
 DROP = ("‖w‖²", "‖h‖²", "margin", "dies at\ncount", "headroom", "dies at\nweight decay")
-"""What a narrow terminal goes without, in this order; never class, count, confidence and status."""
 NO_ACCURACY = "The prediction describes the training geometry; what it means for test accuracy has to be measured."
 
 
@@ -53,7 +54,7 @@ def predict(
     """
     sizes = (counting or Counting()).sizes(counts)
     penalties = penalties or Penalties()
-    names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]
+    names = class_labels(sizes)
     if penalties.given:
         _print_prediction(penalties, penalties.problem(sizes), names, html, json)
     elif html is not None:
@@ -66,16 +67,12 @@ def predict(
 def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
     limits = collapsekit.thresholds(unit)
     if json:
-        content = limits.to_dict()
-        for key in ("headroom", "critical_count"):  # they depend on penalties, and none were given
-            del content[key]
+        dependent = ("headroom", "critical_count")  # on penalties, and none were given
+        content = {key: value for key, value in limits.to_dict().items() if key not in dependent}
         print_json(content | {"labels": names, "counts": unit.counts.astype(int).tolist()})
         return
-    print_classes(
-        ("class", "count", "dies at λ_W λ_H ≥", ""),
-        lambda k: (names[k], f"{unit.counts[k]:.0f}", f"{limits.critical_product[k]:.6g}", ""),
-        [""] * unit.num_classes,
-    )
+    dies = ("dies at λ_W λ_H ≥", limits.critical_product, ".6g")
+    print_classes([("class", names, ""), ("count", unit.counts, ".0f"), dies, ("", [""] * len(names), "")])
     print_note(
         f"The first class dies at λ_W λ_H = {limits.minority_collapse:.6g}, the last at "
         f"{limits.complete_collapse:.6g}. Give penalties to see confidences and headroom."
@@ -89,30 +86,20 @@ def _print_prediction(penalties: Penalties, problem: UFM, names: list[str], html
         return
     limits = collapsekit.thresholds(problem, hold=penalties.recipe)
     ground = scope(problem, penalties.recipe)
-    table = PredictionTable(frame, limits, names, penalties.weight_decay)
-    summary = _summary(frame, limits, problem)
+    columns = _columns(frame, names, limits, penalties.weight_decay)
+    summary, page = _summary(frame, limits, problem), dict[str, str]()
     if html is not None:
-        page = pages().prediction_page
-        sheet = pages().Sheet(
-            title="Which classes this recipe will lose",
-            verdict=[summary],
-            missed=bool(frame.collapses.any()),
-            caption="Each class on its training samples, predicted",
-            headers=[header.replace("\n", " ") for header in table.headers],
-            rows=[table.row(k) for k in range(problem.num_classes)],
-            lost=frame.collapses.tolist(),
-            notes=[ground.details, NO_ACCURACY],
-        )
-        written = page(problem, sheet, html)
+        caption = "Each class on its training samples, predicted"
+        sheet = sheet_of("Which classes this recipe will lose", [summary], caption, columns, frame, ground.details)
+        page = {"page": str(pages().prediction_page(problem, sheet, html))}
     if json:
-        content = frame.to_dict() | {"labels": names, "thresholds": limits.to_dict(), "scope": ground.to_dict()}
-        print_json(content | ({} if html is None else {"page": str(written)}))
+        print_json(
+            frame.to_dict() | {"labels": names, "thresholds": limits.to_dict(), "scope": ground.to_dict()} | page
+        )
         return
-    print_classes(table.headers, table.row, table.fates, [header for header in DROP if header in table.headers])
-    print_note(summary)
-    print_note(str(ground))
-    if html is not None:
-        print_note(f"page: {written}")
+    print_classes(columns, DROP)
+    for sentence in (summary, ground, *(f"page: {written}" for written in page.values())):
+        print_note(str(sentence))
 
 
 def _print_solved(reason: str, problem: UFM, names: list[str], html: Path | None, json: bool) -> None:
@@ -123,47 +110,45 @@ def _print_solved(reason: str, problem: UFM, names: list[str], html: Path | None
     if json:
         print_json(found.to_dict() | {"labels": names, "thresholds": None, "scope": None})
         return
-    table = PredictionTable(found, None, names, None)
-    print_classes(table.headers, table.row, table.fates, [header for header in DROP if header in table.headers])
+    print_classes(_columns(found, names, None, None), DROP)
     print_note(
         f"{int(found.collapses.sum())} of {problem.num_classes} classes collapse. No thresholds ({reason}); shown is "
         f"{found.basis.value} (relative gap {found.gap:.1e})."
     )
 
 
-class PredictionTable:
-    """One row a class, of words."""
+def _columns(frame: Any, names: list[str], limits: Any, weight_decay: float | None) -> list[Column]:
+    """What is said of each class; a death in units of the recipe where it is given in them."""
+    columns: list[Column] = [
+        ("class", names, ""),
+        ("count", frame.problem.counts, ".0f"),
+        ("confidence", frame.confidences, ".4f"),
+        ("margin", frame.margins, ".4f"),
+        ("‖h‖²", frame.feature_sqnorms, ".4g"),
+        ("‖w‖²", frame.classifier_sqnorms, ".4g"),
+    ]
+    if limits is not None:
+        columns.append(("headroom", frame.headroom, ".4g"))
+        if weight_decay is not None:
+            columns.append(("dies at\nweight decay", weight_decay * limits.decay_factor, ".4g"))
+        columns.append(("dies at\ncount", limits.critical_count, ".4g"))
+    return [*columns, ("status", fates(frame.problem.loss, frame.confidences, frame.collapses), "")]
 
-    def __init__(self, frame: Any, limits: Any, names: list[str], weight_decay: float | None) -> None:
-        self.frame, self.limits, self.names, self.weight_decay = frame, limits, names, weight_decay
-        self.fates = fates(frame.problem.loss, frame.confidences, frame.collapses)
 
-    @property
-    def headers(self) -> list[str]:
-        """What the columns are; a death in units of the recipe where it is given in them."""
-        columns = ["class", "count", "confidence", "margin", "‖h‖²", "‖w‖²"]
-        if self.limits is None:
-            return [*columns, "status"]
-        own = [] if self.weight_decay is None else ["dies at\nweight decay"]
-        return [*columns, "headroom", *own, "dies at\ncount", "status"]
-
-    def row(self, k: int) -> list[str]:
-        """Class k in words."""
-        frame, limits = self.frame, self.limits
-        ends = []
-        if limits is not None:
-            own = [] if self.weight_decay is None else [f"{self.weight_decay * limits.decay_factor[k]:.4g}"]
-            ends = [f"{frame.headroom[k]:.4g}", *own, f"{limits.critical_count[k]:.4g}"]
-        return [
-            self.names[k],
-            f"{frame.problem.counts[k]:.0f}",
-            f"{frame.confidences[k]:.4f}",
-            f"{frame.margins[k]:.4f}",
-            f"{frame.feature_sqnorms[k]:.4g}",
-            f"{frame.classifier_sqnorms[k]:.4g}",
-            *ends,
-            self.fates[k],
-        ]
+def sheet_of(
+    title: str, verdict: Sequence[str], caption: str, columns: Sequence[Column], frame: Any, ground: str
+) -> Any:
+    """Return the words of a page about a prediction."""
+    return pages().Sheet(
+        title=title,
+        verdict=verdict,
+        missed=bool(frame.collapses.any()),
+        caption=caption,
+        headers=[header.replace("\n", " ") for header, _, _ in columns],
+        rows=[cells(columns, k) for k in range(frame.problem.num_classes)],
+        lost=frame.collapses.tolist(),
+        notes=[ground, NO_ACCURACY],
+    )
 
 
 def pages() -> Any:

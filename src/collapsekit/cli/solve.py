@@ -10,8 +10,8 @@ from cyclopts import Parameter
 
 import collapsekit
 from collapsekit import UFM, CollapseError, CrossEntropy, Focal, Hinge
-from collapsekit.cli._console import print_classes, print_json, print_note, progress
-from collapsekit.cli._inputs import Counting, Penalties
+from collapsekit.cli._console import Column, print_classes, print_json, print_note, progress
+from collapsekit.cli._inputs import Counting, Penalties, by_flags, class_labels
 from collapsekit.losses import MSE, Loss
 from collapsekit.prediction import fates, from_solution
 from collapsekit.solver import Solution
@@ -45,33 +45,30 @@ class Head:
     no_relu: bool = False
     dim: int | None = None
 
+    @by_flags()
     def problem(self, penalties: Penalties, sizes: Any) -> UFM:
         """Return the problem of these flags."""
         if not penalties.given:
             raise CollapseError("--lambda-w: missing; give penalties, as predict does")
         plain = penalties.problem(sizes)
-        return replace(plain, loss=self._loss(plain), bias=self._bias, relu=not self.no_relu, dim=self.dim)
-
-    @property
-    def _bias(self) -> Any:
-        if self.bias in ("none", "free"):
-            return None if self.bias == "none" else "free"
+        bias: Any = {"none": None, "free": "free"}.get(self.bias, self.bias)
         try:
-            return float(self.bias)
+            bias = bias if bias in (None, "free") else float(bias)
         except ValueError:
             raise CollapseError(f"--bias={shorten(self.bias)}: give none, free or a penalty") from None
+        return replace(plain, loss=self._loss(plain), bias=bias, relu=not self.no_relu, dim=self.dim)
 
     def _loss(self, plain: UFM) -> Loss:
+        tau, gamma, loss = self.logit_adjustment, self.cdt, plain.loss
+        assert isinstance(loss, CrossEntropy)
+        if self.loss == "cross-entropy":
+            offsets = None if tau is None else CrossEntropy.logit_adjusted(plain.counts, tau).offsets
+            scales = None if gamma is None else CrossEntropy.cdt(plain.counts, gamma).scales
+            return replace(loss, offsets=offsets, scales=scales)
+        if tau is not None or gamma is not None or loss != CrossEntropy():
+            raise CollapseError(f"--loss={self.loss}: smoothing, --logit-adjustment and --cdt are cross-entropy's")
         others: dict[str, Loss] = {"focal": Focal(), "hinge": Hinge(), "mse": MSE()}
-        if self.loss != "cross-entropy":
-            if self.logit_adjustment is not None or self.cdt is not None or plain.loss != CrossEntropy():
-                raise CollapseError(f"--loss={self.loss}: smoothing, --logit-adjustment and --cdt are cross-entropy's")
-            return others[self.loss]
-        tau, gamma = self.logit_adjustment, self.cdt
-        offsets = None if tau is None else CrossEntropy.logit_adjusted(plain.counts, tau).offsets
-        scales = None if gamma is None else CrossEntropy.cdt(plain.counts, gamma).scales
-        assert isinstance(plain.loss, CrossEntropy)
-        return replace(plain.loss, offsets=offsets, scales=scales)
+        return others[self.loss]
 
 
 def solve(
@@ -117,15 +114,14 @@ def solve(
     problem = (head or Head()).problem(penalties or Penalties(), sizes)
     with progress("solving"):
         solution = collapsekit.solve(problem, seed=seed, starts=starts, tol=tol, time_limit=time_limit)
-    names = list(sizes) if isinstance(sizes, dict) else [str(k) for k in range(len(sizes))]
     if figure is not None:
         from collapsekit.report.solver_figures import solution_features
 
         draw(figure, lambda ax: solution_features(solution, ax=ax))
     if json:
-        print_json(solution.to_dict() | {"labels": names})
+        print_json(solution.to_dict() | {"labels": class_labels(sizes)})
     else:
-        _print_solution(solution, names)
+        _print_solution(solution, class_labels(sizes))
 
 
 def draw(path: Path, figure: Any) -> None:
@@ -148,25 +144,21 @@ def draw(path: Path, figure: Any) -> None:
 
 
 def _print_solution(solution: Solution, names: list[str]) -> None:
-    predicted, problem = from_solution(solution), solution.problem
-    columns: dict[str, tuple[Any, str]] = {
-        "count": (problem.counts, ".0f"),
-        "confidence": (predicted.confidences, ".4f"),
-        "loss": (_losses(solution), ".4f"),
-        "margin": (predicted.margins, ".4f"),
-        "‖h‖²": (predicted.feature_sqnorms, ".4g"),
-        "‖w‖²": (predicted.classifier_sqnorms, ".4g"),
-    }
-    if solution.bias is not None:
-        columns["bias"] = (solution.bias, ".4f")
-    words = fates(problem.loss, predicted.confidences, predicted.collapses)
-    print_classes(
-        ("class", *columns, "status"),
-        lambda k: (names[k], *(format(float(column[k]), spec) for column, spec in columns.values()), words[k]),
-        words,
-        [header for header in ("‖w‖²", "‖h‖²", "loss", "bias", "margin") if header in columns],
-    )
-    found = solution.certificate
+    predicted, problem, found = from_solution(solution), solution.problem, solution.certificate
+    cross = solution.geometry().cross.T
+    bias: list[Column] = [] if solution.bias is None else [("bias", solution.bias, ".4f")]
+    columns: list[Column] = [
+        ("class", names, ""),
+        ("count", problem.counts, ".0f"),
+        ("confidence", predicted.confidences, ".4f"),
+        ("loss", problem.loss.value(cross if solution.bias is None else cross + solution.bias), ".4f"),
+        ("margin", predicted.margins, ".4f"),
+        ("‖h‖²", predicted.feature_sqnorms, ".4g"),
+        ("‖w‖²", predicted.classifier_sqnorms, ".4g"),
+        *bias,
+        ("status", fates(problem.loss, predicted.confidences, predicted.collapses), ""),
+    ]
+    print_classes(columns, ("‖w‖²", "‖h‖²", "loss", "bias", "margin"))
     print_note(
         f"Objective {found.objective:.10g}, lower bound {found.lower_bound:.10g}, stationarity "
         f"{found.stationarity:.1e}, polar {found.polar:.8g} ({found.kind}); {solution.coordinates} coordinates, "
@@ -174,9 +166,3 @@ def _print_solution(solution: Solution, names: list[str]) -> None:
     )
     sentence = solution.status.value
     print_note(f"{sentence[0].upper()}{sentence[1:]} (gap {found.gap:.1e}).")
-
-
-def _losses(solution: Solution) -> Any:
-    """The loss of each class at its feature, (K,)."""
-    cross = solution.geometry().cross.T
-    return solution.problem.loss.value(cross if solution.bias is None else cross + solution.bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,8 +29,13 @@ from collapsekit.training._sweep import MOST_RUNS, configurations, part_of
 from collapsekit.validation import shorten
 
 TYPES = get_type_hints(TrainConfig)
-MOST_SHOWN = 20
-"""So many running configurations are shown."""
+MOST_SHOWN = 20  # running configurations
+FORMS: dict[Any, str] = {
+    "hidden": "join widths by x, e.g. 256x256",
+    bool: "give true or false",
+    int: "give whole numbers, or a range such as 0:5",
+    float: "give numbers",
+}
 
 
 def sweep(
@@ -73,53 +79,37 @@ def sweep(
     json : bool
         Print one JSON object on stdout; progress stays on stderr.
     """
-    planned = part_of(configurations(_read(configs, grid)), _part(part))
+    planned = part_of(configurations(_read(configs, grid)), None if part is None else _part(part))
+    varied = [name for name in TYPES if len({getattr(config, name) for config in planned}) > 1]
     if not planned:
-        return _print_nothing(out, json)
-    varied = varied_fields(planned)
+        return _print([], out, varied, json)
     try:
         with cluster(scheduler) as executor, _shown(planned, varied) as show:
             outcomes = run_sweep(planned, out=out, executor=executor, workers=workers, device=device, progress=show)
     except KeyboardInterrupt:
-        stderr.print(
-            f"What is trained so far is kept in {out}; repeat the command to go on from there.",
-            highlight=False,
-            markup=False,
-        )
+        stderr.print(Text(f"What is trained so far is kept in {out}; repeat the command to go on from there."))
         raise
     return _print(outcomes, out, varied, json)
 
 
-def _print_nothing(out: str, json: bool) -> int:
-    if json:
-        print_json({"schema": 1, "out": out, "runs": []})
-    else:
-        print_note("Nothing to do in this part.")
-    return 0
-
-
 def _print(outcomes: list[Outcome], out: str, varied: Sequence[str], json: bool) -> int:
     failed = [outcome for outcome in outcomes if not outcome.finished]
-    if len(failed) == len(outcomes):
+    if failed and len(failed) == len(outcomes):
         raise CollapseError(f"all {len(failed)} runs failed, the first one so: {failed[0].reason}")
-    stored = {row["run"]: row for row in collect(out)}
+    stored = {row["run"]: row for row in collect(out)} if outcomes else {}
     rows = [stored[o.folder.name] if o.finished else failed_row(o, stored.get(o.folder.name)) for o in outcomes]
-    code = SOME_FAILED if failed else 0
     if json:
         print_json({"schema": 1, "out": out, "runs": rows})
-        return code
-    print_rows(rows, varied)
-    for outcome in outcomes:
-        if outcome.anew is not None:
-            print_note(f"{outcome.folder.name} trained anew: {outcome.anew}")
-    note = f"{len(outcomes) - len(failed)} of {len(outcomes)} runs finished"
-    print_note(f"{note}, {len(failed)} failed; all of {out}: collapsekit collect {out}" if failed else f"{note}.")
-    return code
-
-
-def varied_fields(configs: Sequence[TrainConfig]) -> list[str]:
-    """Return the fields in which configurations differ."""
-    return [name for name in TYPES if len({getattr(config, name) for config in configs}) > 1]
+    elif not rows:
+        print_note("Nothing to do in this part.")
+    else:
+        print_rows(rows, varied)
+        for outcome in outcomes:
+            if outcome.anew is not None:
+                print_note(f"{outcome.folder.name} trained anew: {outcome.anew}")
+        what = f", {len(failed)} failed; all of {out}: collapsekit collect {out}" if failed else "."
+        print_note(f"{len(outcomes) - len(failed)} of {len(outcomes)} runs finished{what}")
+    return SOME_FAILED if failed else 0
 
 
 @contextmanager
@@ -135,7 +125,8 @@ def _shown(planned: Sequence[TrainConfig], varied: Sequence[str]) -> Iterator[An
         if any(outcome.finished for outcome in standing.outcomes):  # if none is, the error says it
             for outcome in standing.outcomes[printed:]:
                 printed += 1
-                what = f"{outcome.folder.name} {_named(outcome.config, varied)}: {outcome.reason or 'finished'}"
+                values = ", ".join(f"{name.replace('_', ' ')} {getattr(outcome.config, name)}" for name in varied)
+                what = f"{outcome.folder.name} {values}: {outcome.reason or 'finished'}"
                 stderr.print(Text(" ".join(f"{printed}/{len(planned)} {what}".split())), soft_wrap=True)
 
     live = Live(console=stderr, auto_refresh=False, transient=True) if stderr.is_terminal else None
@@ -161,17 +152,12 @@ def _standing(standing: Standing, varied: Sequence[str]) -> Group:
     return Group(Text(_title(standing), style="bold"), table)
 
 
-def _named(config: TrainConfig, varied: Sequence[str]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {getattr(config, name)}" for name in varied)
-
-
-def _part(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    first, slash, count = text.partition("/")
-    if not (slash and first.isdecimal() and count.isdecimal() and 1 <= int(first) <= int(count)):
+def _part(text: str) -> tuple[int, int]:
+    numbers = re.fullmatch(r"(\d+)/(\d+)", text)
+    first, count = map(int, numbers.groups()) if numbers else (0, 0)
+    if not 1 <= first <= count:
         raise CollapseError(f"--part={text!r}: give I/N with 1 ≤ I ≤ N, e.g. 1/4 for the first of four jobs")
-    return int(first), int(count)
+    return first, count
 
 
 def _read(path: Path | None, flags: Mapping[str, str]) -> Any:
@@ -180,34 +166,27 @@ def _read(path: Path | None, flags: Mapping[str, str]) -> Any:
         raise CollapseError("configs: give a JSON file, or flags of train such as --seeds 0:5, and not both")
     if path is None:
         return grid_of(flags)
+    place, found = f"configs={str(path)!r}", list[TrainConfig]()
     try:
         content = json_format.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise CollapseError(f"configs={str(path)!r}: cannot be read ({reason}); give a JSON file") from None
-    if isinstance(content, list) and all(isinstance(values, dict) for values in content):
-        return [_entry(path, number, values) for number, values in enumerate(content, start=1)]
-    if isinstance(content, dict):
-        with _of(f"configs={str(path)!r}"):
-            return configurations(content)
-    raise CollapseError(f"configs={str(path)!r}: holds {shorten(content)}; give a list of configurations, or a grid")
-
-
-def _entry(path: Path, number: int, values: dict[str, Any]) -> TrainConfig:
-    unknown = set(values) - set(TYPES) - {"schema"}
-    with _of(f"configs={str(path)!r}, entry {number}"):
-        if unknown:
-            raise CollapseError(f"TrainConfig has no {sorted(unknown)}; give names of its fields")
-        return TrainConfig.from_dict({"schema": TrainConfig().to_dict()["schema"]} | values)
-
-
-@contextmanager
-def _of(place: str) -> Iterator[None]:
-    """Say where the values of an error are."""
+        raise CollapseError(f"{place}: cannot be read ({reason}); give a JSON file") from None
+    entries = content if isinstance(content, list) else [content]
+    if not all(isinstance(values, dict) for values in entries):
+        raise CollapseError(f"{place}: holds {shorten(content)}; give a list of configurations, or a grid")
     try:
-        yield
+        if isinstance(content, dict):
+            return configurations(content)
+        for number, values in enumerate(entries, start=1):
+            place = f"configs={str(path)!r}, entry {number}"
+            unknown = set(values) - set(TYPES) - {"schema"}
+            if unknown:
+                raise CollapseError(f"TrainConfig has no {sorted(unknown)}; give names of its fields")
+            found.append(TrainConfig.from_dict({"schema": TrainConfig().to_dict()["schema"]} | values))
     except CollapseError as error:
         raise CollapseError(f"{place}: {str(error).removeprefix('configs: ')}") from None
+    return found
 
 
 def grid_of(flags: Mapping[str, str]) -> dict[str, list[Any]]:
@@ -227,8 +206,8 @@ def grid_of(flags: Mapping[str, str]) -> dict[str, list[Any]]:
 
 def _values(name: str, word: str) -> list[Any]:
     """What a word stands for: one value, or the whole numbers of a range."""
-    kinds = set(get_args(TYPES[name])) | {TYPES[name]}
-    flag = f"--{name.replace('_', '-')}={shorten(word)}"
+    kinds = {TYPES[name], *get_args(TYPES[name])}
+    kind: Any = next((kind for kind in (bool, int, float) if kind in kinds), str)
     try:
         if name == "hidden":
             return [tuple(int(width) for width in word.split("x"))]
@@ -236,17 +215,8 @@ def _values(name: str, word: str) -> list[Any]:
             return list(range(*(int(end) for end in word.split(":")))[: MOST_RUNS + 1])
         if NoneType in kinds and word == "none":
             return [None]
-        for kind in (bool, int, float):
-            if kind in kinds:
-                return [{"true": True, "false": False}[word.lower()] if kind is bool else kind(word)]
+        return [{"true": True, "false": False}[word.lower()] if kind is bool else kind(word)]
     except (KeyError, ValueError, TypeError):
-        raise CollapseError(f"{flag}: cannot be read; {_form(name, kinds)}") from None
-    return [word]
-
-
-def _form(name: str, kinds: set[Any]) -> str:
-    if name == "hidden":
-        return "join widths by x, e.g. 256x256"
-    if bool in kinds:
-        return "give true or false"
-    return "give whole numbers, or a range such as 0:5" if int in kinds else "give numbers"
+        flag = f"--{name.replace('_', '-')}={shorten(word)}"
+        form = FORMS["hidden" if name == "hidden" else kind]
+        raise CollapseError(f"{flag}: cannot be read; {form}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -36,11 +35,14 @@ def read_arrays(path: Path, keep_na: bool = False) -> LabelledData:
     """
     arrays = READERS[path.suffix.lower()](path, _wanted)
     inputs, labels = list(arrays.values())[:2]
+    names = arrays.get("names")
+    if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
+        raise CollapseError(f"names: dtype {names.dtype}, shape {names.shape}; give a vector of strings")
     return assemble(
         inputs,
         labels,
         "images" if inputs.ndim in (3, 4) else "features",
-        names=_names(arrays["names"]) if "names" in arrays else None,
+        names=None if names is None else names.tolist(),
         held_out=(arrays["Xt"], arrays["yt"]) if "Xt" in arrays else None,
         keep_na=keep_na,
     )
@@ -61,24 +63,21 @@ def read_head_file(path: Path, layer: str | None = None, *, required: bool = Tru
 
 
 def _head_keys(keys: Collection[str], layer: str | None, required: bool) -> Sequence[str]:
-    if layer is not None:
-        if f"{layer}.weight" not in keys:
-            raise CollapseError(f"no {shorten(layer + '.weight')} among its arrays {_listed(keys)}; name a layer of it")
-        return f"{layer}.weight", f"{layer}.bias"
-    pair = next(((w, b) for w, b in (("weight", "bias"), ("W", "b")) if w in keys), None)
-    if pair is not None:
-        return pair
-    lone = next((key for key in ("bias", "b") if key in keys), None)
-    if lone is not None:
-        raise CollapseError(f"it holds {lone} without weight; give both of the head")
-    if not required:  # features, perhaps beside other arrays
-        return ()
-    layers = [key.removesuffix(".weight") for key in keys if key.endswith(".weight")]
-    named = [one for one in layers if one.split(".")[-1] in LAYERS]
-    if len(layers) > 1 and len(named) != 1:
-        raise CollapseError(f"several layers: {_listed(named or layers)}; name the head after the file, FILE:LAYER")
-    found = (named or layers or [""])[0]
-    return f"{found}.weight", f"{found}.bias"
+    if layer is None:
+        pair = next(((w, b) for w, b in (("weight", "bias"), ("W", "b")) if w in keys), None)
+        lone = next((key for key in ("bias", "b") if key in keys), None)
+        if pair is None and lone is not None:
+            raise CollapseError(f"it holds {lone} without weight; give both of the head")
+        if pair is not None or not required:  # features, perhaps beside other arrays
+            return pair or ()
+        layers = [key.removesuffix(".weight") for key in keys if key.endswith(".weight")]
+        named = [one for one in layers if one.split(".")[-1] in LAYERS]
+        if len(layers) > 1 and len(named) != 1:
+            raise CollapseError(f"several layers: {_listed(named or layers)}; name the head after the file, FILE:LAYER")
+        layer = (named or layers or [""])[0]
+    elif f"{layer}.weight" not in keys:
+        raise CollapseError(f"no {shorten(layer + '.weight')} among its arrays {_listed(keys)}; name a layer of it")
+    return f"{layer}.weight", f"{layer}.bias"
 
 
 def _npz(path: Path, wanted: Wanted) -> Arrays:
@@ -86,16 +85,12 @@ def _npz(path: Path, wanted: Wanted) -> Arrays:
         if not zipfile.is_zipfile(stream):
             raise CollapseError(f"{shorten(path.name)} is no .npz archive; {DAMAGED}")
         with zipfile.ZipFile(stream) as archive:
-            _check_members(archive.infolist())
+            for info in archive.infolist():
+                if info.compress_type not in METHODS or not MEMBER.fullmatch(info.filename):
+                    raise CollapseError(f"the archive's member {shorten(info.filename)} is no array; {DAMAGED}")
+            check_bytes(sum(info.file_size for info in archive.infolist()), "unpacked")
             keys = wanted([name.removesuffix(".npy") for name in archive.namelist()])
             return {key: _array(archive.open(f"{key}.npy"), f"{key}.npy") for key in keys}
-
-
-def _check_members(members: Sequence[zipfile.ZipInfo]) -> None:
-    for info in members:
-        if info.compress_type not in METHODS or not MEMBER.fullmatch(info.filename):
-            raise CollapseError(f"the archive's member {shorten(info.filename)} is no array; {DAMAGED}")
-    check_bytes(sum(info.file_size for info in members), "unpacked")
 
 
 def _npy_with_labels(path: Path, _: Wanted) -> Arrays:
@@ -130,26 +125,19 @@ def _array(stream: IO[bytes], name: str) -> NDArray[Any]:
 
 
 def _safetensors(path: Path, wanted: Wanted) -> Arrays:
-    from safetensors import safe_open
+    from safetensors import deserialize, safe_open
 
     arrays = {}
     with parsing(path.name, DAMAGED), safe_open(path, framework="np") as tensors:
         for key in wanted(tensors.keys()):
             found = tensors.get_slice(key)
             check_size(found.get_shape(), 4, key)
-            is_short = found.get_dtype() == "BF16"
-            arrays[key] = _bfloat16(path, key) if is_short else np.array(tensors.get_tensor(key))
+            if found.get_dtype() == "BF16":  # which numpy does not have
+                stored = dict(deserialize(path.read_bytes()))[key]  # type: ignore[no-untyped-call]
+                arrays[key] = _widened(np.frombuffer(stored["data"], "<u2")).reshape(stored["shape"])
+            else:
+                arrays[key] = np.array(tensors.get_tensor(key))
     return arrays
-
-
-def _bfloat16(path: Path, key: str) -> NDArray[np.float32]:
-    """numpy has no such type, so the bytes are read where safetensors' header, checked by then, says they are."""
-    with path.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        entry = json.loads(stream.read(size))[key]
-        begin, end = entry["data_offsets"]
-        stream.seek(8 + size + begin)
-        return _widened(np.frombuffer(stream.read(end - begin), "<u2")).reshape(entry["shape"])
 
 
 def _widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -170,12 +158,6 @@ def _wanted(keys: Collection[str]) -> list[str]:
 
 def _listed(keys: Iterable[str]) -> str:
     return ", ".join(shorten(key, 30) for key in sorted(keys)[:8]) or "nothing"
-
-
-def _names(names: NDArray[Any]) -> list[str]:
-    if names.dtype.kind != "U" or names.ndim != 1:
-        raise CollapseError(f"names: dtype {names.dtype}, shape {names.shape}; give a vector of strings")
-    return [str(name) for name in names.tolist()]
 
 
 READERS: dict[str, Callable[[Path, Wanted], Arrays]] = {

@@ -41,47 +41,43 @@ def read_idx_folder(folder: Path, names: Sequence[str] | None = None) -> Labelle
 
 
 def _pair(found: dict[str, Path], part: str) -> Pair | None:
-    files = [found.get(part + what) for what in ("images", "labels")]
-    for path, other in zip(files, ("labels", "images"), strict=True):
-        if path is not None and None in files:
-            raise CollapseError(f"{path.name} without its {part}-{other} file; add it")
-    images, labels = files
-    return None if images is None or labels is None else (_idx(images, 3)[:, None], _idx(labels, 1))
+    images, labels = (found.get(part + what) for what in ("images", "labels"))
+    if images is None and labels is None:
+        return None
+    if images is None or labels is None:
+        path, other = (images, "labels") if images else (labels, "images")
+        raise CollapseError(f"{path and path.name} without its {part}-{other} file; add it")
+    return _idx(images, 3)[:, None], _idx(labels, 1)
 
 
 def _idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """One file; what its header promises is held against its size before anything is allocated."""
-    start, packed = 4 + 4 * dimensions, path.suffix == ".gz"
-    with parsing(path.name, DAMAGED), gzip.open(path) if packed else path.open("rb") as stream:
+    start, packed, name = 4 + 4 * dimensions, path.suffix == ".gz", path.name
+    wanted, held = bytes([0, 0, 8, dimensions]), path.stat().st_size  # 8: unsigned bytes
+    with parsing(name, DAMAGED), gzip.open(path) if packed else path.open("rb") as stream:
         header = stream.read(start)
-        shape = _idx_shape(header, path.name, dimensions)
-        promised, held = math.prod(shape), path.stat().st_size
+        if len(header) < start:
+            raise CollapseError(f"{name}: only {len(header)} bytes, too short for an idx header; {DAMAGED}")
+        if header[:4] != wanted:
+            raise CollapseError(
+                f"{name}: starts with {header[:4].hex()}, idx files of unsigned bytes of this name with "
+                f"{wanted.hex()}; convert it, or {DAMAGED}"
+            )
+        shape = struct.unpack(f">{dimensions}I", header[4:])
+        promised = math.prod(shape)
         if packed and promised > held * MOST_DEFLATED:
             raise CollapseError(
-                f"{path.name}: header promises {promised} bytes, {held} compressed bytes cannot hold them; {DAMAGED}"
+                f"{name}: header promises {promised} bytes, {held} compressed bytes cannot hold them; {DAMAGED}"
             )
-        if not packed and promised != held - start:
-            raise CollapseError(
-                f"{path.name}: header promises {promised} bytes, the file holds {held - start}; {DAMAGED}"
-            )
-        check_size(shape, 4, path.name)
-        content = stream.read(promised + 1)
-    if len(content) != promised:
-        holds = "more" if len(content) > promised else len(content)
-        raise CollapseError(f"{path.name}: header promises {promised} bytes, the file holds {holds}; {DAMAGED}")
+        if packed or promised == held - start:
+            check_size(shape, 4, name)
+            content = stream.read(promised + 1)
+            holds = "more" if len(content) > promised else len(content)
+        else:
+            holds = held - start
+    if holds != promised:
+        raise CollapseError(f"{name}: header promises {promised} bytes, the file holds {holds}; {DAMAGED}")
     return np.frombuffer(content, np.uint8).reshape(shape)
-
-
-def _idx_shape(header: bytes, name: str, dimensions: int) -> tuple[int, ...]:
-    if len(header) < 4 + 4 * dimensions:
-        raise CollapseError(f"{name}: only {len(header)} bytes, too short for an idx header; {DAMAGED}")
-    wanted = bytes([0, 0, 8, dimensions])  # 8: unsigned bytes
-    if header[:4] != wanted:
-        raise CollapseError(
-            f"{name}: starts with {header[:4].hex()}, idx files of unsigned bytes of this name with {wanted.hex()}; "
-            f"convert it, or {DAMAGED}"
-        )
-    return struct.unpack(f">{dimensions}I", header[4:])
 
 
 def is_cifar_folder(folder: Path) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collapsekit.data.files import check_size, parsing
-from collapsekit.data.labelled import LabelledData, RawLabels, assemble, typed
+from collapsekit.data.labelled import LabelledData, assemble
 from collapsekit.errors import CollapseError
 from collapsekit.validation import shorten
 
@@ -41,12 +41,7 @@ def read_image_folder(folder: Path) -> LabelledData:
     """
     root = folder.resolve()
     train, test = folder_samples(root)
-    size, mode = _common_format([path for path, _ in train + test], root)
-    held_out = (_pixels(test, size, mode, root), [label for _, label in test]) if test else None
-    labels = [label for _, label in train]
-    return assemble(
-        _pixels(train, size, mode, root), labels, "images", names=sorted(set(labels)), held_out=held_out, keep_na=True
-    )
+    return _assembled(train, test, root, names=sorted({label for _, label in train}), keep_na=True)
 
 
 def folder_samples(root: Path) -> tuple[list[Sample], list[Sample]]:
@@ -80,59 +75,54 @@ def list_samples(path: Path) -> list[Sample] | None:
 
 def read_image_list(samples: Sequence[Sample], folder: Path, keep_na: bool) -> LabelledData:
     """Return the images of a list."""
-    root = folder.resolve()
-    size, mode = _common_format([path for path, _ in samples], root)
-    labels: RawLabels = typed([label for _, label in samples])
-    return assemble(_pixels(samples, size, mode, root), labels, "images", keep_na=keep_na)
+    return _assembled(samples, (), folder.resolve(), names=None, keep_na=keep_na)
+
+
+def _assembled(
+    train: Sequence[Sample], test: Sequence[Sample], root: Path, names: Sequence[str] | None, keep_na: bool
+) -> LabelledData:
+    size, mode = _common_format([path for path, _ in (*train, *test)], root)
+    labels, test_labels = [label for _, label in train], [label for _, label in test]
+    held_out = (_pixels(test, size, mode, root), test_labels) if test else None
+    return assemble(_pixels(train, size, mode, root), labels, "images", names=names, held_out=held_out, keep_na=keep_na)
 
 
 def _samples(folder: Path, root: Path, held_out: bool = False) -> list[Sample]:
     samples = list[Sample]()
     for directory in _entries(folder, root):
-        name = _inside(directory, root)
-        if not directory.is_dir():
-            if directory.suffix.lower() in SUFFIXES:
-                raise CollapseError(f"{name} is a file beside the class folders; put it into the folder of its class")
-            continue  # a licence, a table
-        files = _entries(directory, root)
-        if not files and not held_out:
+        name, files = _inside(directory, root), _entries(directory, root) if directory.is_dir() else None
+        if files is None and directory.suffix.lower() in SUFFIXES:
+            raise CollapseError(f"{name} is a file beside the class folders; put it into the folder of its class")
+        if files == [] and not held_out:
             raise CollapseError(f"the class folder {name} is empty; add images, or rename it to begin with a dot")
-        samples += [(_image_file(path, root), directory.name) for path in files]
+        for path in files or ():  # none of a licence, or a table
+            if path.is_dir():
+                raise CollapseError(
+                    f"{_inside(path, root)} is a folder inside a class folder; give as data the folder whose "
+                    "sub-folders are the classes"
+                )
+            if path.suffix.lower() not in SUFFIXES or not path.is_file():
+                raise CollapseError(
+                    f"{_inside(path, root)} is not an image; take it out of the folder, or convert it to .png"
+                )
+            samples.append((path, directory.name))
     if not samples:
         raise CollapseError(f"no images in {_inside(folder, root)}; give one sub-folder of images a class")
     return samples
-
-
-def _image_file(path: Path, root: Path) -> Path:
-    if path.is_dir():
-        raise CollapseError(
-            f"{_inside(path, root)} is a folder inside a class folder; give as data the folder whose sub-folders are "
-            "the classes"
-        )
-    if path.suffix.lower() not in SUFFIXES or not path.is_file():
-        raise CollapseError(f"{_inside(path, root)} is not an image; take it out of the folder, or convert it to .png")
-    return path
 
 
 def _entries(folder: Path, root: Path) -> list[Path]:
     """The visible entries of a folder; a link must stay inside the root, so that no other file is ever read."""
     found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     for path in found:
-        if path.is_symlink() and not _stays(path, root):
+        if path.is_symlink() and not (path.exists() and path.resolve().is_relative_to(root)):
             raise CollapseError(f"{_inside(path, root)} is a link that leaves the folder; copy the file instead")
     return found
 
 
-def _stays(path: Path, root: Path) -> bool:
-    try:
-        return path.resolve(strict=True).is_relative_to(root)
-    except (OSError, RuntimeError):  # dangling, or a loop
-        return False
-
-
 def _common_format(paths: Sequence[Path], root: Path) -> tuple[tuple[int, int], str]:
     """The one size of all images, and the mode that suits all; only headers are read."""
-    sizes, modes = set[tuple[int, int]](), set[str]()
+    first, modes = None, set[str]()
     for path in paths:
         with parsing(str(path.relative_to(root)), DAMAGED), _opened(path) as image:
             size, mode = image.size, image.mode
@@ -141,14 +131,13 @@ def _common_format(paths: Sequence[Path], root: Path) -> tuple[tuple[int, int], 
             raise CollapseError(f"{where}; give at most {MAX_PIXELS:,}")
         if mode not in GREY + COLOUR:
             raise CollapseError(f"{_inside(path, root)}: mode {shorten(mode)}; convert it to 8 bits a channel")
-        if sizes and size not in sizes:
-            (first,) = sizes
+        first = first or size
+        if size != first:
             raise CollapseError(
                 f"{where}, {_inside(paths[0], root)} has {first[0]}×{first[1]}; resize all images to one size"
             )
-        sizes.add(size)
         modes.add(mode)
-    return sizes.pop(), "L" if modes <= set(GREY) else "RGB"
+    return size, "L" if modes <= set(GREY) else "RGB"
 
 
 def _pixels(samples: Sequence[Sample], size: tuple[int, int], mode: str, root: Path) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from collapsekit.validation import class_names, printable, shorten
 
 Kind = Literal["images", "table", "text", "features"]
 RawLabels = NDArray[Any] | Sequence[str]
-Labels = NDArray[np.int64] | list[str]
+Labels = list[int] | list[str]
 Pair = tuple[NDArray[Any], RawLabels]
 
 MAX_EXACT = 2**53
@@ -145,16 +145,16 @@ def assemble(
     if held_out is not None:
         kept, test_labels = _held_out(inputs, held_out, values, keep_na)
         test_inputs = _converted(kept, "held-out inputs")
-    shown = class_names([str(value) for value in (values if names is None else names)], len(values))
+    worded = isinstance(values[0], str)
     return LabelledData(
         inputs=_converted(inputs, "inputs"),
         labels=_codes(values, checked),
-        names=shown or (),
+        names=class_names(list(map(str, values)) if names is None else names, len(values)) or (),
         test_inputs=test_inputs,
         test_labels=test_labels,
         kind=kind,
-        worded=isinstance(values, list) or names is not None,
-        sorted_words=isinstance(values, list) and names is None,
+        worded=worded or names is not None,
+        sorted_words=worded and names is None,
     )
 
 
@@ -171,6 +171,15 @@ def typed(labels: Sequence[str]) -> RawLabels:
 def is_missing(label: str, keep_na: bool) -> bool:
     """Return whether a label says that there is none; an empty one always does."""
     return not label.strip() if keep_na else label.strip().lower() in MISSING
+
+
+def is_number(word: Any) -> bool:
+    """Return whether `float` reads it."""
+    try:
+        float(word)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _check_pair(inputs: NDArray[Any], labels: RawLabels, part: str) -> None:
@@ -220,7 +229,7 @@ def _checked(labels: RawLabels, name: str, least: int, keep_na: bool, *, words: 
         raise CollapseError(
             f"{name}: sample {bad[0]} has {labels[bad[0]]:g}; give whole numbers from 0, at most 2^53, or strings"
         )
-    return labels.astype(np.int64)
+    return [int(label) for label in wide]
 
 
 def _strings(labels: RawLabels, name: str, keep_na: bool) -> list[str]:
@@ -228,33 +237,27 @@ def _strings(labels: RawLabels, name: str, keep_na: bool) -> list[str]:
         found = [str(label, "utf-8") if isinstance(label, bytes) else str(label) for label in list(labels)]
     except (UnicodeDecodeError, ValueError):  # bytes outside UTF-8, code points outside Unicode
         raise CollapseError(f"{name}: not UTF-8 text; give strings or whole numbers") from None
-    missing = {label for label in set(found) if is_missing(label, keep_na)}
-    if missing:
-        i = next(i for i, label in enumerate(found) if label in missing)
-        kind = f"the label {shorten(found[i])}, which counts as missing" if found[i].strip() else "an empty label"
-        raise CollapseError(f"{name}: sample {i} has {kind}; {KEEP}")
+    for i, label in enumerate(found):
+        if is_missing(label, keep_na):
+            kind = f"the label {shorten(label)}, which counts as missing" if label.strip() else "an empty label"
+            raise CollapseError(f"{name}: sample {i} has {kind}; {KEEP}")
     return found
 
 
-def _values(labels: Labels, names: Sequence[str] | None) -> Labels:
+def _values(labels: Labels, names: Sequence[str] | None) -> list[Any]:
     """The K label values in the order of the classes."""
-    values: Labels = sorted(set(labels)) if isinstance(labels, list) else np.unique(labels)
+    values: list[Any] = sorted(set(labels))
     if len(values) < 2:
         raise CollapseError(f"labels: all samples have {shorten(printable(str(values[0])))}; give at least two classes")
     if names is None:
         return values
-    if isinstance(values, list):
-        return _named_values(values, names)
-    absent = sorted(set(range(len(names))) - set(values.tolist()))
-    if len(names) != len(values) and absent and values[-1] < len(names):
-        raise CollapseError(
-            f"names: class {absent[0]}, {shorten(names[absent[0]])}, has no training sample; drop the name or add "
-            "samples"
-        )
-    return values
-
-
-def _named_values(values: list[str], names: Sequence[str]) -> list[str]:
+    if not isinstance(values[0], str):
+        if values[-1] < len(names) and len(values) < len(names):
+            k = min(set(range(len(names))) - set(values))
+            raise CollapseError(
+                f"names: class {k}, {shorten(names[k])}, has no training sample; drop the name or add samples"
+            )
+        return values
     unused, unnamed = sorted(set(names) - set(values)), sorted(set(values) - set(names))
     if unused:
         raise CollapseError(f"names: {shorten(unused[0])} has no training sample; drop the name or add samples")
@@ -263,39 +266,33 @@ def _named_values(values: list[str], names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _codes(values: Labels, labels: Labels) -> NDArray[np.int64]:
+def _codes(values: list[Any], labels: Labels) -> NDArray[np.int64]:
     """The position of each label among the values, -1 where it is none of them."""
-    if isinstance(values, list):
-        index = {value: k for k, value in enumerate(values)}
-        return np.fromiter((index.get(str(label), -1) for label in labels), np.int64, len(labels))
-    where = np.minimum(np.searchsorted(values, labels), len(values) - 1)
-    return np.where(values[where] == labels, where, -1).astype(np.int64)
+    at = {value: k for k, value in enumerate(values)}
+    return np.array([at.get(label, -1) for label in labels])
 
 
 def _held_out(
-    inputs: NDArray[Any], held_out: Pair, values: Labels, keep_na: bool
+    inputs: NDArray[Any], held_out: Pair, values: list[Any], keep_na: bool
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     test_inputs, raw = held_out
     _check_pair(test_inputs, raw, "held-out ")
-    _comparable(inputs, test_inputs)
-    labels = _checked(raw, "held-out labels", -1, keep_na, words=isinstance(values, list))
-    if isinstance(labels, list) != isinstance(values, list):
-        raise CollapseError("held-out labels: strings and whole numbers mixed with the labels; give both alike")
-    codes = _codes(values, labels)
-    unseen = np.zeros(len(codes), bool) if isinstance(labels, list) else labels == -1
-    unknown = np.flatnonzero((codes < 0) & ~unseen)
-    if unknown.size:
-        label = shorten(printable(str(labels[unknown[0]])))
-        raise CollapseError(f"held-out labels: {label} has no training sample; remove its samples, or label them -1")
-    if unseen.all():
-        raise CollapseError("held-out labels: all are -1, unseen in training; leave the held-out set out")
-    return (test_inputs[~unseen], codes[~unseen]) if unseen.any() else (test_inputs, codes)
-
-
-def _comparable(inputs: NDArray[Any], test_inputs: NDArray[Any]) -> None:
     if inputs.shape[1:] != test_inputs.shape[1:]:
         shapes = f"shape {test_inputs.shape[1:]} a sample, {inputs.shape[1:]} in training"
         raise CollapseError(f"held-out inputs: {shapes}; give both alike")
     if inputs.ndim >= 3 and (inputs.dtype == np.uint8) != (test_inputs.dtype == np.uint8):
         kinds = f"dtype {test_inputs.dtype}, {inputs.dtype} in training"
         raise CollapseError(f"held-out inputs: {kinds}; only uint8 is divided by 255, so give both alike")
+    worded = isinstance(values[0], str)
+    labels = _checked(raw, "held-out labels", -1, keep_na, words=worded)
+    if isinstance(labels[0], str) != worded:
+        raise CollapseError("held-out labels: strings and whole numbers mixed with the labels; give both alike")
+    codes = _codes(values, labels)
+    kept = codes >= 0
+    unknown = [labels[i] for i in np.flatnonzero(~kept) if labels[i] != -1]
+    if unknown:
+        label = shorten(printable(str(unknown[0])))
+        raise CollapseError(f"held-out labels: {label} has no training sample; remove its samples, or label them -1")
+    if not kept.any():
+        raise CollapseError("held-out labels: all are -1, unseen in training; leave the held-out set out")
+    return (test_inputs, codes) if kept.all() else (test_inputs[kept], codes[kept])

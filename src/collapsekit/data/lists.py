@@ -14,7 +14,7 @@ from collapsekit.data.arrays import READERS as ARRAYS
 from collapsekit.data.arrays import read_npy
 from collapsekit.data.files import is_folder, one_line, parsing
 from collapsekit.data.images import list_samples
-from collapsekit.data.labelled import KEEP, is_missing
+from collapsekit.data.labelled import KEEP, is_missing, is_number
 from collapsekit.data.source import CODE, NAMED, TEXTS, read_labels
 from collapsekit.data.tables import LABEL_COLUMNS
 from collapsekit.errors import CollapseError
@@ -28,7 +28,6 @@ COUNTS = ("count", "counts", "n", "size", "samples", "freq", "frequency", "numbe
 THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+")
 PRINTED = re.compile(r"(Name: .*, )?(Length: \d+, )?dtype: \S+")  # the last line of a printed pandas Series
 TABLES = (".csv", ".tsv")
-REMEDY = "give counts, or a file of counts or labels"
 
 
 def class_sizes(
@@ -73,13 +72,12 @@ def class_sizes(
             raise CollapseError(f"--long-tail={shorten(long_tail)}: give LARGEST:SMALLEST:CLASSES, three whole numbers")
         return long_tail_counts(*map(int, parts))
     text = " ".join(words).strip()
-    numbers = _numbers(text)
-    if numbers is not None and label_column is None:
-        return [float(number) for number in numbers]
+    if (numbers := _numbers(text)) is not None and label_column is None:
+        return list(map(float, numbers))
     if len(words) > 1:
-        odd = next((word for word in words if not _is_number(word.strip("[],;"))), text)
+        odd = next((word for word in words if not is_number(word.strip("[],;"))), text)
         raise CollapseError(f"counts: {shorten(odd)} is not a number; give one count a class, or one file")
-    with one_line("counts", words[0], REMEDY):
+    with one_line("counts", words[0], "give counts, or a file of counts or labels"):
         if text.startswith(("[", "{")):
             return _from_json(text, "counts", keep_na)
         return _from_path(Path(words[0]), label_column, lines, delimiter, keep_na)
@@ -88,17 +86,20 @@ def class_sizes(
 def _from_path(
     path: Path, label_column: str | None, lines: Lines | None, delimiter: str | None, keep_na: bool
 ) -> Sizes:
-    named = str(path) in NAMED
-    folder, suffix = not named and is_folder(path), path.suffix.lower()
-
-    def labels() -> Sizes:
-        found = read_labels(str(path), label_column=label_column, delimiter=delimiter, keep_na=keep_na)
-        return _tally(found, keep_na or folder)
-
+    named, suffix = str(path) in NAMED, path.suffix.lower()
+    folder = not named and is_folder(path)
     if suffix == ".npy" and (array := read_npy(path)).ndim == 1:  # not the inputs, with their labels beside
         return _bare(list(map(str, array.tolist())), lines, keep_na)
-    if named or folder or label_column is not None or suffix in (*ARRAYS, *CODE, ".parquet"):
-        return labels()
+    if not (named or folder or label_column is not None or suffix in (*ARRAYS, *CODE, ".parquet")):
+        sizes = _from_text(path, suffix, lines, keep_na)
+        if sizes is not None:
+            return sizes
+    found = read_labels(str(path), label_column=label_column, delimiter=delimiter, keep_na=keep_na)
+    return _tally(found, keep_na or folder)
+
+
+def _from_text(path: Path, suffix: str, lines: Lines | None, keep_na: bool) -> Sizes | None:
+    """Counts, or labels one a line; None if it is what holds labels among other things."""
     with parsing(path.name, "save it as UTF-8 text"):
         text = path.read_text(encoding="utf-8-sig").strip()
     content = [line.strip() for line in text.split("\n") if line.strip() and not PRINTED.fullmatch(line.strip())]
@@ -107,22 +108,21 @@ def _from_path(
     if text.startswith(("[", "{")):
         return _from_json(text, lines, keep_na)
     if suffix in TEXTS and list_samples(path) is not None:
-        return labels()
+        return None
     numbers = _numbers(text)
     if numbers is not None and (len(content) == 1 or len(numbers) == len(content)):
         return _bare(numbers, lines, keep_na)
     pairs = None if lines == "labels" else _pairs(content)
     if pairs is not None:
         return _named(pairs)
-    if lines is None and (suffix in TABLES or (suffix in TEXTS and "\t" in content[0])):
-        return labels()
-    return _bare(content, lines, keep_na)
+    is_table = suffix in TABLES or (suffix in TEXTS and "\t" in content[0])
+    return None if lines is None and is_table else _bare(content, lines, keep_na)
 
 
 def _numbers(text: str) -> list[str] | None:
     """The words of a text of nothing but numbers, with blanks, commas or semicolons between."""
     words = re.split(r"[,;\s]+", text.strip("[] ,;"))
-    if not all(map(_is_number, words)):
+    if not all(map(is_number, words)):
         return None
     odd = next((word for word in text.split() if THOUSANDS.fullmatch(word)), None)
     if odd is not None and len(text.split()) > 1:
@@ -132,8 +132,8 @@ def _numbers(text: str) -> list[str] | None:
 
 def _bare(words: Sequence[str], lines: Lines | None, keep_na: bool) -> Sizes:
     """Counts, one a class, or labels, one a sample; numbers that repeat may be either."""
-    odd = next((i for i, word in enumerate(words) if not _is_number(word)), None)
-    if lines == "labels" or (lines is None and odd is not None and not any(map(_is_number, words))):
+    odd = next((i for i, word in enumerate(words) if not is_number(word)), None)
+    if lines == "labels" or (lines is None and odd is not None and not any(map(is_number, words))):
         return _tally(words, keep_na)
     if odd is not None:
         raise CollapseError(
@@ -164,14 +164,14 @@ def _pairs(content: Sequence[str]) -> list[tuple[str, str]] | None:
     """Names and counts of lines like `name,count`, `name: count` or `name count`; None if they are something else."""
     separator = next((one for one in ",;\t|:" if all(one in line for line in content)), None)
     rows = [_cells(line, separator) for line in content]
-    header = [cell.lower() for cell in rows[0]] if len(rows) > 1 and not any(map(_is_number, rows[0])) else []
+    header = [cell.lower() for cell in rows[0]] if len(rows) > 1 and not any(map(is_number, rows[0])) else []
     body = rows[1:] if header else rows
     if any(len(row) < 2 for row in body) or (len(header) > 2 and not set(header) & set(COUNTS)):
         return None
     at = next((k for k, name in enumerate(header) if name in COUNTS), -1)
-    if separator is None and not any(_is_number(row[-1]) for row in body):
+    if separator is None and not any(is_number(row[-1]) for row in body):
         at = 0  # as uniq -c prints
-    odd = [number for number, row in enumerate(body, 1) if not _is_number(row[at])]
+    odd = [number for number, row in enumerate(body, 1) if not is_number(row[at])]
     names = [(separator or " ").join(row[:at] + row[at:][1:]).strip() for row in body]
     told = len(header) > 1 and header[at] not in COUNTS  # a header of one word is the name of a printed index
     if len(odd) == len(body) or (told and (odd or header[at] in LABEL_COLUMNS or len(set(names)) < len(names))):
@@ -179,8 +179,15 @@ def _pairs(content: Sequence[str]) -> list[tuple[str, str]] | None:
     if odd:
         row = body[odd[0] - 1]
         raise CollapseError(f"line {odd[0] + bool(header)}: {shorten(row[at])} is not a number; give one count a class")
-    _refuse_unclear(names, [row[at] for row in body], separator, header)
-    return list(zip(names, (row[at] for row in body), strict=True))
+    counts, places = [row[at] for row in body], [set(map(str, range(k, len(body) + k))) for k in (0, 1)]
+    bare = separator is None and not header and all(map(is_number, names))
+    if bare and set(counts) in places and set(names) not in places:
+        raise CollapseError(
+            "which number of a line is the count is not clear; write 'name count' or 'count name' as its first line"
+        )
+    if separator == "," and not header and any(re.search(r",\d{1,3}$", name) for name in names):
+        raise CollapseError("commas within numbers, or names that end in a number; write numbers without commas")
+    return list(zip(names, counts, strict=True))
 
 
 def _cells(line: str, separator: str | None) -> list[str]:
@@ -190,18 +197,6 @@ def _cells(line: str, separator: str | None) -> list[str]:
         return [cell.strip() for cell in line.rstrip(":").rsplit(":", 1)]
     cells = [cell.strip() for cell in next(csv.reader([line], delimiter=separator, skipinitialspace=True))]
     return cells if cells[-1] else cells[:-1]
-
-
-def _refuse_unclear(names: Sequence[str], counts: Sequence[str], separator: str | None, header: Sequence[str]) -> None:
-    """Two numbers a line, counts first, and thousands with a comma would be read as something else."""
-    places = [{str(k + first) for k in range(len(names))} for first in (0, 1)]
-    bare = separator is None and not header and all(map(_is_number, names))
-    if bare and set(counts) in places and set(names) not in places:
-        raise CollapseError(
-            "which number of a line is the count is not clear; write 'name count' or 'count name' as its first line"
-        )
-    if separator == "," and not header and any(re.search(r",\d{1,3}$", name) for name in names):
-        raise CollapseError("commas within numbers, or names that end in a number; write numbers without commas")
 
 
 def _from_json(text: str, lines: Lines | None, keep_na: bool) -> Sizes:
@@ -214,15 +209,7 @@ def _from_json(text: str, lines: Lines | None, keep_na: bool) -> Sizes:
 
 def _named(pairs: Iterable[tuple[str, Any]]) -> dict[str, float]:
     names, counts = zip(*pairs, strict=True)
-    odd = next((count for count in counts if not _is_number(count)), None)
+    odd = next((count for count in counts if not is_number(count)), None)
     if odd is not None:
         raise CollapseError(f"{shorten(odd)} is not a number; give one count a class")
     return dict(zip(class_names(names, len(names)) or (), map(float, counts), strict=True))
-
-
-def _is_number(word: Any) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

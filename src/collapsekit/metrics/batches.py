@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,8 +17,10 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DistributedSampler
 
 from collapsekit.errors import CollapseError
-from collapsekit.metrics.last_layer import evaluating
 from collapsekit.validation import shorten
+
+GIVE = "give measure_features the features, labels, and a weight and bias that make the output of the features"
+OR_ELSE = f"or {GIVE}"
 
 
 def unpack(batch: Any) -> tuple[Any, Tensor]:
@@ -176,3 +179,29 @@ def own_samples(loader: Any) -> int | None:
     if sampler.drop_last:
         return None
     return max(0, -((sampler.rank - len(sampler.dataset)) // world))  # type: ignore[arg-type]
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Call the model on a tensor, on a tuple of arguments, or on a mapping of them; a compiled one without its code."""
+    # compiled code calls no hooks; without torch._dynamo, which takes a second to import, nothing is compiled
+    with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+        if isinstance(inputs, Mapping):
+            return model(**inputs)
+        return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every submodule in eval mode, and each back in its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+    except NotImplementedError:  # what torch.export makes has neither modes nor layers
+        raise CollapseError(
+            f"model: an exported {type(model).__name__}, without modes; measure the model it was made from, {OR_ELSE}"
+        ) from None
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from collapsekit.errors import CollapseError
+from collapsekit.metrics.batches import GIVE, OR_ELSE, call, evaluating
 from collapsekit.validation import shorten
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -22,8 +22,6 @@ CHECKED_ROWS = 4096
 PRODUCTS = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
 """Rounding of float32 products by torch's setting: none beyond float32's own, TF32, bfloat16."""
 ABOUT = "the theory is about linear heads"
-GIVE = "give measure_features the features, labels, and a weight and bias that make the output of the features"
-OR_ELSE = f"or {GIVE}"
 UNKNOWN = "its output is not W h + b"
 SAME = 1e-6
 """How far the model's output may be from the head's, relative to its size; four roundings of shorter types."""
@@ -106,32 +104,6 @@ def forward(model: nn.Module, head: Head, inputs: Any, *, positions: bool = Fals
         If the head is not called exactly once, or what it makes is not the model's output.
     """
     return _rows_of(head, *_run(model, head.name, head.module, inputs), positions=positions)
-
-
-def call(model: nn.Module, inputs: Any) -> Any:
-    """Call the model on a tensor, on a tuple of arguments, or on a mapping of them; a compiled one without its code."""
-    # compiled code calls no hooks; without torch._dynamo, which takes a second to import, nothing is compiled
-    with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
-        if isinstance(inputs, Mapping):
-            return model(**inputs)
-        return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every submodule in eval mode, and each back in its own mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-    except NotImplementedError:  # what torch.export makes has neither modes nor layers
-        raise CollapseError(
-            f"model: an exported {type(model).__name__}, without modes; measure the model it was made from, {OR_ELSE}"
-        ) from None
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _run(model: nn.Module, name: str, module: nn.Module, inputs: Any) -> tuple[Tensor, Tensor, Any]:

@@ -75,7 +75,8 @@ class TrainConfig:
     drop_bias : bool
         Remove the head's bias, which has no closed form.
     recipe : {"penalty", "batchnorm", "plain"}
-        See above.
+        What decays: head and features as terms of the loss (penalty), head and the BatchNorms before the features by
+        the optimiser (batchnorm), or every parameter by the optimiser (plain).
     penalty_scale : float
         λ_W λ_H as a multiple of the smallest class's threshold (without resampling and logit adjustment); ignored if
         decays are given.

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from collapsekit.losses import CrossEntropy
 from collapsekit.metrics import Measurement, measure
-from collapsekit.metrics.last_layer import Head, evaluating
+from collapsekit.metrics.batches import evaluating
+from collapsekit.metrics.last_layer import Head
 from collapsekit.prediction import Prediction
 from collapsekit.problem import UFM
 from collapsekit.training._split import Split

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from collapsekit.errors import CollapseError
-from collapsekit.metrics.last_layer import call, evaluating
+from collapsekit.metrics.batches import call, evaluating
 from collapsekit.validation import shorten
 
 CNN, VGG11 = ((1,), (2,), (4,)), ((1,), (2,), (4, 4), (8, 8), (8, 8))
