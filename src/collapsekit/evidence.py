@@ -11,7 +11,7 @@ from typing import Any
 from collapsekit.losses import CrossEntropy
 from collapsekit.problem import UFM
 from collapsekit.recipe import BatchNorm, Recipe
-from collapsekit.theory._thresholds import thresholds
+from collapsekit.theory import NoClosedForm, thresholds
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,11 @@ def scope(problem: UFM, recipe: Recipe | None = None, extras: Sequence[str] = ()
     """
     tested = _tested()["batchnorm" if isinstance(recipe, BatchNorm) else "penalty"]
     size, imbalance = problem.num_classes, float(problem.counts.max() / problem.counts.min())
-    scale = 1 / float(thresholds(problem).headroom.min())
     least, most = tested["penalty_scale"]
+    try:
+        scale = 1 / float(thresholds(problem).headroom.min())
+    except NoClosedForm:
+        scale = least
     outside = {
         f"{size} classes, tested {', '.join(map(str, tested['num_classes']))}": size not in tested["num_classes"],
         f"imbalance {imbalance:.3g}, tested up to {tested['imbalance']:.3g}": imbalance > tested["imbalance"],
@@ -87,6 +90,8 @@ def scope(problem: UFM, recipe: Recipe | None = None, extras: Sequence[str] = ()
         ),
         "class weights": problem.class_weights is not None,
         "a loss other than plain cross-entropy": problem.loss != CrossEntropy(),
+        "a bias in the head": problem.bias is not None and problem.relu,
+        "features without ReLU, as of a free shift": not problem.relu,
     }
     reasons = (*(reason for reason, applies in outside.items() if applies), *extras)
     return Scope(tested["tested_on"], tested["largest_deviation"], not reasons, reasons)

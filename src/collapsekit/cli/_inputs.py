@@ -8,13 +8,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from collapsekit import UFM, CollapseError, CrossEntropy
+from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Focal, Hinge
 from collapsekit.data import class_sizes
 from collapsekit.data.lists import Lines
+from collapsekit.losses import Loss
 from collapsekit.recipe import BatchNorm, LastLayer, Optimizer, Penalty, Plain, Recipe
 from collapsekit.recipe._kinds import BatchNormDecay, FeatureReduction
+from collapsekit.validation import shorten
 
 
 @contextmanager
@@ -84,11 +87,27 @@ class Penalties:
     loss_factor : float
         Factor in front of the mean loss.
     optimizer : str
-        sgd, adam, or adamw (whose decay is no L2 penalty: no prediction).
+        sgd, adam, or adamw (whose decay is no L2 penalty: no prediction, but a horizon).
+    learning_rate : float
+        At the start; with --steps it says whether the decay has time to act at all.
+    steps : int
+        Optimiser steps of the whole training.
+    schedule : str
+        How the learning rate goes: constant, cosine, linear (to 0) or step (a tenth at --milestones).
+    milestones : tuple of int
+        Steps at which the schedule "step" acts.
+    warmup_steps : int
+        Steps over which the learning rate first grows from 0.
+    momentum : float
+        Of sgd.
+    nesterov : bool
+        Nesterov's momentum.
     batchnorm_branches : int
         Number of BatchNorm outputs summed before the ReLU that feeds the head; no feature penalty then.
     batchnorm_decay : str
         Which of their γ and β decay.
+    no_norm_bias_decay : bool
+        The usual habit: norm layers and biases are excluded from weight decay.
     class_weights : tuple of float
         One weight a class, as in torch's CrossEntropyLoss(weight=...).
     smoothing : float
@@ -105,14 +124,22 @@ class Penalties:
     feature_dim: int | None = None
     loss_factor: float = 1.0
     optimizer: str = "sgd"
+    learning_rate: float | None = None
+    steps: int | None = None
+    schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
+    milestones: tuple[int, ...] = ()
+    warmup_steps: int = 0
+    momentum: float = 0.0
+    nesterov: bool = False
     batchnorm_branches: int | None = None
     batchnorm_decay: BatchNormDecay = "gain_and_shift"
+    no_norm_bias_decay: bool = False
     class_weights: tuple[float, ...] | None = None
     smoothing: float = 0.0
 
     @property
-    def loss(self) -> CrossEntropy:
-        """The loss that these flags describe, as torch computes it: class weights weigh its smoothing, too."""
+    def smoothed(self) -> CrossEntropy:
+        """Cross-entropy with these flags' smoothing, as torch computes it: class weights weigh it, too."""
         return CrossEntropy(smoothing=self.smoothing, smoothing_weights=self.class_weights if self.smoothing else None)
 
     @property
@@ -136,7 +163,8 @@ class Penalties:
                     f"--feature-decay={self.feature_decay:g}: the decay of a BatchNorm before the ReLU is itself the "
                     "feature penalty; leave it out, or leave out --batchnorm-branches"
                 )
-            return BatchNorm(self.weight_decay, self.batchnorm_decay, self.loss_factor)
+            decays: BatchNormDecay = "none" if self.no_norm_bias_decay else self.batchnorm_decay
+            return BatchNorm(self.weight_decay, decays, self.loss_factor, not self.no_norm_bias_decay)
         if self.feature_decay is None:
             return Plain(self.weight_decay, self.loss_factor)
         return Penalty(
@@ -148,32 +176,145 @@ class Penalties:
             self.loss_factor,
         )
 
+    @property
+    @by_flags(warmup="--warmup-steps", factor="--milestones")
+    def takes_steps(self) -> Optimizer:
+        """The optimiser that these flags name."""
+        return Optimizer(
+            self.optimizer,
+            self.learning_rate,
+            self.steps,
+            self.schedule,
+            self.warmup_steps,
+            self.milestones,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+        )
+
+    @property
+    def horizon(self) -> float | None:
+        """Over how many e-folds the decay acts; None where learning rate, steps or decay were not given."""
+        if self.learning_rate is None or self.steps is None or self.weight_decay is None:
+            return None
+        return self.takes_steps.horizon(self.weight_decay)
+
     @by_flags(decays="--batchnorm-decay", dim="--feature-dim")
     def refusal(self, counts: ArrayLike) -> str | None:
         """Return why these flags describe no problem for a training set with these counts, or None if they do."""
         recipe = self.recipe
-        return None if recipe is None else recipe.refusal(self._last, Optimizer(self.optimizer), counts)
-
-    @by_flags(decays="--batchnorm-decay", dim="--feature-dim")
-    def problem(self, counts: ArrayLike | Mapping[str, int], *, biased: bool = False) -> UFM:
-        """Return the problem that these flags describe for a training set with these counts and a head."""
-        if self.recipe is not None:
-            last, optimizer = replace(self._last, biased=biased), Optimizer(self.optimizer)
-            made = self.recipe.problem(
-                counts, last, loss=self.loss, class_weights=self.class_weights, optimizer=optimizer
-            )
-            return replace(made, dim=None)  # the width of the features is said for their mean only
-        if self.lambda_w is None or self.lambda_h is None:
-            missing = "--lambda-w" if self.lambda_w is None else "--lambda-h"
-            raise CollapseError(f"{missing}: missing; the closed form needs both penalties")
-        if self.feature_decay is not None or self.batchnorm_branches is not None:
-            raise CollapseError("--lambda-h: already the feature penalty; give it or a recipe's units, not both")
-        bias: Literal["free"] | None = "free" if biased else None
-        return UFM(counts, self.lambda_w, self.lambda_h, loss=self.loss, class_weights=self.class_weights, bias=bias)
+        return None if recipe is None else recipe.refusal(self.last, self.takes_steps, counts)
 
     @property
-    def _last(self) -> LastLayer:
+    def last(self) -> LastLayer:
+        """The last layer that these flags describe, without a bias."""
         return LastLayer(self.feature_dim, branches=self.batchnorm_branches or 0)
+
+
+Bias = float | Literal["free"] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The loss, and what most heads have and the closed form cannot: a bias, logit adjustment, features without ReLU.
+
+    Attributes
+    ----------
+    bias : str
+        none, free, decays (with the weights, in a recipe), or the penalty on the bias in the theory's units.
+    loss : str
+        cross-entropy, focal (γ = 2), hinge or mse.
+    focal : float
+        γ of focal loss.
+    temperature : float
+        T, by which logits are divided.
+    ldam : float
+        Target margins proportional to count^(-1/4), this large for the rarest class.
+    logit_adjustment : float
+        τ: τ log π_k is added to the logits in training.
+    cdt : float
+        γ: logits are multiplied by (n_k / n_max)^γ in training.
+    no_relu : bool
+        Features may be negative.
+    dim : int
+        Width of the features; left out: as wide as needed.
+    """
+
+    bias: str | None = None
+    loss: Literal["cross-entropy", "focal", "hinge", "mse"] = "cross-entropy"
+    focal: float | None = None
+    temperature: float = 1.0
+    ldam: float | None = None
+    logit_adjustment: float | None = None
+    cdt: float | None = None
+    no_relu: bool = False
+    dim: int | None = None
+
+    @by_flags(decays="--batchnorm-decay", gamma="--focal", offsets="--logit-adjustment", scales="--cdt")
+    def problem(self, penalties: Penalties, sizes: ArrayLike | Mapping[str, int], *, biased: bool = False) -> UFM:
+        """Return the problem of these flags for a training set with these counts; `biased` if --bias is left out."""
+        if not penalties.given:
+            raise CollapseError("--lambda-w: missing; give penalties, as predict does")
+        loss = self.made(penalties, sizes)
+        word = self.bias if self.bias is not None else "as the recipe says" if biased else "none"
+        if penalties.recipe is None:
+            made = self._own_units(penalties, sizes, loss, word)
+        else:
+            last, recipe = replace(penalties.last, biased=word != "none"), penalties.recipe
+            if word in ("free", "decays"):
+                recipe = recipe.with_bias(decays=word == "decays")
+            made = recipe.problem(
+                sizes, last, loss=loss, class_weights=penalties.class_weights, optimizer=penalties.takes_steps
+            )
+            if word not in ("none", "free", "decays", "as the recipe says"):
+                made = replace(made, bias=_number(word))
+        # --feature-dim is that of the mean only
+        return replace(made, dim=self.dim, relu=made.relu and not self.no_relu)
+
+    def _own_units(self, penalties: Penalties, sizes: ArrayLike | Mapping[str, int], loss: Loss, word: str) -> UFM:
+        if penalties.lambda_w is None or penalties.lambda_h is None:
+            missing = "--lambda-w" if penalties.lambda_w is None else "--lambda-h"
+            raise CollapseError(f"{missing}: missing; the closed form needs both penalties")
+        if penalties.feature_decay is not None or penalties.batchnorm_branches is not None:
+            raise CollapseError("--lambda-h: already the feature penalty; give it or a recipe's units, not both")
+        if word == "decays":
+            raise CollapseError(
+                "--bias=decays: needs a recipe's --weight-decay; give its penalty in the theory's units"
+            )
+        named: dict[str, Bias] = {"none": None, "free": "free", "as the recipe says": "free"}
+        bias = named[word] if word in named else _number(word)
+        return UFM(
+            sizes, penalties.lambda_w, penalties.lambda_h, loss=loss, class_weights=penalties.class_weights, bias=bias
+        )
+
+    @by_flags(gamma="--focal", offsets="--logit-adjustment", scales="--cdt")
+    def made(self, penalties: Penalties, sizes: ArrayLike | Mapping[str, int]) -> Loss:
+        """Return the loss of these flags."""
+        n = np.array([*sizes.values()]) if isinstance(sizes, Mapping) else sizes
+        plain, kind = penalties.smoothed, "focal" if self.focal is not None else self.loss
+        if kind == "cross-entropy":
+            tau = self.logit_adjustment
+            return replace(
+                plain,
+                temperature=self.temperature,
+                margins=None if self.ldam is None else CrossEntropy.ldam(n, self.ldam).margins,
+                offsets=None if tau is None else CrossEntropy.logit_adjusted(n, tau).offsets,
+                scales=None if self.cdt is None else CrossEntropy.cdt(n, self.cdt).scales,
+            )
+        own = (self.ldam, self.logit_adjustment, self.cdt)
+        if any(value is not None for value in own) or plain != CrossEntropy() or self.temperature != 1.0:
+            raise CollapseError(
+                f"--loss={kind}: --smoothing, --temperature, --ldam, --logit-adjustment and --cdt are cross-entropy's"
+            )
+        focal = Focal() if self.focal is None else Focal(self.focal)
+        others: dict[str, Loss] = {"focal": focal, "hinge": Hinge(), "mse": MSE()}
+        return others[kind]
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise CollapseError(f"--bias={shorten(word)}: give none, free, decays or a penalty") from None
 
 
 def class_labels(sizes: Sequence[float] | Mapping[str, float]) -> list[str]:

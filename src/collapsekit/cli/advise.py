@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -11,13 +11,14 @@ import numpy as np
 from cyclopts import Parameter
 
 from collapsekit import UFM, CollapseError, predict, thresholds
-from collapsekit.cli._console import Column, print_classes, print_json, print_note
-from collapsekit.cli._inputs import Counting, Penalties, class_labels
+from collapsekit.cli._console import Column, print_classes, print_json, print_note, progress
+from collapsekit.cli._inputs import Counting, Head, Penalties, class_labels
 from collapsekit.cli.predict import NO_ACCURACY, pages, sheet_of
 from collapsekit.evidence import scope
-from collapsekit.prediction import fates
+from collapsekit.prediction import fates, largest_decays
+from collapsekit.prediction._advise import scaled
 from collapsekit.recipe import Recipe
-from collapsekit.theory import counts_for, largest_penalty, margins_for, weights_for
+from collapsekit.theory import NoClosedForm, Thresholds, counts_for, margins_for, weights_for
 from collapsekit.theory._counts import with_counts
 from collapsekit.validation import shorten
 
@@ -33,6 +34,7 @@ def advise(
     counting: Annotated[Counting | None, Parameter(name="*")] = None,
     margins: Literal["equal", "ldam"] = "equal",
     keep: str | None = None,
+    head: Annotated[Head | None, Parameter(name="*")] = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
     html: Path | None = None,
     json: bool = False,
@@ -63,13 +65,12 @@ def advise(
     penalties = penalties or Penalties()
     if not penalties.given:
         raise CollapseError("--weight-decay: missing; advice needs the recipe's penalties, as predict does")
-    problem, recipe, names = penalties.problem(sizes), penalties.recipe, class_labels(sizes)
+    problem, recipe, names = (head or Head()).problem(penalties, sizes), penalties.recipe, class_labels(sizes)
     position = None if keep is None else _position(keep, names)
-    now, limits, limit = predict(problem), thresholds(problem, hold=recipe), largest_penalty(problem, position)
+    with progress("looking for the largest decays"):
+        now, limits, limit = predict(problem), _limits(problem, recipe), largest_decays(problem, position)
     remedies, impossible = _remedies(problem, margins, recipe)
-    safe = replace(
-        problem, lambda_w=SAFE * limit.factor * problem.lambda_w, lambda_h=SAFE * limit.factor * problem.lambda_h
-    )
+    safe = scaled(problem, SAFE * limit.factor)
     problems = {f"{SAFE:g} × largest decays": safe} | {name: remedy.after for name, remedy in remedies.items()}
     after = {name: predict(changed).confidences for name, changed in problems.items()}
 
@@ -78,7 +79,7 @@ def advise(
         ("class", names, ""),
         ("count", problem.counts, ".0f"),
         ("confidence\nnow", now.confidences, ".4f"),
-        (f"dies at\n{dies}", unit * limits.decay_factor, ".4g"),
+        *([] if limits is None else [(f"dies at\n{dies}", unit * limits.decay_factor, ".4g")]),
         (f"{SAFE:g} × largest\n decays", next(iter(after.values())), ".4f"),
     ]
     for name, remedy in remedies.items():
@@ -89,7 +90,7 @@ def advise(
     change = "may grow by a factor below" if limit.factor > 1 else "must be multiplied by less than"
     sentences = [
         f"Decays: all {change} {limit.factor:.4g} for {who} to live (λ_W λ_H below {limit.product:.4g}).",
-        *(f"{name.capitalize()}: impossible, {FUNCTION.sub('', why)}." for name, why in impossible.items()),
+        *(f"{which.capitalize()}: impossible, {FUNCTION.sub('', why)}." for why, which in _by_reason(impossible)),
     ]
     ground, page = scope(problem, recipe), dict[str, str]()
     if html is not None:
@@ -102,7 +103,7 @@ def advise(
             "schema": 1,
             "problem": problem.to_dict(),
             "confidences": now.confidences.tolist(),
-            "thresholds": limits.to_dict(),
+            "thresholds": limits and limits.to_dict(),
             "largest_penalty": asdict(limit),
             "class_weights": found.get("class weights"),
             "target_margins": found.get("target margins"),
@@ -118,6 +119,23 @@ def advise(
     print_classes(columns, [header for header, _, _ in columns[::-1] if header not in kept])
     for sentence in (*sentences, NO_ACCURACY, ground, *(f"page: {written}" for written in page.values())):
         print_note(str(sentence))
+
+
+def _by_reason(impossible: dict[str, str]) -> list[tuple[str, str]]:
+    """Each reason with the remedies that it stands against."""
+    return [
+        (why, ", ".join(name for name, other in impossible.items() if other == why))
+        for why in dict.fromkeys(impossible.values())
+    ]
+
+
+def _limits(problem: UFM, recipe: Recipe | None) -> Thresholds | None:
+    """The thresholds; None where there is no closed form."""
+    try:
+        limits = thresholds(problem, hold=recipe)
+    except NoClosedForm:
+        return None
+    return None if limits.one_sided else limits
 
 
 def _position(keep: str, names: list[str]) -> int:
@@ -159,6 +177,10 @@ def _remedies(
     for name, remedy in {"class weights": weights, "target margins": targets, "oversampling": oversampling}.items():
         try:
             possible[name] = remedy()
+        except NoClosedForm as error:
+            impossible[name] = (
+                f"known only where there is a closed form, and {str(error).split(': ', 1)[-1].split(';')[0]}"
+            )
         except CollapseError as error:
             impossible[name] = str(error).split(": ", 1)[-1]
     return possible, impossible

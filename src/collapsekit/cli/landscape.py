@@ -10,8 +10,8 @@ from cyclopts import Parameter
 
 from collapsekit import CollapseError
 from collapsekit.cli._console import print_json, print_note, print_table, progress
-from collapsekit.cli._inputs import Counting, Penalties
-from collapsekit.cli.solve import Head, draw
+from collapsekit.cli._inputs import Counting, Head, Penalties
+from collapsekit.cli.solve import draw
 from collapsekit.solver import Landscape
 from collapsekit.solver import landscape as find_landscape
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +11,14 @@ from cyclopts import Parameter
 
 from collapsekit import UFM, CollapseError
 from collapsekit.cli._console import print_classes, print_json, print_note
-from collapsekit.cli._inputs import Penalties
+from collapsekit.cli._inputs import Head, Penalties
 from collapsekit.cli.train import print_comparison
 from collapsekit.data import LabelledData, read, read_head
 from collapsekit.diagnosis import Comparison, compare, effective_penalties
 from collapsekit.evidence import Scope, scope
+from collapsekit.losses import Loss
 from collapsekit.metrics import Measurement, measure_features
-from collapsekit.prediction._predict import predicted
+from collapsekit.prediction import predict
 from collapsekit.theory import Nearness, nearest_reference
 from collapsekit.validation import shorten
 
@@ -32,6 +34,7 @@ def measure(
     delimiter: str | None = None,
     keep_na: bool = False,
     class_names: tuple[str, ...] | None = None,
+    trained: Annotated[Head | None, Parameter(name="*")] = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
     json: bool = False,
 ) -> None:
@@ -62,10 +65,10 @@ def measure(
     json : bool
         Print one JSON object.
     """
-    penalties = penalties or Penalties()
+    penalties, trained = penalties or Penalties(), trained or Head()
     data = read(str(features), label_column=label_column, delimiter=delimiter, keep_na=keep_na, argument="features")
-    measured = _measured(data, features, head, class_names, penalties)
-    comparison, ground, problem = _compared(measured, penalties)
+    measured = _measured(data, features, head, class_names, lambda counts: trained.made(penalties, counts))
+    comparison, ground, problem = _compared(measured, penalties, trained)
     order, estimate, nearest = None, None, list[Nearness]()
     if measured.weight is not None and not measured.moments.unseen:
         estimate = effective_penalties(measured, class_weights=_loss_weights(measured, penalties))
@@ -101,7 +104,7 @@ def measure(
 
 
 def _measured(
-    data: LabelledData, path: Path, head: str | None, names: tuple[str, ...] | None, penalties: Penalties
+    data: LabelledData, path: Path, head: str | None, names: tuple[str, ...] | None, loss: Callable[[Any], Loss]
 ) -> Measurement:
     if data.inputs.ndim != 2:
         raise CollapseError(
@@ -112,10 +115,13 @@ def _measured(
     size = len(weight) if weight is not None else max(len(names or ()), len(data.names))
     rows, shown = data.rows(size, names)
     labels = rows[data.labels]
-    return measure_features(data.inputs, labels, weight, bias, num_classes=size, names=shown, loss=penalties.loss)
+    of_counts = loss(np.bincount(labels, minlength=size))
+    return measure_features(data.inputs, labels, weight, bias, num_classes=size, names=shown, loss=of_counts)
 
 
-def _compared(measured: Measurement, penalties: Penalties) -> tuple[Comparison | None, Scope | None, UFM | None]:
+def _compared(
+    measured: Measurement, penalties: Penalties, trained: Head
+) -> tuple[Comparison | None, Scope | None, UFM | None]:
     """The network beside its prediction, or beside the reason why there is none; what was tested; the problem."""
     outside = "no penalties were given"
     if penalties.given:
@@ -124,12 +130,11 @@ def _compared(measured: Measurement, penalties: Penalties) -> tuple[Comparison |
         if measured.moments.unseen:
             k = measured.moments.unseen[0]
             raise CollapseError(f"features: class {k} has no samples; give the whole training set")
-        expected = penalties.refusal(measured.counts) or predicted(
-            penalties.problem(measured.counts, biased=measured.bias is not None)
-        )
-        if not isinstance(expected, str):
-            return compare(expected, measured), scope(expected.problem, penalties.recipe), expected.problem
-        outside = expected
+        reason = penalties.refusal(measured.counts)
+        if reason is None:
+            problem = trained.problem(penalties, measured.counts, biased=measured.bias is not None)
+            return compare(predict(problem), measured), scope(problem, penalties.recipe), problem
+        outside = reason
     return None if measured.weight is None else compare(None, measured, outside=outside), None, None
 
 

@@ -11,15 +11,18 @@ from cyclopts import Parameter
 
 import collapsekit
 from collapsekit import UFM, CollapseError
-from collapsekit.cli._console import Column, cells, print_classes, print_json, print_note
-from collapsekit.cli._inputs import Counting, Penalties, class_labels
+from collapsekit.cli._console import Column, cells, print_classes, print_json, print_note, progress
+from collapsekit.cli._inputs import Counting, Head, Penalties, class_labels
 from collapsekit.evidence import scope
-from collapsekit.prediction import fates, from_solution
-from collapsekit.prediction._predict import predicted
-from collapsekit.recipe import Penalty
+from collapsekit.prediction import Basis, Prediction, fates
+from collapsekit.recipe import Penalty, horizon_sentence
+from collapsekit.theory import NoClosedForm, Thresholds
 
 # what a narrow terminal goes without, in this order; never class, count, confidence and status
-DROP = ("‖w‖²", "‖h‖²", "margin", "dies at\ncount", "headroom", "dies at\nweight decay")
+DROP = (
+    *("‖w‖²", "‖h‖²", "margin", "dies at\ncount", "in training\nat least", "headroom\nat least", "headroom"),
+    "dies at\nweight decay",
+)
 NO_ACCURACY = "The prediction describes the training geometry; what it means for test accuracy has to be measured."
 
 
@@ -28,14 +31,17 @@ def predict(
     /,
     *,
     counting: Annotated[Counting | None, Parameter(name="*")] = None,
+    head: Annotated[Head | None, Parameter(name="*")] = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
+    time_limit: float = 60.0,
     html: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Say which classes a recipe will lose, with each class's threshold and headroom.
+    """Say which classes a recipe will lose, with each class's threshold and headroom where there is a closed form.
 
     Give counts, and either the theory's penalties (--lambda-w, --lambda-h) or the recipe's own units
     (--weight-decay with --feature-decay or --batchnorm-branches). Without penalties only thresholds are printed.
+    With --learning-rate and --steps it also says whether the decay has time to act at all.
 
     Example: collapsekit predict 500 300 40 10 --lambda-w 0.03 --lambda-h 0.001
 
@@ -43,25 +49,44 @@ def predict(
 
     Example: collapsekit predict labels.csv --label-column species --weight-decay 0.05 --batchnorm-branches 1
 
+    Example: collapsekit predict 500 300 40 10 --lambda-w 0.03 --lambda-h 0.001 --bias free --logit-adjustment 1
+
     Parameters
     ----------
     counts : tuple of str
         One count a class, or one file: a count or `name,count` a line, JSON, or labels (one a line, a column, arrays).
+    time_limit : float
+        Seconds for the search of what has no closed form; past it the best point is shown with its gap.
     html : Path
         Write a page with the table and figures, too (needs the extras report and torch).
     json : bool
         Print one JSON object.
     """
     sizes = (counting or Counting()).sizes(counts)
-    penalties = penalties or Penalties()
-    names = class_labels(sizes)
-    if penalties.given:
-        _print_prediction(penalties, penalties.problem(sizes), names, html, json)
-    elif html is not None:
-        raise CollapseError("--html: a page needs penalties; give --lambda-w and --lambda-h, or the recipe's own units")
-    else:
-        unit = Penalty(1.0, 1.0).problem(sizes, class_weights=penalties.class_weights, loss=penalties.loss)
+    penalties, head, names = penalties or Penalties(), head or Head(), class_labels(sizes)
+    if not penalties.given:
+        if html is not None:
+            raise CollapseError(
+                "--html: a page needs penalties; give --lambda-w and --lambda-h, or the recipe's own units"
+            )
+        unit = UFM(sizes, 1.0, 1.0, loss=head.made(penalties, sizes))
+        if penalties.class_weights is not None:
+            unit = Penalty(1.0, 1.0).problem(sizes, class_weights=penalties.class_weights, loss=unit.loss)
         _print_thresholds(unit, names, json)
+    elif penalties.horizon is not None and penalties.takes_steps.reason is not None:
+        _print_horizon(penalties.takes_steps.reason[1], penalties.horizon, names, json)
+    else:
+        _print_prediction(penalties, head.problem(penalties, sizes), names, time_limit, html, json)
+
+
+def _print_horizon(reason: str, horizon: float, names: list[str], json: bool) -> None:
+    """What can be said where the decay is the penalty of no problem: whether it acts at all."""
+    sentence = f"With these steps {horizon_sentence(horizon)}."
+    if json:
+        print_json({"schema": 2, "labels": names, "horizon": horizon, "reason": reason, "verdict": sentence})
+        return
+    print_note(f"No class can be predicted: {reason}.")
+    print_note(sentence)
 
 
 def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
@@ -79,59 +104,73 @@ def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
     )
 
 
-def _print_prediction(penalties: Penalties, problem: UFM, names: list[str], html: Path | None, json: bool) -> None:
-    frame = predicted(problem)
-    if isinstance(frame, str):
-        _print_solved(frame, problem, names, html, json)
-        return
-    limits = collapsekit.thresholds(problem, hold=penalties.recipe)
-    ground = scope(problem, penalties.recipe)
+def _print_prediction(
+    penalties: Penalties, problem: UFM, names: list[str], time_limit: float, html: Path | None, json: bool
+) -> None:
+    with progress("predicting"):
+        frame = collapsekit.predict(problem, time_limit=time_limit)
+    limits, why = _limits(penalties, problem)
+    ground, exact = scope(problem, penalties.recipe), limits is not None and frame.basis is Basis.CLOSED_FORM
     columns = _columns(frame, names, limits, penalties.weight_decay)
-    summary, page = _summary(frame, limits, problem), dict[str, str]()
+    summary = _summary(frame, limits, problem) if exact else _solved_summary(frame, limits, why)
+    horizon, page = penalties.horizon, dict[str, str]()
+    acts = "" if horizon is None else f"With these steps {horizon_sentence(horizon)}."
     if html is not None:
+        if not exact:
+            raise CollapseError(f"--html: a page needs the closed form; {why}")
         caption = "Each class on its training samples, predicted"
         sheet = sheet_of("Which classes this recipe will lose", [summary], caption, columns, frame, ground.details)
         page = {"page": str(pages().prediction_page(problem, sheet, html))}
     if json:
-        print_json(
-            frame.to_dict() | {"labels": names, "thresholds": limits.to_dict(), "scope": ground.to_dict()} | page
-        )
+        found = {"thresholds": limits and limits.to_dict(), "scope": ground.to_dict(), "horizon": horizon}
+        print_json(frame.to_dict() | {"labels": names} | found | page)
         return
     print_classes(columns, DROP)
-    for sentence in (summary, ground, *(f"page: {written}" for written in page.values())):
-        print_note(str(sentence))
+    for sentence in (summary, acts, str(ground), *(f"page: {written}" for written in page.values())):
+        if sentence:
+            print_note(sentence)
 
 
-def _print_solved(reason: str, problem: UFM, names: list[str], html: Path | None, json: bool) -> None:
-    """The prediction of what has no closed form: a certified optimum, without thresholds."""
-    if html is not None:
-        raise CollapseError(f"--html: a page needs thresholds; {reason}")
-    found = from_solution(collapsekit.solve(problem))
-    if json:
-        print_json(found.to_dict() | {"labels": names, "thresholds": None, "scope": None})
-        return
-    print_classes(_columns(found, names, None, None), DROP)
-    print_note(
-        f"{int(found.collapses.sum())} of {problem.num_classes} classes collapse. No thresholds ({reason}); shown is "
-        f"{found.basis.value} (relative gap {found.gap:.1e})."
-    )
+def _limits(penalties: Penalties, problem: UFM) -> tuple[Thresholds | None, str]:
+    """The thresholds, or why there are none."""
+    try:
+        limits = collapsekit.thresholds(problem, hold=penalties.recipe)
+    except NoClosedForm as reason:
+        return None, str(reason).split(";")[0]
+    return limits, f"loss: {getattr(problem.loss, 'obstacle', None)}" if limits.one_sided else "dim: too narrow for it"
+
+
+def _solved_summary(frame: Prediction, limits: Thresholds | None, why: str) -> str:
+    """What is said of an optimum that was searched for."""
+    if frame.basis is Basis.BOUNDS:
+        return f"Shown is what no class falls below ({frame.basis.value}: too many classes; {why})."
+    fate = f"{int(frame.collapses.sum())} of {frame.problem.num_classes} classes collapse"
+    known = "Headrooms are lower bounds" if limits is not None and limits.one_sided else "No thresholds"
+    return f"{fate}. {known} ({why}); shown is {frame.basis.value} (relative gap {frame.gap:.1e})."
 
 
 def _columns(frame: Any, names: list[str], limits: Any, weight_decay: float | None) -> list[Column]:
     """What is said of each class; a death in units of the recipe where it is given in them."""
+    bound = frame.problem.confidence_floor()
+    known = frame.basis is not Basis.CLOSED_FORM and not np.isnan(bound).any()
+    floor: list[Column] = [("in training\nat least", bound, ".4f")] if known else []
+    if known and not np.array_equal(frame.confidences, frame.training_confidences):
+        floor.insert(0, ("confidence\nin training", frame.training_confidences, ".4f"))
     columns: list[Column] = [
         ("class", names, ""),
         ("count", frame.problem.counts, ".0f"),
         ("confidence", frame.confidences, ".4f"),
+        *floor,
         ("margin", frame.margins, ".4f"),
         ("‖h‖²", frame.feature_sqnorms, ".4g"),
         ("‖w‖²", frame.classifier_sqnorms, ".4g"),
     ]
     if limits is not None:
-        columns.append(("headroom", frame.headroom, ".4g"))
-        if weight_decay is not None:
-            columns.append(("dies at\nweight decay", weight_decay * limits.decay_factor, ".4g"))
-        columns.append(("dies at\ncount", limits.critical_count, ".4g"))
+        columns.append(("headroom\nat least" if limits.one_sided else "headroom", limits.headroom, ".4g"))
+        if not limits.one_sided:
+            if weight_decay is not None:
+                columns.append(("dies at\nweight decay", weight_decay * limits.decay_factor, ".4g"))
+            columns.append(("dies at\ncount", limits.critical_count, ".4g"))
     return [*columns, ("status", fates(frame.problem.loss, frame.confidences, frame.collapses), "")]
 
 

@@ -2,73 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 import collapsekit
-from collapsekit import UFM, CollapseError, CrossEntropy, Focal, Hinge
+from collapsekit import CollapseError
 from collapsekit.cli._console import Column, print_classes, print_json, print_note, progress
-from collapsekit.cli._inputs import Counting, Penalties, by_flags, class_labels
-from collapsekit.losses import MSE, Loss
+from collapsekit.cli._inputs import Counting, Head, Penalties, class_labels
 from collapsekit.prediction import fates, from_solution
 from collapsekit.solver import Solution
 from collapsekit.validation import shorten
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """What the closed form cannot have: a bias, logit adjustment, class-dependent temperatures, features without ReLU.
-
-    Attributes
-    ----------
-    bias : str
-        none, free, or the penalty on the bias.
-    loss : str
-        cross-entropy, focal (γ = 2), hinge or mse.
-    logit_adjustment : float
-        τ: τ log π_k is added to the logits in training.
-    cdt : float
-        γ: logits are multiplied by (n_k / n_max)^γ in training.
-    no_relu : bool
-        Features may be negative.
-    dim : int
-        Width of the features; left out: as wide as needed.
-    """
-
-    bias: str = "none"
-    loss: Literal["cross-entropy", "focal", "hinge", "mse"] = "cross-entropy"
-    logit_adjustment: float | None = None
-    cdt: float | None = None
-    no_relu: bool = False
-    dim: int | None = None
-
-    @by_flags()
-    def problem(self, penalties: Penalties, sizes: Any) -> UFM:
-        """Return the problem of these flags."""
-        if not penalties.given:
-            raise CollapseError("--lambda-w: missing; give penalties, as predict does")
-        plain = penalties.problem(sizes)
-        bias: Any = {"none": None, "free": "free"}.get(self.bias, self.bias)
-        try:
-            bias = bias if bias in (None, "free") else float(bias)
-        except ValueError:
-            raise CollapseError(f"--bias={shorten(self.bias)}: give none, free or a penalty") from None
-        return replace(plain, loss=self._loss(plain), bias=bias, relu=not self.no_relu, dim=self.dim)
-
-    def _loss(self, plain: UFM) -> Loss:
-        tau, gamma, loss = self.logit_adjustment, self.cdt, plain.loss
-        assert isinstance(loss, CrossEntropy)
-        if self.loss == "cross-entropy":
-            offsets = None if tau is None else CrossEntropy.logit_adjusted(plain.counts, tau).offsets
-            scales = None if gamma is None else CrossEntropy.cdt(plain.counts, gamma).scales
-            return replace(loss, offsets=offsets, scales=scales)
-        if tau is not None or gamma is not None or loss != CrossEntropy():
-            raise CollapseError(f"--loss={self.loss}: smoothing, --logit-adjustment and --cdt are cross-entropy's")
-        others: dict[str, Loss] = {"focal": Focal(), "hinge": Hinge(), "mse": MSE()}
-        return others[self.loss]
 
 
 def solve(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from collapsekit.losses import CrossEntropy, Focal, Loss
 from collapsekit.validation import Array
 
-Fate = Literal["collapses", "nearly lost", "survives"]
+Fate = Literal["collapses", "nearly lost", "survives", "unknown"]
 HALF = 0.5
 """Below this confidence (or recall) the other classes together weigh more than the class itself."""
 
@@ -21,9 +21,13 @@ def confidence_decides(loss: Loss) -> bool:
 
 
 def fates(loss: Loss, confidences: Array, collapses: NDArray[np.bool_]) -> list[Fate]:
-    """Return what is expected of each class: it collapses, is nearly lost (confidence below one half), or survives."""
+    """Return what is expected of each class: it collapses, is nearly lost (confidence below one half), or survives;
+    unknown where there is no confidence.
+    """
     nearly = (confidences < HALF) & confidence_decides(loss)
-    return [
-        "collapses" if lost else "nearly lost" if near else "survives"
-        for lost, near in zip(collapses, nearly, strict=True)
-    ]
+    cases: dict[Fate, NDArray[np.bool_]] = {
+        "unknown": np.isnan(confidences),
+        "collapses": collapses,
+        "nearly lost": nearly,
+    }
+    return list(np.select([*cases.values()], [*cases], "survives").tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -184,6 +185,12 @@ class Recipe:
         if weights is not None:
             weights = weights * (n.sum() / (weights @ n))
         return replace(problem, counts=n, lambda_h=problem.lambda_h * scale, class_weights=weights)
+
+    def with_bias(self, *, decays: bool) -> Recipe:
+        """Return the recipe with a bias of the head that decays with its weights, or does not."""
+        changed = copy(self)
+        changed._set("bias_decays", decays)
+        return changed
 
     def units(self, last: LastLayer = LastLayer()) -> str:
         """Return in a sentence or two how the recipe's numbers become λ_W and λ_H."""

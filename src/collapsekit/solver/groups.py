@@ -194,7 +194,7 @@ class _Reduced:
         own, between = self.blocks(V, U, u * self.spread(V, s))
         rows = (self.factors[:, None] * between + b)[:, self.group]
         rows[np.arange(self.count), self.first] = self.factors * own + b
-        return rows
+        return np.asarray(rows)
 
     def value(self, x: Array) -> tuple[float, Array]:
         """The objective and its gradient."""

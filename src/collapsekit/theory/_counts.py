@@ -9,7 +9,7 @@ import numpy as np
 from collapsekit.errors import CollapseError
 from collapsekit.problem import UFM
 from collapsekit.recipe import Recipe
-from collapsekit.theory._closed_form import headroom_of
+from collapsekit.theory._closed_form import headroom_of, require_closed_form
 from collapsekit.theory._inverse import class_label, class_position
 from collapsekit.theory._thresholds import thresholds
 from collapsekit.validation import Array, frozen
@@ -67,6 +67,7 @@ def count_range(problem: UFM, label: str | int, *, hold: Recipe | None = None) -
     >>> count_range(recipe.problem([300, 300, 300, 20], LastLayer(branches=1)), 3, hold=recipe).smallest
     233
     """
+    require_closed_form(problem)
     k = class_position(problem, label)
     limits = thresholds(problem, hold=hold)
     lower, upper = float(limits.lower_count[k]), float(limits.upper_count[k])
@@ -125,6 +126,7 @@ def counts_for(problem: UFM, *, hold: Recipe | None = None) -> Array:
     >>> counts_for(UFM([900, 100], lambda_w=1e-2, lambda_h=6e-3))
     array([900., 127.])
     """
+    require_closed_form(problem)
     dying = int(thresholds(problem, hold=hold).headroom.argmin())
     counts = problem.counts.copy()
     for _ in range(MOST_STEPS):

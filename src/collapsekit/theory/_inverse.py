@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy, Hinge
 from collapsekit.problem import UFM
-from collapsekit.theory._closed_form import closed_form, margin_prices
+from collapsekit.theory._closed_form import closed_form, margin_prices, require_closed_form
 from collapsekit.theory._thresholds import thresholds
 from collapsekit.validation import Array, frozen, positive_vector, shorten
 
@@ -64,6 +64,7 @@ def largest_penalty(problem: UFM, label: str | int | None = None) -> LargestPena
     >>> largest_penalty(UFM([900, 100], lambda_w=1e-3, lambda_h=1e-3)).product  # 100 / (2 · 1000²)
     5e-05
     """
+    require_closed_form(problem)
     limits = thresholds(problem)
     k = int(limits.headroom.argmin()) if label is None else class_position(problem, label)
     return LargestPenalty(
@@ -149,6 +150,7 @@ def weights_for(problem: UFM, margins: Wish = "equal") -> WeightAdvice:
     if isinstance(problem.loss, Hinge):
         raise CollapseError("loss=Hinge(): its margins are 1 or 0, whatever the weights; use largest_penalty")
     plain = replace(problem, class_weights=None)
+    require_closed_form(plain)
     costs, shares = margin_prices(plain), plain.counts / plain.num_samples
 
     def weights(profile: Array) -> Array:
@@ -206,6 +208,7 @@ def margins_for(problem: UFM, margins: Wish = "equal") -> UFM:
     if not isinstance(loss, CrossEntropy):
         raise CollapseError(f"loss={type(loss).__name__}: target margins belong to CrossEntropy; use weights_for")
     plain = replace(problem, loss=replace(loss, margins=None))
+    require_closed_form(plain)
     size, temperature = plain.num_classes, loss.temperature
     prices = margin_prices(plain)
     with np.errstate(over="ignore"):
