@@ -17,7 +17,7 @@ from collapsekit.data.lists import Lines
 from collapsekit.losses import Loss
 from collapsekit.recipe import BatchNorm, LastLayer, Optimizer, Penalty, Plain, Recipe
 from collapsekit.recipe._kinds import BatchNormDecay, FeatureReduction
-from collapsekit.validation import shorten
+from collapsekit.validation import shorten, whole_number
 
 
 @contextmanager
@@ -249,7 +249,9 @@ class Head:
     no_relu: bool = False
     dim: int | None = None
 
-    @by_flags(decays="--batchnorm-decay", gamma="--focal", offsets="--logit-adjustment", scales="--cdt")
+    @by_flags(
+        decays="--batchnorm-decay", dim="--feature-dim", gamma="--focal", offsets="--logit-adjustment", scales="--cdt"
+    )
     def problem(self, penalties: Penalties, sizes: ArrayLike | Mapping[str, int], *, biased: bool = False) -> UFM:
         """Return the problem of these flags for a training set with these counts; `biased` if --bias is left out."""
         if not penalties.given:
@@ -267,6 +269,8 @@ class Head:
             )
             if word not in ("none", "free", "decays", "as the recipe says"):
                 made = replace(made, bias=_number(word))
+        if self.dim is not None:
+            whole_number("--dim", self.dim, 1, "give the width of the features, or leave it out")
         # --feature-dim is that of the mean only
         return replace(made, dim=self.dim, relu=made.relu and not self.no_relu)
 

@@ -49,7 +49,7 @@ def largest_decays(
     >>> round(largest_decays(problem).factor, 4)
     0.9129
     >>> round(largest_decays(UFM([900, 100], lambda_w=1e-2, lambda_h=6e-3, bias="free")).factor, 3)
-    1.291
+    0.913
     """
     try:
         return largest_penalty(problem, label)
