@@ -21,6 +21,7 @@ import numpy as np
 
 from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Focal, Hinge, long_tail, predict, solve, step, thresholds
 from collapsekit.cli import main
+from collapsekit.prediction._predict import from_closed_form
 
 HERE = Path(__file__).parent
 PROBLEMS, COMMANDS = HERE / "problems.json", HERE / "commands.json"
@@ -220,7 +221,7 @@ def problem_record(given):
         problem = UFM(**given)
     except CollapseError as error:
         return {"refused": str(error)}
-    prediction = answer(lambda: predict(problem).to_dict())
+    prediction = answer(lambda: from_closed_form(problem).to_dict())
     limits = answer(lambda: thresholds(problem).to_dict())
     prediction.pop("problem", None)
     # these are known from other vectors: their sums are enough

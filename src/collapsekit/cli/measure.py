@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from cyclopts import Parameter
 
-from collapsekit import UFM, CollapseError
+from collapsekit import CollapseError
 from collapsekit.cli._console import print_classes, print_json, print_note
 from collapsekit.cli._inputs import Head, Penalties
 from collapsekit.cli.train import print_comparison
@@ -18,7 +18,7 @@ from collapsekit.diagnosis import Comparison, compare, effective_penalties
 from collapsekit.evidence import Scope, scope
 from collapsekit.losses import Loss
 from collapsekit.metrics import Measurement, measure_features
-from collapsekit.prediction import predict
+from collapsekit.prediction import Prediction, predict
 from collapsekit.theory import Nearness, nearest_reference
 from collapsekit.validation import shorten
 
@@ -68,12 +68,13 @@ def measure(
     penalties, trained = penalties or Penalties(), trained or Head()
     data = read(str(features), label_column=label_column, delimiter=delimiter, keep_na=keep_na, argument="features")
     measured = _measured(data, features, head, class_names, lambda counts: trained.made(penalties, counts))
-    comparison, ground, problem = _compared(measured, penalties, trained)
+    comparison, ground, expected = _compared(measured, penalties, trained)
     order, estimate, nearest = None, None, list[Nearness]()
     if measured.weight is not None and not measured.moments.unseen:
         estimate = effective_penalties(measured, class_weights=_loss_weights(measured, penalties))
         if len(measured.counts) <= MOST_CLASSES:
-            nearest = nearest_reference(measured.geometry(), problem)
+            known = () if expected is None else (expected.problem, expected.geometry())
+            nearest = nearest_reference(measured.geometry(), *known)
     if measured.weight is not None and data.sorted_words and class_names is None:
         # words do not say which row of the head is theirs; sorted order is that of scikit-learn and of image folders
         listed = shorten(", ".join(data.names))
@@ -121,8 +122,8 @@ def _measured(
 
 def _compared(
     measured: Measurement, penalties: Penalties, trained: Head
-) -> tuple[Comparison | None, Scope | None, UFM | None]:
-    """The network beside its prediction, or beside the reason why there is none; what was tested; the problem."""
+) -> tuple[Comparison | None, Scope | None, Prediction | None]:
+    """The network beside its prediction, or beside the reason why there is none; what was tested; the prediction."""
     outside = "no penalties were given"
     if penalties.given:
         if measured.weight is None:
@@ -133,7 +134,8 @@ def _compared(
         reason = penalties.refusal(measured.counts)
         if reason is None:
             problem = trained.problem(penalties, measured.counts, biased=measured.bias is not None)
-            return compare(predict(problem), measured), scope(problem, penalties.recipe), problem
+            expected = predict(problem)
+            return compare(expected, measured), scope(problem, penalties.recipe), expected
         outside = reason
     return None if measured.weight is None else compare(None, measured, outside=outside), None, None
 

@@ -69,7 +69,9 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
         if frame is None
         else (float(np.min(frame.problem.lambda_h)), float(np.max(frame.problem.lambda_h))),
         scope=run_scope(run),
-        nearest=[] if alone else nearest_reference(measured.geometry(), None if frame is None else frame.problem),
+        nearest=[]
+        if alone
+        else nearest_reference(measured.geometry(), *(() if frame is None else (frame.problem, frame.geometry()))),
     )
     files.replace(target, html)
     return target

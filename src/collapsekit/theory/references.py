@@ -325,7 +325,9 @@ class Nearness:
         return {"schema": 1, "name": self.name, "shape": self.shape, "distance": self.distance.to_dict()}
 
 
-def nearest_reference(geometry: Geometry, problem: UFM | None = None) -> list[Nearness]:
+def nearest_reference(
+    geometry: Geometry, problem: UFM | None = None, predicted: Geometry | None = None
+) -> list[Nearness]:
     """Return every reference with its distance from a geometry, the nearest in shape first.
 
     Parameters
@@ -333,8 +335,10 @@ def nearest_reference(geometry: Geometry, problem: UFM | None = None) -> list[Ne
     geometry : Geometry
         Of a network, a prediction or a solution; every class seen.
     problem : UFM, optional
-        What was minimised; adds its own prediction to the references, and under squared error their classifiers are
-        not centred.
+        What was minimised; adds its closed form to the references, and under squared error their classifiers are not
+        centred.
+    predicted : Geometry, optional
+        Of the problem's optimum where there is no closed form.
 
     Returns
     -------
@@ -343,7 +347,7 @@ def nearest_reference(geometry: Geometry, problem: UFM | None = None) -> list[Ne
     Raises
     ------
     CollapseError
-        If a class has no samples, or the problem has no closed form.
+        If a class has no samples, or the problem has no closed form and `predicted` is left out.
 
     Examples
     --------
@@ -362,8 +366,10 @@ def nearest_reference(geometry: Geometry, problem: UFM | None = None) -> list[Ne
         "general orthogonal frame, λ → 0": max_margin_frame(counts, centred=centred),
         "SELI": seli(counts),
     }
-    if problem is not None:
-        references["prediction"] = closed_form(problem).geometry()
+    if problem is not None and predicted is None:
+        predicted = closed_form(problem).geometry()
+    if predicted is not None:
+        references["prediction"] = predicted
     found = [Nearness(name, geometry.distance(reference)) for name, reference in references.items()]
     return sorted(found, key=lambda near: near.shape)
 

@@ -239,7 +239,8 @@ class TrainConfig:
         """The nearest configuration that has a threshold, of which the penalties are a multiple."""
         smoothing = self.smoothing if self.class_weights == "none" else 0.0
         plainer = replace(self, logit_adjustment=None, resampling="none", smoothing=smoothing)
-        lawful = self.refusal(last, counts) is None and not last.biased
+        # a free shift and a bias have no threshold
+        lawful = self.refusal(last, counts) is None and not last.biased and self.batchnorm_decay != "gain"
         return plainer if lawful else replace(plainer, batchnorm_decay="gain_and_shift")
 
     def _recipe(self, weight_decay: float, feature_decay: float | None) -> Recipe:
