@@ -297,7 +297,10 @@ def test_advise_names_remedies_and_no_function(capsys, wish):
 BRANCHES = ["--weight-decay", "1", "--batchnorm-branches", "1"]
 FEATURES = ["--weight-decay", "1", "--feature-decay", "1"]
 FLAGS = [
-    ([*BRANCHES, "--batchnorm-decay", "gain_frozen_shift", "--bias", "free"], "--batchnorm-decay='gain_frozen_shift': "),
+    (
+        [*BRANCHES, "--batchnorm-decay", "gain_frozen_shift", "--bias", "free"],
+        "--batchnorm-decay='gain_frozen_shift': ",
+    ),
     ([*BRANCHES, "--batchnorm-decay", "none"], "--batchnorm-decay='none': with γ and β excluded"),
     ([*FEATURES, "--batch-size", "9", "--drop-last"], "--batch-size=9: larger than N = 8"),
     ([*FEATURES, "--batch-size", "0"], "--batch-size=0: must be a whole number"),

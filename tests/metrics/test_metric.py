@@ -19,6 +19,7 @@ from _support.tolerances import EXACT, METRICS
 from collapsekit import UFM, CollapseError
 from collapsekit.diagnosis import compare
 from collapsekit.metrics import NeuralCollapse, measure_features
+from collapsekit.prediction import Basis
 
 # torchmetrics' own advice; what `compute` returns without data is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
@@ -452,10 +453,14 @@ def test_states_of_other_sizes_are_not_merged(other):
     assert_array_equal(metric.moments_state, before)
 
 
-@pytest.mark.parametrize("problem", ["no", UFM([3, 2, 2, 2], 1e-2, 1e-3, bias="free")])
-def test_problems_without_prediction_are_refused(problem):
-    with pytest.raises(CollapseError, match=r"problem|bias"):
-        NeuralCollapse(K, DIM, problem=problem)
+def test_what_is_no_problem_is_refused():
+    with pytest.raises(CollapseError, match="problem"):
+        NeuralCollapse(K, DIM, problem="no")
+
+
+def test_a_problem_with_a_bias_is_predicted_by_its_certified_optimum():
+    metric = NeuralCollapse(K, DIM, problem=UFM([3, 2, 2, 2], 1e-2, 1e-3, bias="free"))
+    assert metric.prediction.basis is Basis.CERTIFIED
 
 
 def test_a_metric_is_compared_as_its_measurement_is():

@@ -62,15 +62,16 @@ def test_without_a_prediction_the_columns_are_there_and_empty(folder):
     assert all(isinstance(value, NAN_FREE) for row in (first, second) for value in row.values())
 
 
-def test_features_too_narrow_for_a_closed_form_are_no_damage(folder):
+def test_features_too_narrow_for_a_closed_form_are_predicted_as_not_certified(folder):
     path = folder / TINY.fingerprint / "env.json"
     content = json.loads(path.read_text())
     content["last_layer"]["dim"] = 4
     del content["checksums"]  # else it would be damage
     path.write_text(json.dumps(content | {"schema": 1}))
     row = row_of(folder, TINY)
-    assert row["status"] == "finished"
-    assert "dim=4" in row["outside"]
+    assert (row["status"], row["outside"], row["times_threshold"]) == ("finished", None, None)
+    assert "not certified" in row["basis"]
+    assert row["gap"] > 1e-8
 
 
 def test_runs_under_way_stopped_and_failed(folder):

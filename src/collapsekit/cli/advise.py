@@ -17,7 +17,7 @@ from collapsekit.cli.predict import NO_ACCURACY, pages, sheet_of
 from collapsekit.evidence import scope
 from collapsekit.prediction import fates, largest_decays
 from collapsekit.prediction._advise import scaled
-from collapsekit.recipe import Recipe
+from collapsekit.recipe import Recipe, horizon_sentence
 from collapsekit.theory import NoClosedForm, Thresholds, counts_for, margins_for, weights_for
 from collapsekit.theory._counts import with_counts
 from collapsekit.validation import shorten
@@ -90,6 +90,7 @@ def advise(
     change = "may grow by a factor below" if limit.factor > 1 else "must be multiplied by less than"
     sentences = [
         f"Decays: all {change} {limit.factor:.4g} for {who} to live (λ_W λ_H below {limit.product:.4g}).",
+        *([] if penalties.horizon is None else [f"With these steps {horizon_sentence(penalties.horizon)}."]),
         *(f"{which.capitalize()}: impossible, {FUNCTION.sub('', why)}." for why, which in _by_reason(impossible)),
     ]
     ground, page = scope(problem, recipe), dict[str, str]()
@@ -110,6 +111,7 @@ def advise(
             "counts": found.get("oversampling"),
             "confidences_after": {name: confidences.tolist() for name, confidences in after.items()},
             "impossible": impossible,
+            "horizon": penalties.horizon,
             "labels": names,
             "scope": ground.details,
         }

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from collapsekit.cli._console import Column, print_classes, print_json, print_note, progress, stderr
 from collapsekit.diagnosis import Comparison
+from collapsekit.recipe import horizon_sentence
 from collapsekit.training import Run, TrainConfig, compare_run
 from collapsekit.training import train as run_training
 
@@ -54,12 +55,14 @@ def train(
     else:
         print_comparison(comparison)
         print_note(comparison.verdict)
+        if not math.isnan(run.horizon):
+            print_note(f"With these steps {horizon_sentence(run.horizon)}.")
         print_note(f"report: {page}")
 
 
 def as_dict(run: Run, comparison: Comparison, page: Path) -> dict[str, Any]:
     """Return what `--json` prints."""
-    return comparison.to_dict() | {"run": str(run.folder), "report": str(page)}
+    return comparison.to_dict() | {"run": str(run.folder), "report": str(page), "horizon": run.horizon}
 
 
 def print_comparison(comparison: Comparison) -> None:
