@@ -90,7 +90,7 @@ def floor(run):
 def training_confidences(run):
     """Softmax probability that the loss sees, of each class at its mean feature, (K,)."""
     geometry, loss = run.measured.geometry(), run.problem.loss
-    logits = geometry.cross.T + (0.0 if run.measured.bias is None else run.measured.bias)
+    logits = geometry.cross.T + (0.0 if run.measured.bias is None else np.asarray(run.measured.bias))
     rows = loss.summed(np.ones(len(logits)), np.arange(len(logits)), len(logits))
     seen = logits * rows.slopes + rows.shifts
     shares = np.exp(seen - seen.max(axis=1, keepdims=True))
@@ -112,8 +112,8 @@ def judge(rows, bands):
 
 
 def judge_one(name, rows, bands):
-    bound = [row for row in rows if setting(row, "weight_decay") != UNBOUND.get(name)]
-    free = [row for row in rows if setting(row, "weight_decay") == UNBOUND.get(name)]
+    free = [row for row in rows if name in UNBOUND and setting(row, "weight_decay") == UNBOUND[name]]
+    bound = [row for row in rows if row not in free]
     largest = [row["largest_deviation"] for row in bound]
     beyond = f"; at decay {UNBOUND[name]}, no band: {spread(row['largest_deviation'] for row in free)}" if free else ""
     data = len({setting(row, "data") for row in rows})
