@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike
 
 from collapsekit.errors import CollapseError
 from collapsekit.losses import MSE, CrossEntropy, Focal, Hinge, Loss
+from collapsekit.losses.sums import LossSum, SoftmaxSum
+from collapsekit.types import Types
 from collapsekit.validation import (
     Array,
     class_counts,
@@ -37,7 +39,8 @@ class UFM:
         \;\Bigl(+\; \frac{\lambda_b}{2}\lVert b\rVert^2\Bigr)
 
     The feature penalty is a SUM over all N samples; :mod:`collapsekit.recipe` converts other conventions.
-    At every minimiser of a convex loss all features of a class coincide, so the class features decide.
+    At every minimiser of a convex loss all features of a class coincide, so the class features decide. Where samples
+    of several classes cannot be told apart, or labels are soft, see :meth:`from_types`.
 
     Parameters
     ----------
@@ -59,6 +62,8 @@ class UFM:
         Feature dimension d; None means as wide as needed.
     names : sequence of str, optional
         K distinct class names.
+    types : Types, optional
+        What :meth:`from_types` sets.
 
     Raises
     ------
@@ -89,6 +94,7 @@ class UFM:
     relu: bool
     dim: int | None
     names: tuple[str, ...] | None
+    types: Types | None
 
     def __init__(
         self,
@@ -102,16 +108,18 @@ class UFM:
         relu: bool = True,
         dim: int | None = None,
         names: Sequence[str] | None = None,
+        types: Types | None = None,
     ) -> None:
         if isinstance(counts, Mapping) and names is None:
             names = list(counts)
-        n = class_counts(counts)
+        n = class_counts(counts) if types is None else _of_types(types, counts)
+        self._set("types", types)
         remedy = "without a penalty no minimiser exists (margins grow for ever)"
         self._set("counts", n)
         self._set("names", class_names(names, n.size))
         self._set("lambda_w", positive_number("lambda_w", lambda_w, remedy))
         per_class = numeric("lambda_h", lambda_h).ndim > 0
-        check = partial(positive_vector, num_classes=n.size) if per_class else positive_number
+        check = partial(positive_vector, num_classes=self.samples.size) if per_class else positive_number
         self._set("lambda_h", check("lambda_h", lambda_h, remedy=remedy))
         if class_weights is not None:
             class_weights = positive_vector("class_weights", class_weights, n.size, "leave it out for equal weights")
@@ -130,9 +138,75 @@ class UFM:
         given = loss.per_class if isinstance(loss, CrossEntropy) else None
         if given is not None and given != n.size:
             raise CollapseError(
-                f"loss: {given} values (margins, offsets or scales) for {n.size} classes; give one a class"
+                f"loss: {given} values (smoothing, margins, offsets or scales) for {n.size} classes; give one a class"
             )
+        if types is not None:
+            _require_for_types(loss, class_weights)
         self._set("loss", loss)
+
+    @classmethod
+    def from_types(
+        cls,
+        counts: ArrayLike,
+        targets: ArrayLike,
+        lambda_w: float,
+        lambda_h: float | ArrayLike,
+        *,
+        loss: Loss = CrossEntropy(),  # noqa: B008  (frozen)
+        bias: float | Literal["free"] | None = None,
+        relu: bool = True,
+        dim: int | None = None,
+        names: Sequence[str] | None = None,
+    ) -> UFM:
+        r"""Return the problem of T types of samples, each with one feature and a distribution of labels.
+
+        .. math::
+
+            \min_{W,\; H \ge 0,\; b}\quad \sum_t \frac{m_t}{N} \Bigl(-\sum_k Y_{tk} \log p_k(W h_t + b)\Bigr)
+            + \frac{\lambda_W}{2}\lVert W\rVert_F^2 + \frac12 \sum_t \lambda_{H,t}\, m_t \lVert h_t\rVert^2
+
+        A type is what the network cannot tell apart: all separable samples of a class, inputs that coincide though
+        their labels differ, samples with one soft label. `counts` of the problem are ``Σ_t m_t Y_tk``, features have
+        one row a type.
+
+        Parameters
+        ----------
+        counts : array_like of int, shape (T,)
+            Samples of each type, ``m_t ≥ 1``.
+        targets : array_like, shape (T, K)
+            Y_t: the share of each class in the labels of a type; rows sum to 1.
+        lambda_w : float
+            λ_W.
+        lambda_h : float or array_like, shape (T,)
+            λ_H; one value a type if they differ.
+        loss : CrossEntropy
+            With temperature, offsets and scales at most.
+        bias, relu, dim, names
+            As for :class:`UFM`.
+
+        Raises
+        ------
+        CollapseError
+            If an argument is out of range, or the loss is another one.
+
+        References
+        ----------
+        Derived here (docs/theory.md, "Types of samples").
+
+        Examples
+        --------
+        Ten samples of one class coincide with ten of another:
+
+        >>> problem = UFM.from_types([150, 70, 20, 20], [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.5, 0.5]], 1e-3, 1e-3)
+        >>> problem
+        UFM(K=3, N=260, counts 150 … 30, 4 types, lambda_w=0.001, lambda_h=0.001)
+        >>> from collapsekit import predict
+        >>> predict(problem).confidences.round(3)
+        array([0.983, 0.915, 0.798])
+        """
+        types = Types.checked(counts, targets)
+        n = types.class_counts
+        return cls(n, lambda_w, lambda_h, loss=loss, bias=bias, relu=relu, dim=dim, names=names, types=types)
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -142,16 +216,33 @@ class UFM:
         """K."""
         return self.counts.size
 
+    @property
+    def samples(self) -> Array:
+        """Samples behind each row of features: of a class, (K,), or of a type, (T,)."""
+        return self.counts if self.types is None else self.types.counts
+
     @cached_property
     def num_samples(self) -> float:
         """N, all samples (a whole number; float because it may exceed 2^53 only in jest)."""
-        return float(self.counts.sum())
+        return float(self.samples.sum())
 
     @property
     def loss_weights(self) -> Array:
         """α_k = ω_k n_k / N, (K,): the weight of each class in the mean loss."""
         shares = self.counts / self.num_samples
         return shares if self.class_weights is None else shares * self.class_weights
+
+    def summed_loss(self, smoothing: float = 1.0, copies: int = 1) -> LossSum:
+        """Return the loss over the rows of features, `copies` of them; a hinge is smoothed by `smoothing`."""
+        if self.types is None:
+            labels, weights = np.arange(self.num_classes), self.loss_weights
+        else:
+            labels, weights = self.types.labels, self.types.counts / self.num_samples
+        found = self.loss.summed(np.tile(weights, copies), np.tile(labels, copies), self.num_classes, smoothing)
+        if self.types is None:
+            return found
+        assert isinstance(found, SoftmaxSum)
+        return replace(found, targets=np.tile(self.types.targets, (copies, 1)))
 
     @property
     def bias_penalty(self) -> float:
@@ -168,9 +259,9 @@ class UFM:
         -------
         ndarray, shape (K,)
             Of the softmax that the loss sees (`training_confidences`: with offsets, margins, scales and temperature);
-            0 where nothing is promised. NaN for losses other than cross-entropy, and for fewer dimensions than
-            classes (without ReLU: fewer than K − 1). With ReLU, K > 4 and ``K ≤ dim < K (K+1)/2 − 4`` it holds where
-            the optimum leaves a coordinate unused.
+            0 where nothing is promised. NaN for losses other than cross-entropy, for types of samples, and for fewer
+            dimensions than classes (without ReLU: fewer than K − 1). With ReLU, K > 4 and
+            ``K ≤ dim < K (K+1)/2 − 4`` it holds where the optimum leaves a coordinate unused.
 
         References
         ----------
@@ -183,7 +274,7 @@ class UFM:
         """
         size = self.num_classes
         narrow = self.dim is not None and self.dim < size - (not self.relu)
-        if narrow or not isinstance(self.loss, CrossEntropy):
+        if narrow or not isinstance(self.loss, CrossEntropy) or self.types is not None:
             return np.full(size, np.nan)
         with np.errstate(over="ignore"):
             slopes = self.num_samples * np.sqrt(self.lambda_w) * np.sqrt(self.lambda_h) / np.sqrt(self.counts)
@@ -198,7 +289,7 @@ class UFM:
         weights : array_like, shape (K, d)
             Classifier, row k the weights of class k.
         features : array_like, shape (K, d)
-            Row k the common feature of class k.
+            Row k the common feature of class k; with types row t that of type t, (T, d).
         bias : array_like, shape (K,), optional
             Bias; only for a problem that has one.
 
@@ -217,22 +308,31 @@ class UFM:
         for name, array in (("weights", W), ("features", H)):
             if not np.isfinite(array).all():
                 raise CollapseError(f"{name}: not finite; give finite numbers")
-        if W.ndim != 2 or W.shape != H.shape or len(W) != size:
+        rows = self.samples.size
+        if self.types is None and (W.ndim != 2 or W.shape != H.shape or len(W) != size):
             raise CollapseError(f"weights {W.shape}, features {H.shape}: both must be (K, d) with K = {size}")
+        if W.ndim != 2 or H.ndim != 2 or W.shape[1] != H.shape[1] or (len(W), len(H)) != (size, rows):
+            raise CollapseError(
+                f"weights {W.shape}, features {H.shape}: give (K, d) and (T, d) with K = {size} and T = {rows} types"
+            )
         if bias is not None and self.bias is None:
             raise CollapseError("bias: the problem has none; build it with UFM(..., bias='free') or a penalty")
         b = np.zeros(size) if bias is None else numeric("bias", bias)
         if b.shape != (size,):
             raise CollapseError(f"bias: shape {b.shape}; expected ({size},)")
-        loss = self.loss_weights @ self.loss.value(H @ W.T + b)
-        penalties = self.lambda_w * (W**2).sum() + (self.lambda_h * self.counts) @ (H**2).sum(axis=1)
+        logits = H @ W.T + b
+        plain = self.types is None  # a hinge is summed without smoothing
+        loss = self.loss_weights @ self.loss.value(logits) if plain else self.summed_loss().evaluate(logits)[0]
+        penalties = self.lambda_w * (W**2).sum() + (self.lambda_h * self.samples) @ (H**2).sum(axis=1)
         return float(loss + 0.5 * (penalties + self.bias_penalty * (b @ b)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the problem as plain numbers, lists and strings (JSON-ready), with its schema version."""
+        types = self.types
+        given = {} if types is None else {"types": {"counts": types.counts.tolist(), "targets": types.targets.tolist()}}
         return {
             "schema": 1,
-            "counts": self.counts.astype(int).tolist(),
+            "counts": (self.counts.astype(int) if types is None else self.counts).tolist(),
             "lambda_w": self.lambda_w,
             "lambda_h": np.asarray(self.lambda_h).tolist(),
             "loss": self.loss.to_dict(),
@@ -241,15 +341,36 @@ class UFM:
             "relu": self.relu,
             "dim": self.dim,
             "names": None if self.names is None else list(self.names),
+            **given,
         }
 
     def __repr__(self) -> str:
         spread = f"{self.counts.max():.0f} … {self.counts.min():.0f}"
+        spread += "" if self.types is None else f", {self.types.counts.size} types"
         extras = {"bias": (self.bias, None), "relu": (self.relu, True), "dim": (self.dim, None)}
         shown = "".join(f", {key}={value!r}" for key, (value, default) in extras.items() if value != default)
         weighted = "" if self.class_weights is None else ", class-weighted"
-        lambda_h = "per class" if np.ndim(self.lambda_h) else f"{self.lambda_h:g}"
+        lambda_h = (
+            f"per {'class' if self.types is None else 'type'}" if np.ndim(self.lambda_h) else f"{self.lambda_h:g}"
+        )
         return (
             f"UFM(K={self.num_classes}, N={self.num_samples:.0f}, counts {spread}, "
             f"lambda_w={self.lambda_w:g}, lambda_h={lambda_h}{weighted}{shown})"
         )
+
+
+def _of_types(types: Types, counts: object) -> Array:
+    if not isinstance(types, Types) or not np.array_equal(np.asarray(counts), types.class_counts):
+        raise CollapseError("counts: not those of the types; build the problem anew with UFM.from_types")
+    return types.class_counts
+
+
+def _require_for_types(loss: Loss, class_weights: object) -> None:
+    if class_weights is not None:
+        raise CollapseError("class_weights: a type of samples has no single class; leave them out")
+    if not isinstance(loss, CrossEntropy):
+        raise CollapseError(f"loss={shorten(loss)}: labels of types are distributions; give CrossEntropy()")
+    if loss.margins is not None or loss.smooths:
+        what = "margins" if loss.margins is not None else "smoothing"
+        remedy = "leave them out" if loss.margins is not None else "mix it into targets"
+        raise CollapseError(f"loss: {what} of CrossEntropy need one label a sample, types have distributions; {remedy}")

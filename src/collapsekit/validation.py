@@ -17,6 +17,8 @@ AnyArray = TypeVar("AnyArray", bound=NDArray[Any])
 LARGEST_EXACT = 2**53
 SMALLEST, LARGEST = 1e-300, 1e150
 """Of positive numbers: beyond, square roots and squares of them, or a few of them multiplied, leave float64."""
+ROUNDED = 1e-9
+"""By which shares given in decimals may miss a sum of 1."""
 RANGE = f"give a number from {SMALLEST:g} to {LARGEST:g}"
 # C0, DEL, C1; marks, overrides and isolates that turn the direction of a text; line ends; surrogates
 UNPRINTABLE = re.compile(
@@ -96,6 +98,35 @@ def class_counts(value: ArrayLike | Mapping[str, int]) -> Array:
         raise CollapseError(f"counts: class {k} has {counts[k]:g} samples; {remedy}")
     _refuse_first("counts", counts, counts >= LARGEST_EXACT, " samples; give counts below 2**53")
     return frozen(counts)
+
+
+def whole_counts(name: str, value: ArrayLike) -> Array:
+    """Return a read-only (T,) array of whole numbers, at least 1 each, at least one."""
+    counts = numeric(name, value)
+    if counts.ndim != 1 or not counts.size:
+        raise CollapseError(f"{name}={shorten(value)}: give one count a type of samples")
+    bad = np.flatnonzero(~((counts >= 1) & (counts < LARGEST_EXACT)) | (counts != np.floor(counts)))
+    if bad.size:
+        t = bad[0]
+        raise CollapseError(f"{name}: type {t} has {counts[t]:g} samples; give whole numbers of at least 1")
+    return frozen(counts)
+
+
+def distributions(name: str, value: ArrayLike, size: int) -> Array:
+    """Return a read-only (T, K) array whose rows are distributions, each class with a share of one of them."""
+    rows = numeric(name, value)
+    if rows.ndim != 2 or len(rows) != size or rows.shape[1] < 2:
+        raise CollapseError(f"{name}: shape {rows.shape}; give one row a type, ({size}, K), for at least two classes")
+    bad = np.flatnonzero(~((rows >= 0).all(axis=1) & (np.abs(rows.sum(axis=1) - 1) <= ROUNDED)))
+    if bad.size:
+        t = bad[0]
+        raise CollapseError(
+            f"{name}: type {t} has {shorten(rows[t].tolist())}; give shares of the classes that sum to 1"
+        )
+    empty = np.flatnonzero(rows.sum(axis=0) == 0)
+    if empty.size:
+        raise CollapseError(f"{name}: class {empty[0]} has no share of any type; drop the class or give it samples")
+    return frozen(rows / rows.sum(axis=1, keepdims=True))
 
 
 def class_names(value: Sequence[str] | None, num_classes: int) -> tuple[str, ...] | None:

@@ -132,7 +132,8 @@ class CrossEntropyOf:
         self.temperature, self.offsets = loss.temperature, np.zeros((size, size))
         if loss.margins is not None:
             np.fill_diagonal(self.offsets, -np.asarray(loss.margins))
-        self.targets = (1 - loss.smoothing) * np.eye(size) + loss.smoothing / size
+        rates = np.reshape(loss.smoothing, (-1, 1))  # one, or one a row
+        self.targets = (1 - rates) * np.eye(size) + rates / size
 
     def __call__(self, logits):
         shifted = logits / self.temperature + self.offsets

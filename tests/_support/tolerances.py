@@ -38,5 +38,9 @@ HORIZON = 0.01  # relative, lr wd / (1 − μ)² and the first 1/(1 − μ) of f
 FLOOR = 1e-9  # by which a certified optimum may lie below its confidence floor
 CERTIFIED = 1e-8  # relative gap of what counts as globally optimal
 GROUPS = 1e-7  # relative, optimum by groups against that by single classes
+BRUTE_TYPES = 1e-8  # relative, lowest of four bounded descents; where the optimum is flat they stop early
+SPLIT_CLASSES = (
+    1e-5  # relative, confidences and Grams of two solves, each to a gap of 1e-8: a root of it, less where flat
+)
 RATES = 0.02  # relative, discrete steps against the rate of gradient flow
 TWO_CLASSES = 1e-9  # relative, confidences of two classes with a free bias

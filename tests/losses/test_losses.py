@@ -394,3 +394,61 @@ def test_the_price_of_a_margin_inverts_the_margin_of_a_price(data, size):
 def test_a_gamma_out_of_range_is_refused(gamma):
     with pytest.raises(CollapseError, match="gamma="):
         Focal(gamma)
+
+
+# One smoothing a class: label noise
+
+
+@settings(max_examples=examples(100))
+@given(st.data(), SIZES, SEEDS)
+def test_smoothing_by_class_is_that_of_each_class(data, size, seed):
+    """Every number of class k is that of a loss which smooths all classes by ε_k; torch agrees row by row."""
+    rng, base = np.random.default_rng(seed), data.draw(shifted_losses(size))
+    rates = rng.uniform(0, 0.9, size)
+    base = replace(base, margins=None if base.margins is None else np.abs(base.margins))
+    loss, logits = replace(base, smoothing=rates), rng.normal(scale=3, size=(size, size))
+    alone = [replace(base, smoothing=rate) for rate in rates]
+    values = [one.value(logits)[k] for k, one in enumerate(alone)]
+    slopes = [one.gradient(logits)[k] for k, one in enumerate(alone)]
+    scale = np.abs(values).max() + 1
+    assert_allclose(loss.value(logits), values, rtol=0, atol=EXACT * scale)
+    assert_allclose(loss.gradient(logits), slopes, rtol=0, atol=EXACT * scale * steepest(loss, size))
+    labels, limits = torch.arange(size), 10 ** rng.uniform(-3, 1, size)
+    assert_allclose(sample_losses(torch.tensor(logits), labels, loss), values, rtol=0, atol=EXACT * 10 * scale)
+    assert_allclose(mean_loss(torch.tensor(logits), labels, loss), np.mean(values), rtol=0, atol=EXACT * 10 * scale)
+    floors = [one.confidence_floor(limits, size)[k] for k, one in enumerate(alone)]
+    assert_allclose(loss.confidence_floor(limits, size), floors, rtol=EXACT, atol=EXACT)
+    if loss.obstacle is None:
+        prices = rng.uniform(0.01, 1.2, size) * np.broadcast_to(loss.critical_price(size), size)
+        critical = [np.broadcast_to(one.critical_price(size), size)[k] for k, one in enumerate(alone)]
+        assert_allclose(loss.critical_price(size), critical, rtol=EXACT)
+        margins = loss.margin(prices, size)
+        for name in ("margin", "scalar", "price", "confidence", "training_confidence"):
+            given = prices if name == "margin" else margins
+            found = [getattr(one, name)(given, size)[k] for k, one in enumerate(alone)]
+            assert_allclose(getattr(loss, name)(given, size), found, rtol=EXACT, atol=EXACT, err_msg=name)
+
+
+def test_smoothing_by_class_is_a_value():
+    loss = CrossEntropy(smoothing=np.array([0.1, 0.0, 0.3]))
+    assert loss.smoothing == (0.1, 0.0, 0.3)
+    assert loss.smooths
+    assert not CrossEntropy(smoothing=(0.0, 0.0)).smooths
+    assert CrossEntropy(**{k: v for k, v in loss.to_dict().items() if k != "name"}) == loss
+    with pytest.raises(CollapseError, match=r"3 values \(smoothing, .* for 2 classes"):
+        UFM([5, 3], 0.1, 0.1, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("values", "fragment"),
+    [
+        ({"smoothing": [0.1, 1.0]}, "smoothing: class 1 has 1; give a share of at least 0 and less than 1"),
+        ({"smoothing": [0.1, np.nan]}, "smoothing: class 1 has nan"),
+        ({"smoothing": [[0.1]]}, "smoothing=.*one a class"),
+        ({"smoothing": [0.1, 0.2], "offsets": [1, 2, 3]}, "smoothing, offsets: .* give each one number a class"),
+        ({"smoothing": [0.0, 0.0], "smoothing_weights": [1, 2]}, "give smoothing above 0"),
+    ],
+)
+def test_misuse_of_smoothing_by_class(values, fragment):
+    with pytest.raises(CollapseError, match=fragment):
+        CrossEntropy(**values)

@@ -132,3 +132,12 @@ def test_the_objective_of_a_point_is_that_of_a_classifier_and_features_with_its_
     W, H = factors[:11], factors[11:]
     assert_allclose(problem.objective(W, H, point.bias), point.objective, rtol=1e-9)
     assert certify(problem, W, H, point.bias).gap < 1e-7
+
+
+def test_classes_of_unequal_label_noise_are_not_alike():
+    rates = np.repeat([0.0, 0.3, 0.3, 0.1], [3, 2, 2, 3])
+    problem = UFM([40] * 10, 1e-3, 1e-3, loss=CrossEntropy(smoothing=rates), bias="free")
+    assert groups_of(problem).tolist() == [0] * 3 + [2] * 4 + [1] * 3
+    point, solution = solve_groups(problem), solve(problem)
+    assert point.gap <= CERTIFIED
+    assert_allclose(point.objective, solution.objective, rtol=GROUPS)

@@ -14,8 +14,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from _support import oracles
 from _support.strategies import examples, losses, other_problems, problems
-from _support.tolerances import BOUND, EXACT, GOLDEN, GRAMS, INVERSE, LIMIT, MARGIN
-from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Focal, Hinge, long_tail, predict, thresholds
+from _support.tolerances import BOUND, CERTIFIED, EXACT, GOLDEN, GRAMS, INVERSE, LIMIT, MARGIN
+from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Focal, Hinge, long_tail, predict, solve, thresholds
 from collapsekit.theory import closed_form, counts_for, largest_penalty, margins_for, weights_for
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -86,6 +86,63 @@ def test_prediction_is_the_brute_force_optimum_with_smoothing_margins_and_temper
     problem = rebuilt(problem, lambda_w=problem.lambda_w * factor, lambda_h=problem.lambda_h * factor, loss=loss)
     assume(oracles.off_threshold(thresholds(problem).headroom))
     oracles.assert_is_optimum(predict(problem))
+
+
+def with_label_noise(problem, seed, most=0.8):
+    """The problem with a rate of label noise for each class, its penalties such that none, some or all collapse."""
+    rates = np.random.default_rng(seed).uniform(0, most, problem.num_classes)
+    loss = CrossEntropy(smoothing=rates, temperature=(1.0, 0.5)[seed % 2])
+    plain, own = (np.median(one.critical_price(problem.num_classes)) for one in (problem.loss, loss))
+    return rebuilt(problem, lambda_w=problem.lambda_w * own / plain, lambda_h=problem.lambda_h * own / plain, loss=loss)
+
+
+@settings(max_examples=examples(65))
+@given(problems(), SEEDS)
+def test_label_noise_of_each_class_has_the_brute_force_optimum(problem, seed):
+    problem = with_label_noise(problem, seed)
+    assume(oracles.off_threshold(thresholds(problem).headroom))
+    oracles.assert_is_optimum(predict(problem))
+
+
+@settings(max_examples=examples(40))
+@given(problems(), SEEDS)
+def test_label_noise_of_each_class_is_the_certified_optimum(problem, seed):
+    """Also as the types that it stands for: the rows of its targets, in which no class is its own."""
+    problem = with_label_noise(problem, seed)
+    frame, solution = predict(problem), solve(problem)
+    assert solution.gap <= CERTIFIED
+    assert_allclose(frame.objective, solution.objective, rtol=CERTIFIED)
+    if problem.class_weights is None:
+        rates, size, loss = np.array(problem.loss.smoothing)[:, None], problem.num_classes, problem.loss
+        targets = (1 - rates) * np.eye(size) + rates / size
+        plain = CrossEntropy(temperature=loss.temperature)
+        types = UFM.from_types(problem.counts, targets, problem.lambda_w, problem.lambda_h, loss=plain)
+        assert_allclose(solve(types).objective, frame.objective, rtol=CERTIFIED)
+
+
+def test_label_noise_of_each_class_in_numbers():
+    """``r_k = q_k + ε_k (K−1)/K`` decides, written out."""
+    n, rates, lam = np.array([500.0, 300, 40, 10]), np.array([0.0, 0.2, 0.1, 0.4]), 3e-3
+    r = n.sum() * np.sqrt(3 * lam * lam / (4 * n)) + rates * 3 / 4
+    frame = predict(UFM(n, lam, lam, loss=CrossEntropy(smoothing=rates)))
+    expected = np.log(np.maximum(3 * (1 / np.minimum(r, 1) - 1), 1))
+    assert_allclose(frame.margins, expected, rtol=EXACT)
+    assert_array_equal(frame.collapses, r >= 3 / 4)
+    target = UFM(n, 0.1 * lam, lam, loss=CrossEntropy(smoothing=rates))
+    assert_allclose(predict(margins_for(target, [3, 1, 2, 0.5])).margins, [3, 1, 2, 0.5], rtol=INVERSE)
+
+
+def test_equal_classes_of_unequal_label_noise_are_not_balanced():
+    noisy = CrossEntropy(smoothing=(0.0, 0.3, 0.3))
+    for arguments in ({"bias": "free"}, {"relu": False}):
+        with pytest.raises(CollapseError, match="no closed form"):
+            closed_form(UFM([10, 10, 10], 0.01, 0.01, loss=noisy, **arguments))
+        even = closed_form(UFM([10, 10, 10], 0.01, 0.01, loss=CrossEntropy(smoothing=[0.3] * 3), **arguments))
+        assert_allclose(
+            even.objective,
+            closed_form(UFM([10, 10, 10], 0.01, 0.01, loss=CrossEntropy(smoothing=0.3), **arguments)).objective,
+            rtol=EXACT,
+        )
 
 
 @pytest.mark.parametrize("kind", ["focal", "mse"])

@@ -28,21 +28,22 @@ class CrossEntropy(MatrixLoss):
 
         \ell_k(z) = -\sum_j y_{kj} \log\frac{e^{u_j}}{\sum_i e^{u_i}}, \qquad
         u = s \odot z/T + o - \Delta_k e_k, \qquad
-        y_k = (1-\varepsilon)\, e_k + \tfrac{\varepsilon}{K}\, v/v_k
+        y_k = (1-\varepsilon_k)\, e_k + \tfrac{\varepsilon_k}{K}\, v/v_k
 
     with ``v = 1`` unless `smoothing_weights` are given. Without offsets, scales and smoothing weights, and for logits
     whose margin (target logit minus any other) is s, it equals
 
     .. math:: \varphi_k(s) = \log\bigl(1 + (K-1)\, e^{\Delta_k - s/T}\bigr)
-              + \varepsilon\,\tfrac{K-1}{K}\,(s/T - \Delta_k);
+              + \varepsilon_k\,\tfrac{K-1}{K}\,(s/T - \Delta_k);
 
     with any of the three there is no scalar form, and no closed form: use :func:`collapsekit.solve`.
     Class weights belong to the problem (:class:`collapsekit.UFM`).
 
     Parameters
     ----------
-    smoothing : float
-        ε in [0, 1); torch's ``label_smoothing``.
+    smoothing : float or sequence of float
+        ε in [0, 1); torch's ``label_smoothing``. One ε_k a class: label noise, under which a sample whose true class is
+        k has a label drawn from all classes alike at the rate ε_k; `counts` are of true classes then.
     margins : sequence of float, optional
         Δ_k, one a class, in logits; LDAM's are ``C n_k^(−1/4)``. None: no margins.
     temperature : float
@@ -81,7 +82,7 @@ class CrossEntropy(MatrixLoss):
     array([0.6931, 1.204 , 1.6094])
     """
 
-    smoothing: float = 0.0
+    smoothing: float | tuple[float, ...] = 0.0
     margins: tuple[float, ...] | None = None
     temperature: float = 1.0
     offsets: tuple[float, ...] | None = None
@@ -89,10 +90,7 @@ class CrossEntropy(MatrixLoss):
     smoothing_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        smoothing = numeric("smoothing", self.smoothing)
-        if smoothing.ndim or not 0 <= smoothing < 1:
-            raise CollapseError(f"smoothing={self.smoothing!r}: give a share of at least 0 and less than 1")
-        object.__setattr__(self, "smoothing", float(smoothing))
+        object.__setattr__(self, "smoothing", _shares(self.smoothing))
         temperature = positive_number("temperature", self.temperature, "logits are divided by it")
         object.__setattr__(self, "temperature", temperature)
         for name in PER_CLASS:
@@ -100,16 +98,21 @@ class CrossEntropy(MatrixLoss):
             if value is not None:
                 check = _in_logits if name in ("margins", "offsets") else _factors
                 object.__setattr__(self, name, check(name, value))
-        sizes = {name: len(getattr(self, name)) for name in PER_CLASS if getattr(self, name) is not None}
+        sizes = self._sizes
         if len(set(sizes.values())) > 1:
             raise CollapseError(f"{', '.join(sizes)}: {sizes} entries; give each one number a class")
-        if self.smoothing_weights is not None and not self.smoothing:
+        if self.smoothing_weights is not None and not self.smooths:
             raise CollapseError("smoothing_weights: they weigh the smoothing term; give smoothing above 0")
 
     @property
     def per_class(self) -> int | None:
         """K if any argument has one value a class."""
-        return next((len(getattr(self, name)) for name in PER_CLASS if getattr(self, name) is not None), None)
+        return next(iter(self._sizes.values()), None)
+
+    @property
+    def smooths(self) -> bool:
+        """Whether any target is smoothed."""
+        return bool(self._rates.any())
 
     @property
     def obstacle(self) -> str | None:
@@ -158,6 +161,7 @@ class CrossEntropy(MatrixLoss):
 
     def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> SoftmaxSum:
         own = np.eye(num_classes)[labels]
+        rates = self._rates[labels][:, None] if self._rates.ndim else self._rates
         v = np.ones(num_classes) if self.smoothing_weights is None else np.asarray(self.smoothing_weights)
         offsets = 0.0 if self.offsets is None else np.asarray(self.offsets)
         scales = np.ones(num_classes) if self.scales is None else np.asarray(self.scales)
@@ -166,7 +170,7 @@ class CrossEntropy(MatrixLoss):
             labels,
             slopes=scales / self.temperature,
             shifts=np.asarray(offsets - own * self._margins),
-            targets=(1 - self.smoothing) * own + self.smoothing / num_classes * (v / v[labels][:, None]),
+            targets=(1 - rates) * own + rates / num_classes * (v / v[labels][:, None]),
         )
 
     def scalar(self, margins: Array, num_classes: int) -> Array:
@@ -174,7 +178,7 @@ class CrossEntropy(MatrixLoss):
         self._require_scalar_form()
         lead = self._lead(margins)
         losses = softplus(np.log(num_classes - 1) - lead)
-        return losses + self.smoothing * (num_classes - 1) / num_classes * lead if self.smoothing else losses
+        return losses + self._rates * (num_classes - 1) / num_classes * lead if self.smooths else losses
 
     def confidence(self, margins: Array, num_classes: int) -> Array:
         """Return the target's softmax probability (of z/T, without target margin) at each margin, same shape."""
@@ -189,25 +193,25 @@ class CrossEntropy(MatrixLoss):
     def critical_price(self, num_classes: int) -> Array:
         """Return the price q of margin, per unit of loss weight, from which a class keeps none: ``−φ_k'(0)``.
 
-        Shape (), or (K,) with target margins. Below 0 the loss falls towards negative margins (smoothing with a
-        negative target margin) and the closed form does not hold.
+        Shape (), or (K,) with target margins or one smoothing a class. Below 0 the loss falls towards negative margins
+        (smoothing with a negative target margin) and the closed form does not hold.
         """
         self._require_scalar_form()
         error = (num_classes - 1) / (num_classes - 1 + np.exp(-self._margins))  # softmax probability of it at margin 0
-        return np.asarray((error - self.smoothing * ((num_classes - 1) / num_classes)) / self.temperature)
+        return np.asarray((error - self._rates * ((num_classes - 1) / num_classes)) / self.temperature)
 
     def margin(self, prices: Array, num_classes: int) -> Array:
         r"""Return the minimiser of ``φ_k(s) + q s`` over s ≥ 0 for each price q, same shape.
 
-        With ``r = T q + ε (K−1)/K`` stationarity reads ``s = T (Δ + log((K−1)(1/r − 1)))``. A price within a few
+        With ``r = T q + ε_k (K−1)/K`` stationarity reads ``s = T (Δ + log((K−1)(1/r − 1)))``. A price within a few
         roundings of the critical one counts as critical.
         """
         self._require_scalar_form()
         prices = np.asarray(prices)
         with np.errstate(divide="ignore", over="ignore"):
             r = self._times_temperature(prices)
-            if self.smoothing:
-                r = r + self.smoothing * (num_classes - 1) / num_classes
+            if self.smooths:
+                r = r + self._rates * (num_classes - 1) / num_classes
             s = np.asarray((num_classes - 1) * (1.0 / r - 1.0))  # e^{s/T − Δ}
         # one array from here on, as in losses/scalar.py
         np.maximum(s, np.exp(-self._margins), out=s)
@@ -227,8 +231,8 @@ class CrossEntropy(MatrixLoss):
         s = np.ones(size) if self.scales is None else np.asarray(self.scales)
         v = np.ones(size) if self.smoothing_weights is None else np.asarray(self.smoothing_weights)
         others = np.maximum((1 / s**2).sum() - 1 / s**2, EPS)
-        target = 1 - self.smoothing + self.smoothing / size
-        total = 1 - self.smoothing + self.smoothing * v.mean() / v
+        target = 1 - self._rates + self._rates / size
+        total = 1 - self._rates + self._rates * v.mean() / v
         return np.asarray(np.maximum(0.0, (target - self.temperature * slopes / np.sqrt(s**2 + 1 / others)) / total))
 
     def price(self, margins: Array, num_classes: int) -> Array:
@@ -237,7 +241,7 @@ class CrossEntropy(MatrixLoss):
         odds = np.log(num_classes - 1) + self._margins - margins / self.temperature
         with np.errstate(over="ignore"):
             error = 1.0 / (1.0 + np.exp(-odds))
-        return np.asarray((error - self.smoothing * (num_classes - 1) / num_classes) / self.temperature)
+        return np.asarray((error - self._rates * (num_classes - 1) / num_classes) / self.temperature)
 
     def _lead(self, margins: Array) -> Array:
         """s/T − Δ, what the target's logit leads by inside the loss; plain cross-entropy saves two passes."""
@@ -252,9 +256,30 @@ class CrossEntropy(MatrixLoss):
         """Δ, () or (K,)."""
         return np.asarray(0.0 if self.margins is None else self.margins)
 
+    @cached_property
+    def _rates(self) -> Array:
+        """ε, () or (K,)."""
+        return np.asarray(self.smoothing)
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        """How many values each argument has that has one a class."""
+        given = {name: getattr(self, name) for name in ("smoothing", *PER_CLASS)}
+        return {name: len(value) for name, value in given.items() if isinstance(value, tuple)}
+
     def _require_scalar_form(self) -> None:
         if self.obstacle is not None:
             raise CollapseError(f"loss: {self.obstacle}; use collapsekit.solve")
+
+
+def _shares(given: float | Sequence[float]) -> float | tuple[float, ...]:
+    values = numeric("smoothing", given)
+    bad = np.flatnonzero(~((values >= 0) & (values < 1)))
+    if values.ndim > 1 or bad.size:
+        what = f"smoothing: class {bad[0]} has {values[bad[0]]:g}" if values.ndim == 1 else f"smoothing={given!r}"
+        raise CollapseError(f"{what}; give a share of at least 0 and less than 1, or one a class")
+    shares: float | tuple[float, ...] = values.tolist() if values.ndim == 0 else tuple(values.tolist())
+    return shares
 
 
 def _in_logits(name: str, given: Sequence[float]) -> tuple[float, ...]:

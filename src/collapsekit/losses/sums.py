@@ -210,8 +210,8 @@ class SoftmaxSum(LossSum):
 
     @cached_property
     def masses(self) -> Array:
-        """m_i, (n,)."""
-        return np.asarray(self.targets.sum(axis=1))
+        """m_i, (n,), rounded once: bounds know of no error in them that grows with K."""
+        return np.asarray(self.targets.sum(axis=1, dtype=np.longdouble), dtype=np.float64)
 
     def parts(self, logits: Array) -> tuple[Array, Array, Array]:
         """Return losses, gradients and probabilities."""

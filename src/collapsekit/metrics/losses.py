@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -43,9 +45,12 @@ def sample_losses(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     if isinstance(loss, CrossEntropy):
         shifted = shifted_logits(logits, labels, loss)
         weights = None if loss.smoothing_weights is None else shifted.new_tensor(loss.smoothing_weights)
-        losses = nn.functional.cross_entropy(
-            shifted, labels, weight=weights, reduction="none", label_smoothing=loss.smoothing
-        )
+        smoothed = partial(nn.functional.cross_entropy, shifted, labels, weight=weights, reduction="none")
+        if isinstance(loss.smoothing, tuple):
+            rates = shifted.new_tensor(loss.smoothing)[labels]
+            losses = (1 - rates) * smoothed() + rates * smoothed(label_smoothing=1.0)
+        else:
+            losses = smoothed(label_smoothing=loss.smoothing)
         return losses if weights is None else losses / weights[labels]
     own = labels[:, None]
     if isinstance(loss, MSE):

@@ -69,7 +69,7 @@ def predict(problem: UFM, *, time_limit: float | None = 60.0) -> Prediction:
     except NoClosedForm:
         if _in_groups(problem):
             return from_groups(solve_groups(problem))
-        if problem.num_classes > LARGEST_SOLVED:
+        if max(problem.num_classes, problem.samples.size) > LARGEST_SOLVED:
             return _bounds(problem)
         return from_solution(solve(problem, time_limit=time_limit))
 
@@ -77,7 +77,7 @@ def predict(problem: UFM, *, time_limit: float | None = 60.0) -> Prediction:
 def _in_groups(problem: UFM) -> bool:
     """Whether classes repeat so much that groups are faster; with few dimensions they are not the whole problem."""
     loss, size = problem.loss, problem.num_classes
-    if size <= FEW_CLASSES or problem.dim is not None or not (loss.smooth and loss.convex):
+    if size <= FEW_CLASSES or problem.types is not None or problem.dim is not None or not (loss.smooth and loss.convex):
         return False
     return int(groups_of(problem).max()) < MOST_GROUPS
 

@@ -58,7 +58,7 @@ class Prediction:
     training_confidences : ndarray, shape (K,)
         The same with offsets, target margins and scales: what the loss sees.
     feature_sqnorms : ndarray, shape (K,)
-        ``‖h_k‖²``.
+        ``‖h_k‖²``; with types of samples those of class means, from which margins and Gram matrices are, too.
     classifier_sqnorms : ndarray, shape (K,)
         ``‖w_k‖²``.
     collapses : ndarray of bool, shape (K,)
@@ -119,7 +119,7 @@ class Prediction:
         source = self._known
         if not isinstance(source, Solution):
             return source.gram_rows(rows)
-        W, H = source.weights, source.features
+        W, H = source.weights, source.class_features
         return H[rows] @ H.T, W[rows] @ W.T, W[rows] @ H.T
 
     @property
@@ -142,7 +142,7 @@ class Prediction:
         ----------
         dim : int, optional
             d; at least the number of surviving classes. None: the problem's own `dim`, or else that number. A solved
-            point has its own d.
+            point has its own d, and one row of features a type where there are types of samples.
 
         Raises
         ------
@@ -212,17 +212,21 @@ def from_solution(solution: Solution) -> Prediction:
     """
     if not isinstance(solution, Solution):
         raise CollapseError(f"solution={shorten(solution)}: give what collapsekit.solve returned")
-    W, H = solution.weights, solution.features
-    logits = H @ W.T + (0.0 if solution.bias is None else solution.bias)
+    W, problem = solution.weights, solution.problem
+    logits = solution.features @ W.T + (0.0 if solution.bias is None else solution.bias)
+    if problem.types is None:
+        seen = _seen_by_the_loss(problem, logits, np.arange(len(logits)))
+    else:
+        seen = solution.of_classes(problem.summed_loss().parts(logits)[2])
     return Prediction(
-        problem=solution.problem,
+        problem=problem,
         margins=frozen(solution.margins),
         confidences=frozen(solution.confidences),
-        training_confidences=frozen(_seen_by_the_loss(solution.problem, logits, np.arange(len(logits)))),
-        feature_sqnorms=frozen((H**2).sum(axis=1)),
+        training_confidences=frozen(seen),
+        feature_sqnorms=frozen((solution.class_features**2).sum(axis=1)),
         classifier_sqnorms=frozen((W**2).sum(axis=1)),
         collapses=frozen(solution.collapses),
-        headroom=frozen(np.full(len(logits), np.nan)),
+        headroom=frozen(np.full(len(W), np.nan)),
         objective=solution.objective,
         lower_bound=solution.lower_bound,
         gap=solution.gap,

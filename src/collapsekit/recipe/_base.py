@@ -142,7 +142,7 @@ class Recipe:
         if class_weights is not None:
             weights = positive_vector("class_weights", class_weights, n.size, "leave it out for equal weights")
             class_weights = weights * (n.sum() / (weights @ n))
-            if isinstance(loss, CrossEntropy) and loss.smoothing and loss.smoothing_weights is None:
+            if isinstance(loss, CrossEntropy) and loss.smooths and loss.smoothing_weights is None:
                 loss = replace(loss, smoothing_weights=tuple(weights.tolist()))
         return UFM(
             counts,

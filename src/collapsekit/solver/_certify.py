@@ -90,7 +90,7 @@ def certify(problem: UFM, weights: ArrayLike, features: ArrayLike, bias: ArrayLi
     problem : UFM
         Any loss, bias and dimension, with or without ReLU.
     weights, features : array_like, shape (K, d)
-        Classifier and class features, rows as classes; d need not be the problem's.
+        Classifier and class features, rows as classes (with types features are (T, d)); d need not be the problem's.
     bias : array_like, shape (K,), optional
         For a problem that has one.
 
@@ -136,9 +136,9 @@ def feasible(
         raise CollapseError("bias: not finite; give finite numbers")
     problem.objective(W, H, bias)  # checks shapes, and that the problem has a bias if one is given
     if problem.relu and H.size and H.min() < 0:
-        k = int(np.argwhere(H < 0)[0][0])
+        k, what = int(np.argwhere(H < 0)[0][0]), "class" if problem.types is None else "type"
         raise CollapseError(
-            f"features: class {k} has {H[k].min():g}, but features leave a ReLU; clip them or build UFM(relu=False)"
+            f"features: {what} {k} has {H[k].min():g}, but features leave a ReLU; clip them or build UFM(relu=False)"
         )
     return W, H, b
 
@@ -159,12 +159,12 @@ def certificate_at(model: Balanced, point: Point, target: float = 1e-13) -> Cert
         return Certificate(objective, -np.inf, here.stationarity, float(np.sqrt(square)) / model.kappa, NO_CERTIFICATE)
     Y = model.factors[:, None] * dual.gradient
     square, kind = upper_bound(Y @ Y.T, point.V, relu, (model.kappa * (1 + target)) ** 2)
-    square += (len(Y) + 2) * EPS * float(np.abs(Y).sum(axis=0).max() * np.abs(Y).sum(axis=1).max())
+    square += (max(Y.shape) + 2) * EPS * float(np.abs(Y).sum(axis=0).max() * np.abs(Y).sum(axis=1).max())
     polar = float(np.sqrt(square) + np.linalg.norm(model.factors[:, None] * dual.error)) / model.kappa
     scale = min(1.0, (1 - 4 * EPS) / max(polar, 1e-300))
     value = dual.value(scale)
     if model.bias_penalty:
-        value -= float((dual.drift(scale) ** 2).sum()) * (1 + len(Y) * EPS) / (2 * model.bias_penalty)
+        value -= float((dual.drift(scale) ** 2).sum()) * (1 + max(Y.shape) * EPS) / (2 * model.bias_penalty)
     return Certificate(objective, value, here.stationarity, polar, kind)
 
 

@@ -228,7 +228,7 @@ def _value(model: Balanced, x: Array, shape: tuple[int, ...]) -> tuple[float, Ar
 
 def _lowest(model: Balanced, shape: tuple[int, ...]) -> Array:
     floor = 0.0 if model.problem.relu else -np.inf
-    return pack(np.full(shape, -np.inf), np.full(shape, floor), np.full(model.size, -np.inf))
+    return pack(np.full((model.size, shape[1]), -np.inf), np.full(shape, floor), np.full(model.size, -np.inf))
 
 
 def gradient_descent(model: Balanced, start: Point) -> tuple[Point, int, float]:

@@ -16,7 +16,8 @@ PROPORTIONAL = 1e-7
 
 def room(model: Balanced) -> int:
     """Return the most coordinates that the search keeps, whatever `dim`: the optimum needs about K, escapes a few."""
-    return model.size + model.size // 4 + 4
+    most = max(model.size, model.rows)
+    return most + most // 4 + 4
 
 
 def rounded(model: Balanced, start: Point) -> Point:
@@ -30,7 +31,7 @@ def rounded(model: Balanced, start: Point) -> Point:
     classes = np.unique(owner[lengths > 0])
     belongs = (owner[:, None] == classes) * lengths[:, None]
     size = np.sqrt((belongs**2).sum(axis=0))
-    V = np.zeros((model.size, len(classes)))
+    V = np.zeros((model.rows, len(classes)))
     V[classes, np.arange(len(classes))] = size
     return Point(start.U @ belongs / size, V, start.b)
 
@@ -41,7 +42,7 @@ def responding(model: Balanced, point: Point) -> Point:
     Lengths of the features keep their proportions; each column is balanced. Classes of one coordinate each then lower
     the objective together, where arbitrary columns would have to be turned round first.
     """
-    slopes = model.loss.evaluate(np.zeros((model.size, model.size)) + point.b)[1]
+    slopes = model.loss.evaluate(np.zeros((model.rows, model.size)) + point.b)[1]
     responses = -(model.factors[:, None] * slopes).T @ point.V
     lengths = np.maximum(np.linalg.norm(responses, axis=0), 1e-300)
     U = responses / lengths * np.linalg.norm(point.V, axis=0)

@@ -111,8 +111,8 @@ def groups_of(problem: UFM) -> NDArray[np.intp]:
     if isinstance(loss, CrossEntropy):
         columns += [
             np.asarray(part)
-            for part in (loss.margins, loss.offsets, loss.scales, loss.smoothing_weights)
-            if part is not None
+            for part in (loss.smoothing, loss.margins, loss.offsets, loss.scales, loss.smoothing_weights)
+            if isinstance(part, tuple)
         ]
     return np.unique(np.stack(columns), axis=1, return_inverse=True)[1].ravel()
 

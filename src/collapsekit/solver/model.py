@@ -7,6 +7,7 @@ With ``U = W (λ_W/κ)^½`` and ``v_k = h_k (λ_{H,k} n_k/κ)^½`` the objective
           \qquad z_k = f_k\, U v_k + b, \qquad f_k = \frac{\kappa}{\sqrt{\lambda_W \lambda_{H,k} n_k}},
 
 so that both factors are penalised alike whatever ``λ_W/λ_H`` and the counts. κ only fixes the unit of U and V.
+With types of samples V has a row a type, and ``m_t`` stands for ``n_k``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collapsekit.validation import Array
 
 @dataclass(frozen=True)
 class Point:
-    """Balanced factors: U (K, r), V (K, r) with rows as classes, and the bias (K,), 0 without one."""
+    """Balanced factors: U (K, r) with rows as classes, V with rows as features, and the bias (K,), 0 without one."""
 
     U: Array
     V: Array
@@ -35,21 +36,21 @@ class Balanced:
     ----------
     problem : UFM
     loss : LossSum
-        Over the classes; a hinge is smoothed by `smoothing`.
+        Over the rows of features; a hinge is smoothed by `smoothing`.
     kappa : float
         κ, the geometric mean of λ_W and the mean λ_H.
-    factors : ndarray, shape (K,)
+    factors : ndarray, shape (K,) or (T,)
         f_k.
     """
 
     def __init__(self, problem: UFM, smoothing: float = 1e-3) -> None:
-        self.problem, self.smoothing, size = problem, smoothing, problem.num_classes
-        self.loss = problem.loss.summed(problem.loss_weights, np.arange(size), size, smoothing)
-        lambda_h = np.broadcast_to(problem.lambda_h, problem.num_classes)
+        self.problem, self.smoothing = problem, smoothing
+        self.loss = problem.summed_loss(smoothing)
+        lambda_h = np.broadcast_to(problem.lambda_h, problem.samples.size)
         self.kappa = float(np.sqrt(problem.lambda_w) * np.exp(0.5 * np.log(lambda_h).mean()))
         self.unit_w = np.sqrt(self.kappa / problem.lambda_w)
-        self.unit_h = np.sqrt(self.kappa / (lambda_h * problem.counts))
-        self.factors = self.unit_w * self.unit_h
+        self.unit_h = np.sqrt(self.kappa / (lambda_h * problem.samples))
+        self.factors: Array = self.unit_w * self.unit_h
         self.has_bias, self.bias_penalty = problem.bias is not None, problem.bias_penalty
 
     @property
@@ -57,8 +58,13 @@ class Balanced:
         """K."""
         return self.problem.num_classes
 
+    @property
+    def rows(self) -> int:
+        """Rows of features: K, or T with types of samples."""
+        return int(self.factors.size)
+
     def logits(self, point: Point) -> Array:
-        """Return Z, (K, K), row k the logits of class k."""
+        """Return Z, row k the logits at feature k, (K, K) or (T, K)."""
         return np.asarray(self.factors[:, None] * (point.V @ point.U.T) + point.b)
 
     def penalty(self, point: Point) -> float:
@@ -80,7 +86,7 @@ class Balanced:
         return np.asarray(self.unit_w * point.U)
 
     def features(self, point: Point) -> Array:
-        """Return H, (K, r)."""
+        """Return H, (K, r) or (T, r)."""
         return np.asarray(self.unit_h[:, None] * point.V)
 
     def point(self, weights: Array, features: Array, bias: Array | None) -> Point:

@@ -152,9 +152,11 @@ def pack(U: Array, V: Array, b: Array) -> Array:
 
 
 def unpack(x: Array, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """Return U, V and b of one vector; the inverse of :func:`pack`."""
-    U, V, b = np.split(x, [shape[0] * shape[1], 2 * shape[0] * shape[1]])
-    return U.reshape(shape), V.reshape(shape), b
+    """Return U, V (of this shape) and b of one vector; the inverse of :func:`pack`."""
+    rows, width = shape
+    size = (x.size - rows * width) // (width + 1)  # classes: a row of U and an entry of b each
+    U, V, b = np.split(x, [size * width, (size + rows) * width])
+    return U.reshape(size, width), V.reshape(shape), b
 
 
 def descend(model: Balanced, point: Point, goal: float, progress: Progress) -> Local:

@@ -56,8 +56,9 @@ TIE = 1e-13
 
 def random_start(problem: UFM, rng: np.random.Generator, scale: float = START_SCALE) -> Point:
     """Return ``U ~ N(0, scale²)``, ``V ~ |N(0, scale²)|`` (without ReLU signed) and no bias, (K, dim or 2K)."""
-    shape = (problem.num_classes, problem.dim or 2 * problem.num_classes)
-    U, V = rng.normal(0.0, scale, shape), rng.normal(0.0, scale, shape)
+    size, rows = problem.num_classes, problem.samples.size
+    dim = problem.dim or 2 * max(size, rows)
+    U, V = rng.normal(0.0, scale, (size, dim)), rng.normal(0.0, scale, (rows, dim))
     return Point(U, np.abs(V) if problem.relu else V, np.zeros(problem.num_classes))
 
 
@@ -237,8 +238,8 @@ class Search:
         """Return the best point, its certificate and the status."""
         model, problem = self.models[-1], self.problem
         if self.best is None:
-            zero = np.zeros((problem.num_classes, 1))
-            reached = self.progress.point or Point(zero, zero, np.zeros(problem.num_classes))
+            zeros = np.zeros((model.size, 1)), np.zeros((model.rows, 1)), np.zeros(model.size)
+            reached = self.progress.point or Point(*zeros)
             self.offer(model, Local(model, reached if problem.dim is None else largest(reached, problem.dim)))
         assert self.best is not None
         point = cleared(model, self.best)

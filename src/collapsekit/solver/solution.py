@@ -28,7 +28,8 @@ class Solution:
     problem : UFM
         What was solved.
     weights, features : ndarray, shape (K, d)
-        Classifier and class features, rows as classes; d is the problem's `dim`, or as many as needed.
+        Classifier and class features, rows as classes (with types of samples features are (T, d)); d is the problem's
+        `dim`, or as many as needed.
     bias : ndarray, shape (K,), or None
         For a problem that has one.
     certificate : Certificate
@@ -84,12 +85,12 @@ class Solution:
 
     @property
     def confidences(self) -> Array:
-        """Softmax probability (of z/T) that the head gives each class at its features, (K,)."""
+        """Softmax probability (of z/T) that the head gives each class at its features, (K,); with types the mean."""
         from scipy.special import softmax  # a heavy import, which predictions do without
 
         loss = self.problem.loss
         temperature = loss.temperature if isinstance(loss, CrossEntropy) else 1.0
-        return np.asarray(np.diagonal(softmax(self._logits / temperature, axis=1)))
+        return self.of_classes(softmax((self.features @ self.weights.T + self._shift) / temperature, axis=1))
 
     @property
     def margins(self) -> Array:
@@ -99,12 +100,26 @@ class Solution:
 
     @property
     def _logits(self) -> Array:
-        bias = 0.0 if self.bias is None else self.bias
-        return np.asarray(self.features @ self.weights.T + bias)
+        return np.asarray(self.class_features @ self.weights.T + self._shift)
+
+    @property
+    def _shift(self) -> Array | float:
+        return 0.0 if self.bias is None else self.bias
+
+    @property
+    def class_features(self) -> Array:
+        """Features by class, (K, d): with types of samples their means ``Σ_t m_t Y_tk h_t / Σ_t m_t Y_tk``."""
+        types = self.problem.types
+        return self.features if types is None else types.shares @ self.features
+
+    def of_classes(self, values: Array) -> Array:
+        """Return each class's own column, (K,), of one row a feature: ``Σ_t m_t Y_tk x_tk / Σ_t m_t Y_tk`` of types."""
+        types = self.problem.types
+        return np.asarray(np.diagonal(values) if types is None else (types.shares * values.T).sum(axis=1))
 
     def geometry(self) -> Geometry:
         """Return the Gram matrices, (K, K) each."""
-        W, H = self.weights, self.features
+        W, H = self.weights, self.class_features
         return Geometry(H @ H.T, W @ W.T, W @ H.T, self.problem.counts, names=self.problem.names)
 
     def to_dict(self) -> dict[str, Any]:

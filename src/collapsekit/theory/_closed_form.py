@@ -127,6 +127,7 @@ def closed_form(problem: UFM) -> Frame | Simplex:
     Dang et al., ICML 2024 (arXiv 2401.02058), Theorem 4.1, restated through error probabilities; class weights,
     per-class λ_H, `dim` below K, squared error, bias and simplex: derived here (docs/theory.md).
     """
+    require_classes(problem)
     flat = isinstance(problem, UFM) and not problem.relu and problem.loss.centred and is_balanced(problem)
     require_closed_form(replace(problem, relu=True) if flat else problem)
     found = simplex(problem) if flat else _frame(problem)
@@ -146,7 +147,18 @@ def _frame(problem: UFM) -> Frame:
     return Frame(problem, frozen(margins), frozen(duality_scales(problem)), frozen(_headroom(problem, prices)))
 
 
+def require_classes(problem: UFM) -> None:
+    """Refuse types of samples, unless each one is all of a class."""
+    types = getattr(problem, "types", None)
+    if types is not None and not types.are_classes:
+        raise NoClosedForm(
+            f"targets: {types.counts.size} types of samples have a closed form only where type k is all of class k; "
+            f"{SOLVE}"
+        )
+
+
 def require_closed_form(problem: UFM) -> None:
+    require_classes(problem)
     if not isinstance(problem, UFM):
         raise CollapseError(f"problem={problem!r}: give a UFM(counts, lambda_w, lambda_h)")
     if problem.bias is not None and not (problem.loss.centred and problem.loss.convex and is_balanced(problem)):
@@ -181,6 +193,7 @@ def margin_prices(problem: UFM) -> Array:
 
     ``(N/ω_k) √(λ_W λ_H (K−1)/(K n_k))``, with square roots apart so that no product underflows.
     """
+    require_classes(problem)
     scale = problem.num_samples * np.sqrt(problem.lambda_w) * np.sqrt(centring_share(problem))
     with np.errstate(over="ignore"):  # a class of next to no weight is lost at any price
         roots = np.sqrt(problem.counts)

@@ -212,7 +212,7 @@ def margins_for(problem: UFM, margins: Wish = "equal") -> UFM:
     size, temperature = plain.num_classes, loss.temperature
     prices = margin_prices(plain)
     with np.errstate(over="ignore"):
-        errors = temperature * prices + loss.smoothing * (size - 1) / size
+        errors = temperature * prices + np.asarray(loss.smoothing) * (size - 1) / size
     dead = np.flatnonzero(errors >= 1)
     if dead.size:
         k = dead[0]

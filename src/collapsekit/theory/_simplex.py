@@ -90,9 +90,9 @@ class Simplex:
 
 
 def is_balanced(problem: UFM) -> bool:
-    """Return whether all classes are alike in counts, weights, penalties and target margins."""
-    margins = getattr(problem.loss, "margins", None) or (0.0,)
-    columns = (problem.counts, problem.loss_weights, np.atleast_1d(problem.lambda_h), np.asarray(margins))
+    """Return whether all classes are alike in counts, weights, penalties, target margins and smoothing."""
+    margins, rates = getattr(problem.loss, "margins", None) or 0.0, getattr(problem.loss, "smoothing", 0.0)
+    columns = (problem.counts, problem.loss_weights, *map(np.atleast_1d, (problem.lambda_h, margins, rates)))
     return all(np.ptp(column) == 0 for column in columns)
 
 

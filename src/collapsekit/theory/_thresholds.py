@@ -13,7 +13,7 @@ from collapsekit.losses import CrossEntropy
 from collapsekit.losses.scalar import SNAP
 from collapsekit.problem import UFM
 from collapsekit.recipe import BatchNorm, Recipe
-from collapsekit.theory._closed_form import centring_share, headroom_of, require_closed_form
+from collapsekit.theory._closed_form import centring_share, headroom_of, require_classes, require_closed_form
 from collapsekit.validation import Array, frozen, shorten
 
 
@@ -102,7 +102,7 @@ def thresholds(problem: UFM, *, hold: Recipe | None = None) -> Thresholds:
     Raises
     ------
     CollapseError
-        If the problem has a bias or no ReLU under imbalance, or `hold` is no recipe.
+        If the problem has a bias or no ReLU under imbalance, or types of samples, or `hold` is no recipe.
 
     References
     ----------
@@ -117,6 +117,7 @@ def thresholds(problem: UFM, *, hold: Recipe | None = None) -> Thresholds:
     >>> limits.critical_count
     array([2., 2.])
     """
+    require_classes(problem)
     if _has_one_sided(problem):
         return _one_sided(problem)
     require_closed_form(problem)

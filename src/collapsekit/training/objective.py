@@ -25,7 +25,7 @@ def mean_loss(logits: Tensor, labels: Tensor, loss: CrossEntropy, class_weights:
     >>> round(float(mean_loss(torch.zeros(1, 2), torch.tensor([0]), CrossEntropy())), 4)
     0.6931
     """
-    if loss.smoothing_weights is not None:
+    if loss.smoothing_weights is not None or isinstance(loss.smoothing, tuple):
         shares = torch.ones_like(logits[:, 0]) if class_weights is None else class_weights[labels]
         return (shares * sample_losses(logits, labels, loss)).sum() / shares.sum()
     shifted = shifted_logits(logits, labels, loss)
