@@ -46,8 +46,8 @@ def effort(size: int) -> tuple[float, int, int]:
 class Local:
     """A point with everything that a Newton step needs; moves in place of the point make new ones."""
 
-    def __init__(self, model: Balanced, point: Point) -> None:
-        self.model, self.point = model, point
+    def __init__(self, model: Balanced, point: Point, within: Mask | None = None) -> None:
+        self.model, self.point, self.within = model, point, within
         loss, self.slopes, self.state = model.loss.evaluate(model.logits(point))
         self.value = loss + model.penalty(point)
         self.scaled = model.factors[:, None] * self.slopes
@@ -61,6 +61,7 @@ class Local:
         """Which entries of the packed variables may move: all but V at its bound with the gradient pointing out."""
         U, V, b = self.point.U, self.point.V, self.point.b
         inner = (V > 0) | (unpack(self.gradient, V.shape)[1] < 0) | (not self.model.problem.relu)
+        inner = inner if self.within is None else inner & self.within
         return np.concatenate([np.ones(U.size, dtype=bool), inner.ravel(), np.full(b.size, self.model.has_bias)])
 
     @property
@@ -159,9 +160,12 @@ def unpack(x: Array, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
     return U.reshape(size, width), V.reshape(shape), b
 
 
-def descend(model: Balanced, point: Point, goal: float, progress: Progress) -> Local:
-    """Return a stationary point below `point`: stationarity at most `goal`, or as small as rounding allows."""
-    here, stalled, last, radius = Local(model, point), 0, progress.taken + MOST_STEPS, -1.0
+def descend(model: Balanced, point: Point, goal: float, progress: Progress, within: Mask | None = None) -> Local:
+    """Return a stationary point below `point`: stationarity at most `goal`, or as small as rounding allows.
+
+    Entries of V outside `within`, (K, r), are 0 and stay there.
+    """
+    here, stalled, last, radius = Local(model, point, within), 0, progress.taken + MOST_STEPS, -1.0
     # five steps without gain or calm, all within rounding: nothing is left to find
     while here.stationarity > goal and stalled < 5 and progress.taken < last and not progress.spent():
         progress.taken += 1
@@ -171,7 +175,7 @@ def descend(model: Balanced, point: Point, goal: float, progress: Progress) -> L
             size = face.reduced(point.U, point.V, point.b)
             radius = max(1.0, float(np.sqrt(size @ (metric * size))))
         step, promised, edge = _trial(face, metric, radius)
-        there = Local(model, face.moved(step))
+        there = Local(model, face.moved(step), within)
         gained, noise = here.value - there.value, ROUNDING * (abs(here.value) + 1)
         length = float(np.sqrt(step @ (metric * step)))
         small, calmer = promised <= noise, there.stationarity < 0.9 * here.stationarity

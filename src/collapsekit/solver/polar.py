@@ -199,6 +199,8 @@ def escape_directions(A: Array, relu: bool, above: float, most: int) -> Array:
     if relu and alone.max() > above:
         order = np.argsort(-alone)[:most]
         return np.asarray(np.eye(size)[order[alone[order] > above]])
+    if relu and size > LARGEST_EXACT and largest_eigenvalue(np.maximum(A, 0.0)) <= above:
+        return np.zeros((0, size))  # no v reaches it, and one eigenvalue costs less than K ascents
     found = ascents(A, relu, np.concatenate([np.eye(size), np.maximum(A, 0.0).sum(axis=1)[None] + 1e-300]))
     heights = np.einsum("ij,ij->i", found @ A, found)
     chosen: list[int] = []

@@ -20,7 +20,7 @@ from collapsekit.solver.coordinates import (
     widened,
 )
 from collapsekit.solver.model import Balanced, Point
-from collapsekit.solver.newton import Local, descend
+from collapsekit.solver.newton import SMALL, Local, descend
 from collapsekit.solver.polar import escape_directions
 from collapsekit.solver.progress import Progress, Status
 from collapsekit.solver.solution import Solution
@@ -34,6 +34,10 @@ SHARPER = 1e-5
 """Factor of the stationarity from one certificate to the next: descents converge quadratically, so it costs little."""
 CERTIFIABLE = 1e-9
 """Stationarity from which bounds are computed on the way: above it they are too loose to close a gap of 1e-8."""
+GOALS = (1e-3, 1e-6, 1e-9, 1e-11)
+"""Stationarities of the staircase, the last two of which are certified: the gap is near a hundredth of them."""
+DEAD = 1e-4
+"""Share of the penalty at which the staircase takes a class for dead: a first descent leaves no less of the others."""
 RANKED = 1e-6
 """Stationarity at which objectives differ by less than local optima do: only the lowest is descended from further."""
 SMOOTHINGS = tuple(0.1 * 0.25**power for power in range(15))
@@ -90,6 +94,8 @@ class Search:
             self.progress.ended = Status.NOT_FINITE
             return
         point = self._first(self.models[0], start) if rounding else start
+        if self.over:
+            return
         for smoothed in self.models:
             point = self._any_dimension(smoothed, point)
             if self.over:
@@ -127,7 +133,12 @@ class Search:
         return here.point
 
     def _first(self, model: Balanced, start: Point) -> Point:
-        """The rounded start, or the start itself if rounding and a first descent do not get below it."""
+        """The rounded start, or the start itself if rounding and a first descent do not get below it.
+
+        With many classes, where a loss of logits alone needs no rounding, the staircase.
+        """
+        if model.problem.relu and model.problem.loss.smooth and model.size > SMALL:
+            return self._staircase(model)
         coarse = rounded(model, start)
         if self.problem.relu:
             coarse = responding(model, coarse)
@@ -137,6 +148,29 @@ class Search:
             return coarse
         reached = descend(model, coarse, COARSE, self.progress)
         return reached.point if reached.value <= model.objective(start) else start
+
+    def _staircase(self, model: Balanced) -> Point:
+        """Descend with a coordinate for each class that it shares, if at all, with classes rarer than itself.
+
+        Rotations ``V Q`` that keep the Gram matrix of the features leave the objective alone, and along them a descent
+        creeps; a triangular V with a positive diagonal has none. From the frame (:mod:`..offset_frame`), where V is
+        diagonal, the optimum under a long tail is found in tens of steps; what it lacks elsewhere, escapes add.
+        """
+        size, order = model.size, np.argsort(model.kappa / (model.factors * model.loss.weights), kind="stable")
+        rank = np.argsort(order)
+        alone, shared = np.eye(size, dtype=bool), rank[:, None] >= rank
+        lengths = np.diag(1 / model.factors**0.5)
+        start = responding(model, Point(np.zeros((size, size)), lengths, np.zeros(size)))
+        frame = descend(model, start, COARSE, self.progress, alone).point
+        lives = np.linalg.norm(frame.U, axis=0) * np.diag(frame.V) > DEAD * model.penalty(frame) / model.kappa
+        here = Local(model, Point(frame.U[:, lives], frame.V[:, lives], frame.b))
+        for goal in GOALS:
+            here = descend(model, here.point, goal, self.progress, shared[:, lives])
+            if goal <= CERTIFIABLE:
+                self.offer(model, here, 0.5 * self.tol)
+            if self.over:
+                break
+        return here.point
 
     def _escaped(self, model: Balanced, here: Local, most: int) -> Point | None:
         """The point with coordinates along escape directions, or None if there are none, or no room.
@@ -221,10 +255,11 @@ class Search:
                 break
         return None
 
-    def offer(self, model: Balanced, here: Local) -> None:
+    def offer(self, model: Balanced, here: Local, target: float | None = None) -> None:
         """Take the point if it is the best that fits into `dim`, and its bound if it is the highest."""
         # a polar this close to κ needs no tighter bound: what remains is a thousandth of the tolerance
-        offered, bound = certificate_at(model, here.point, min(1e-3 * self.tol, 1e-11)), self.found.lower_bound
+        target = min(1e-3 * self.tol, 1e-11) if target is None else target
+        offered, bound = certificate_at(model, here.point, target), self.found.lower_bound
         objective, dim, count = offered.objective, self.problem.dim, here.point.V.shape[1]
         if objective < self.relaxed * (1 - TIE) or (objective <= self.relaxed * (1 + TIE) and count < self.needed):
             self.relaxed, self.needed = objective, count
