@@ -11,6 +11,12 @@ Long tails of ten classes on digits, MNIST-5k and Fashion-MNIST, full batch, thr
 - logit adjustment τ = 1, explicit penalties at half the threshold; τ = 0.5 and 1.5 on digits only.
 Reduced to fit the budget: MLP 128-128-512, 1,500 steps (BatchNorm: learning rate 0.3, 0.1 at decay 0.2).
 
+What was changed after looking: at 1,500 steps two bands were missed, logit adjustment by a run at τ = 1.5 (0.0065) and
+the floor by digits at decay 0.2 (0.0052), both still 0.05 to 0.1 % above the optimum. On seed 100, which is not among
+the runs, 4,000 and 5,000 steps took them to 0.0001 and 0.001: logit adjustment runs for 4,000 steps since, the biased
+head at decay 0.2 for 5,000. With a free shift at decay 0.2 more steps help slowly (0.020 to 0.014 in 5,000): there the
+optimal classifier has rank 7 of 9, so that the bias of the two rarest classes must come from ever larger β.
+
 The bands below were committed before the runs. The floor is that of `UFM.confidence_floor`; it is a theorem for the
 training softmax at an optimum, so runs whose objective lies more than 0.1 % above it are listed apart. At decay 0.2
 with a free shift a trial was 0.018 off: there is no band there, the deviation is reported.
@@ -38,20 +44,25 @@ def pace(wd):
     return {"weight_decay": wd, "learning_rate": 0.1 if wd == 0.2 else 0.3}
 
 
+def patience(wd):
+    """More steps where a class is still on its way after 1,500."""
+    return {"epochs": 5000} if wd == 0.2 else {}
+
+
 SETTINGS = {
     "bias, penalties": [data | BIASED | {"penalty_scale": scale} for data in DATA.values() for scale in SCALES],
-    "bias, BatchNorm": [data | NORMED | pace(wd) for data in DATA.values() for wd in DECAYS],
+    "bias, BatchNorm": [data | NORMED | pace(wd) | patience(wd) for data in DATA.values() for wd in DECAYS],
     "free shift": [
         data | {"recipe": "batchnorm", "batchnorm_decay": "gain"} | pace(wd) for data in DATA.values() for wd in DECAYS
     ],
     "logit adjustment": [
-        data | {"logit_adjustment": tau, "penalty_scale": 0.5}
+        data | {"logit_adjustment": tau, "penalty_scale": 0.5, "epochs": 4000}
         for name, data in DATA.items()
         for tau in ((0.5, 1.0, 1.5) if name == "digits" else (1.0,))
     ],
 }
 CONFIGS = [
-    TrainConfig(seed=seed, **SHORT, **values)
+    TrainConfig(seed=seed, **SHORT | values)
     for settings in SETTINGS.values()
     for values in settings
     for seed in range(SEEDS)

@@ -15,6 +15,7 @@ from collapsekit.errors import CollapseError
 from collapsekit.geometry import require_same_names
 from collapsekit.metrics import Measurement, NeuralCollapse
 from collapsekit.metrics.functional import cosines
+from collapsekit.metrics.measurement import has_free_shift
 from collapsekit.prediction import Prediction, fates, from_solution
 from collapsekit.prediction._fates import Fate
 from collapsekit.solver import Solution
@@ -267,6 +268,8 @@ def compare(
     if measured.weight is None or measured.confidences is None or measured.recalls is None:
         raise CollapseError("measured: without a head there are no confidences; measure with weight=")
     expected = from_solution(prediction) if isinstance(prediction, Solution) else prediction
+    if expected is not None and has_free_shift(expected.problem):
+        measured = measured.centred()
     size, per_class, seen = measured.moments.num_classes, measured.per_class(), measured.counts > 0
     unknown = np.full(size, np.nan)
     recalls = unknown if test_recalls is None else numeric("test_recalls", test_recalls)

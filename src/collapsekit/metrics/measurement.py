@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -178,8 +178,27 @@ class Measurement:
         known = {key: value for key, value in own.items() if value is not None}
         return {key: as_array(value) for key, value in found.items()} | known
 
+    def centred(self) -> Measurement:
+        """Return the same network with features that add up to 0 and the bias that this takes; its output stays.
+
+        Where the shift of a BatchNorm before the features is free, only features less their mean cost anything: that is
+        the network that a prediction without ReLU and with a free bias speaks of.
+
+        Raises
+        ------
+        CollapseError
+            If there is no head.
+        """
+        if self.weight is None:
+            raise CollapseError("weight=None: without a head nothing takes up the shift; measure with weight=")
+        shift = self.weight.double() @ self.moments.overall_mean.to(self.weight.device)
+        bias = shift if self.bias is None else self.bias.double() + shift
+        return replace(self, moments=self.moments.centred(), bias=bias)
+
     def objective(self, problem: UFM) -> float:
         """Return the training objective of `problem` at this network, over its N samples and not just its means.
+
+        Without ReLU and with a free bias features count less their overall mean: see :meth:`centred`.
 
         Raises
         ------
@@ -192,7 +211,8 @@ class Measurement:
             raise CollapseError("problem: its counts are not those measured; build it from measured.counts")
         if problem.loss != self.loss:
             raise CollapseError(f"problem: its loss is {problem.loss}, measured {self.loss}; measure with loss=")
-        means = as_array(self.moments.means)
+        moments = self.moments.centred() if has_free_shift(problem) else self.moments
+        means = as_array(moments.means)
         second_moments = (means**2).sum(axis=1) + as_array(self.moments.within)
         bias = np.zeros(1) if self.bias is None else as_array(self.bias)
         penalties = (
@@ -219,6 +239,11 @@ class Measurement:
         head = "no head" if self.weight is None else ("head" if self.bias is None else "head with bias")
         unseen = f", unseen classes {self.moments.unseen}" if self.moments.unseen else ""
         return f"Measurement({self.moments!r}, {head}{unseen})"
+
+
+def has_free_shift(problem: UFM) -> bool:
+    """Return whether features may be moved at no cost: the bias takes it up, and no ReLU stands in the way."""
+    return not problem.relu and problem.bias == "free"
 
 
 def as_array(tensor: Tensor) -> Array:

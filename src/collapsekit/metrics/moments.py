@@ -103,6 +103,17 @@ class ClassMoments:
         """S, (d, d), summed over all samples; None if it is not kept."""
         return None if self._scatter is None else self._scatter.clone()
 
+    def centred(self) -> ClassMoments:
+        """Return the moments of the features less their mean over all samples."""
+        moved = self.from_state(self.state.clone(), self.num_classes, self.dim)
+        moved._means -= self.overall_mean
+        return moved
+
+    @property
+    def overall_mean(self) -> Tensor:
+        """Mean of all features, (d,)."""
+        return (self._counts / self._counts.sum()) @ self._means
+
     @property
     def seen(self) -> Tensor:
         """Which classes have samples, (K,) bool."""
