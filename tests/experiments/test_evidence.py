@@ -76,7 +76,8 @@ def test_the_stored_predictions_are_those_of_today(name):
     rows = [row for row in harness.results(name)["runs"] if "predicted_confidences" in row]
     for row in [row for row in rows if harness.setting(row, "recipe") == "penalty"]:
         config = TrainConfig.from_dict(row["config"])
-        frame = predict(config.problem(np.array(row["counts"], float), LastLayer(dim=10**4)))
+        last = LastLayer(dim=10**4, biased="biased" in harness.setting(row, "network"))
+        frame = predict(config.problem(np.array(row["counts"], float), last))
         assert_allclose(row["predicted_confidences"], frame.confidences, rtol=1e-5)
         assert_allclose(row["largest_deviation"], harness.deviations(row).max(), atol=2e-6)
 

@@ -15,7 +15,9 @@ from _support.strategies import examples, losses
 from _support.tolerances import EXACT, GOLDEN, MARGIN, THRESHOLD_BAND, UNITS
 from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Focal, Hinge, predict, thresholds
 from collapsekit.metrics.losses import sample_losses
+from collapsekit.prediction import Basis
 from collapsekit.recipe import Penalty
+from collapsekit.theory import closed_form
 from collapsekit.training.objective import mean_loss
 
 LOSS = CrossEntropy()
@@ -301,9 +303,11 @@ def test_what_has_no_scalar_form_names_the_solver(values, what):
             refused(np.ones(2), 2)
     with pytest.raises(CollapseError, match=f"{what}.*collapsekit.solve"):
         loss.critical_price(2)
-    for refused in (predict, thresholds):
-        with pytest.raises(CollapseError, match=f"{what}.*no closed form; use collapsekit.solve"):
-            refused(UFM([4, 3], 0.1, 0.1, loss=loss))
+    problem = UFM([4, 3], 0.01, 0.01, loss=loss)
+    with pytest.raises(CollapseError, match=f"{what}.*no closed form; predict"):
+        closed_form(problem)
+    assert predict(problem).basis is Basis.CERTIFIED
+    assert thresholds(problem).one_sided
     assert CrossEntropy(**{k: v for k, v in loss.to_dict().items() if k != "name"}) == loss
 
 

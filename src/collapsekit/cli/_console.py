@@ -121,7 +121,8 @@ def print_table(
     wide as it needs to be, so that nothing is cut.
     """
     console, hidden = Console(highlight=False), list[int]()
-    for i in [*(headers.index(name) for name in drop if name in headers), None]:
+    of_name = {name: [i for i, header in enumerate(headers) if header == name] for name in drop}
+    for i in [*(of_name[name].pop() for name in drop if of_name[name]), None]:  # two columns may have one name
         table = _table(headers, rows, muted, hidden)
         needed = Console(width=10_000).measure(table).maximum
         if not console.is_terminal or needed <= console.width or i is None:

@@ -21,8 +21,9 @@ def confidence_decides(loss: Loss) -> bool:
 
 
 def fates(loss: Loss, confidences: Array, collapses: NDArray[np.bool_]) -> list[Fate]:
-    """Return what is expected of each class: it collapses, is nearly lost (confidence below one half), or survives;
-    unknown where there is no confidence.
+    """Return what is expected of each class: it collapses, is nearly lost (confidence below one half), or survives.
+
+    Unknown where there is no confidence.
     """
     nearly = (confidences < HALF) & confidence_decides(loss)
     cases: dict[Fate, NDArray[np.bool_]] = {

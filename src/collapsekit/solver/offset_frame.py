@@ -230,7 +230,7 @@ def lambert_exp(x: Array, start: Array | None = None) -> Array:
     Examples
     --------
     >>> lambert_exp(np.array([1.0, -800.0, 1e6])).round(6).tolist()
-    [1.0, 0.0, 999986.184506]
+    [1.0, 0.0, 999986.184503]
     """
     t = np.where(x > 1, np.log(np.maximum(x, 1.0)), x) if start is None else np.log(np.maximum(start, TINY))
     for _ in range(MOST_STEPS):
