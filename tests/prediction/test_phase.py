@@ -55,3 +55,15 @@ def test_misuse(options, fragment):
     given = {"num_classes": 5, "largest": 100, "ratios": [10], "products": [1e-6]} | options
     with pytest.raises(CollapseError, match=fragment):
         phase_diagram(given.pop("num_classes"), given.pop("largest"), **given)
+
+
+def test_with_a_bias_every_cell_is_what_is_predicted_there():
+    diagram = phase_diagram(4, 500, ratios=[1, 50], products=[1e-6, 3e-5, 1e-2], bias="free")
+    for row, ratio in enumerate((1, 50)):
+        for column, product in enumerate((1e-6, 3e-5, 1e-2)):
+            counts, root = long_tail(500, round(500 / ratio), 4), product**0.5
+            lost = predict(UFM(counts, root, root, bias="free")).collapses.sum()
+            assert diagram.survivors[row, column] == 4 - lost
+    assert diagram.survivors[1].tolist() == [4, 3, 0]
+    assert diagram.first_death[1] == 3e-5
+    assert diagram.last_death[1] == 1e-2

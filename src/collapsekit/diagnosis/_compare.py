@@ -265,11 +265,11 @@ def compare(
     """
     if isinstance(measured, NeuralCollapse):
         measured = measured.measurement()
+    expected = from_solution(prediction) if isinstance(prediction, Solution) else prediction
+    if expected is not None and measured.weight is not None and has_free_shift(expected.problem):
+        measured = measured.centred()
     if measured.weight is None or measured.confidences is None or measured.recalls is None:
         raise CollapseError("measured: without a head there are no confidences; measure with weight=")
-    expected = from_solution(prediction) if isinstance(prediction, Solution) else prediction
-    if expected is not None and has_free_shift(expected.problem):
-        measured = measured.centred()
     size, per_class, seen = measured.moments.num_classes, measured.per_class(), measured.counts > 0
     unknown = np.full(size, np.nan)
     recalls = unknown if test_recalls is None else numeric("test_recalls", test_recalls)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from collapsekit import profiles
 from collapsekit.errors import CollapseError
 from collapsekit.losses import CrossEntropy, Loss
+from collapsekit.prediction._predict import predict
 from collapsekit.problem import UFM
 from collapsekit.theory._thresholds import thresholds
 from collapsekit.validation import Array, frozen, positive_values, shorten, whole_number
@@ -31,9 +32,10 @@ class PhaseDiagram:
     products : ndarray, shape (P,)
         λ_W λ_H.
     survivors : ndarray of int, shape (R, P)
-        Classes that keep a margin.
+        Classes that are predicted to be recognised.
     first_death, last_death : ndarray, shape (R,)
-        λ_W λ_H at which the first and the last class dies.
+        λ_W λ_H at which the first and the last class dies; without thresholds the first of the given products at which
+        one, or all, are lost, NaN if there is none.
     num_classes : int
         K.
     """
@@ -59,6 +61,8 @@ def phase_diagram(
     products: ArrayLike,
     profile: Profile = "long-tail",
     loss: Loss = CrossEntropy(),  # noqa: B008  (frozen)
+    bias: float | Literal["free"] | None = None,
+    relu: bool = True,
 ) -> PhaseDiagram:
     """Return how many classes survive for each imbalance ratio and each λ_W λ_H.
 
@@ -76,6 +80,10 @@ def phase_diagram(
         How counts fall between the two.
     loss : CrossEntropy, Focal, Hinge or MSE
         The loss.
+    bias : None, "free" or float
+        As for :class:`collapsekit.UFM`. With a bias, or without ReLU, every cell is searched for.
+    relu : bool
+        Whether features are nonnegative.
 
     Raises
     ------
@@ -98,12 +106,14 @@ def phase_diagram(
     if not isinstance(profile, str) or profile not in PROFILES:
         raise CollapseError(f"profile={shorten(profile)}: give one of {', '.join(PROFILES)}")
     counts = [PROFILES[profile](top, max(1, round(top / ratio)), size) for ratio in r]
-    critical = np.array([thresholds(UFM(n, 1.0, 1.0, loss=loss)).critical_product for n in counts])
-    return PhaseDiagram(
-        ratios=r,
-        products=p,
-        survivors=(critical[:, None, :] > p[None, :, None]).sum(axis=2),
-        first_death=frozen(critical.min(axis=1)),
-        last_death=frozen(critical.max(axis=1)),
-        num_classes=size,
-    )
+    if bias is None and relu and getattr(loss, "obstacle", None) is None:
+        critical = np.array([thresholds(UFM(n, 1.0, 1.0, loss=loss)).critical_product for n in counts])
+        survivors = (critical[:, None, :] > p[None, :, None]).sum(axis=2)
+        deaths = critical.min(axis=1), critical.max(axis=1)
+    else:
+        roots = np.sqrt(p)
+        lost = [[predict(UFM(n, w, w, loss=loss, bias=bias, relu=relu)).collapses.sum() for w in roots] for n in counts]
+        survivors = size - np.array(lost)
+        deaths = tuple(np.where(survivors <= most, p, np.inf).min(axis=1) for most in (size - 1, 0))
+    first, last = (frozen(np.where(np.isfinite(one), one, np.nan)) for one in deaths)
+    return PhaseDiagram(r, p, survivors, first, last, size)
