@@ -56,6 +56,7 @@ figures: .venv/run
 # Hours of work at full size; what is in runs/experiments already is not trained again.
 evidence: .venv/test
 	for claim in $(CLAIMS); do $(BIN)/python experiments/$$claim.py --out runs/experiments || exit 1; done
+	PYTHONPATH=experiments $(BIN)/python experiments/coinciding_texts.py
 	$(BIN)/python experiments/solver_certified.py
 	$(BIN)/python experiments/solver_landscape.py
 	PYTHONPATH=experiments $(BIN)/python -m _tools.summary
