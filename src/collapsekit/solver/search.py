@@ -153,8 +153,8 @@ class Search:
         """Descend with a coordinate for each class that it shares, if at all, with classes rarer than itself.
 
         Rotations ``V Q`` that keep the Gram matrix of the features leave the objective alone, and along them a descent
-        creeps; a triangular V with a positive diagonal has none. From the frame (:mod:`..offset_frame`), where V is
-        diagonal, the optimum under a long tail is found in tens of steps; what it lacks elsewhere, escapes add.
+        creeps; a triangular V with a positive diagonal has none. From the frame, where V is diagonal,
+        the optimum under a long tail is found in tens of steps; what it lacks elsewhere, escapes add.
         """
         size, order = model.size, np.argsort(model.kappa / (model.factors * model.loss.weights), kind="stable")
         rank = np.argsort(order)
@@ -167,7 +167,8 @@ class Search:
         for goal in GOALS:
             here = descend(model, here.point, goal, self.progress, shared[:, lives])
             if goal <= CERTIFIABLE:
-                self.offer(model, here, 0.5 * self.tol)
+                # a coordinate that fades away has features of noise, which would mislead the bound on the polar
+                self.offer(model, Local(model, tidied(model, here.point)), 0.5 * self.tol)
             if self.over:
                 break
         return here.point
