@@ -11,8 +11,10 @@ from collapsekit.cli._console import MOST_ROWS, print_json, print_note, print_ta
 from collapsekit.data import class_sizes
 from collapsekit.data.lists import Lines
 from collapsekit.heads import Inspection, inspect_head
-from collapsekit.heads.files import ModelHead, read_model
+from collapsekit.heads.activations import as_activation
+from collapsekit.heads.files import read_model
 from collapsekit.heads.labels import read_labels
+from collapsekit.heads.model_head import ModelHead
 from collapsekit.validation import short, shorten
 
 DROP = ("shortest\ninput", "share\nat least", "norm", "row")
@@ -37,7 +39,7 @@ def inspect(
 ) -> None:
     """Say which classes of a trained model can never or hardly be output, from its weights alone.
 
-    MODEL is a .safetensors, .npz, .npy, .pt or .pth file, or a folder with config.json and .safetensors files.
+    MODEL is an .onnx, .safetensors, .npz, .npy, .pt or .pth file, or a folder with config.json and .safetensors files.
     Nothing in it runs.
 
     Example: collapsekit inspect model.onnx
@@ -71,11 +73,9 @@ def inspect(
     found = read_model(model, head)
     names = found.names if labels is None else read_labels(labels, len(found.weight))
     samples = None if counts is None else _samples(counts, lines, names, len(found.weight))
-    given = found.activation
-    if activation is not None and (given is None or given.lower is None):
-        from collapsekit.heads.activations import as_activation
-
-        given = as_activation(activation)
+    given = as_activation(activation) or found.activation
+    if found.activation is not None and found.activation.lower is not None and activation is not None:
+        raise CollapseError(f"activation={activation!r}: the file says {found.activation}; leave it out")
     with progress("inspecting") as advance:
         result = inspect_head(
             found.weight,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +11,16 @@ from numpy.typing import NDArray
 from collapsekit.data.arrays import READERS, read_npy
 from collapsekit.data.files import check_bytes, is_folder, one_line
 from collapsekit.errors import CollapseError
-from collapsekit.heads.activations import Activation
 from collapsekit.heads.candidates import candidates, choose, load
 from collapsekit.heads.labels import config_labels, distinct
+from collapsekit.heads.model_head import ModelHead
+from collapsekit.heads.onnx_file import read_onnx
 from collapsekit.heads.safetensors_file import Index, index_of
 from collapsekit.validation import shorten
 
-FORMATS = ".safetensors, .npz, .npy, .pt, .pth, or a folder with config.json and .safetensors files"
+FORMATS = ".onnx, .safetensors, .npz, .npy, .pt, .pth, or a folder with config.json and .safetensors files"
 CONFIG = 16 * 2**20
 """Bytes of a config.json, at most."""
-
-
-@dataclass(frozen=True, eq=False)
-class ModelHead:
-    """The head of a model.
-
-    Attributes
-    ----------
-    layer : str
-        What the file calls it.
-    weight : (K, d) array
-        One row a class.
-    bias : (K,) array or None
-        None where it has none.
-    names : tuple of str or None
-        Names of the classes, where the file has them.
-    activation : Activation or None
-        What its inputs come from, where a graph says so.
-    """
-
-    layer: str
-    weight: NDArray[Any]
-    bias: NDArray[Any] | None
-    names: tuple[str, ...] | None = None
-    activation: Activation | None = None
 
 
 def read_model(path: str, head: str | None = None) -> ModelHead:
@@ -54,10 +29,10 @@ def read_model(path: str, head: str | None = None) -> ModelHead:
     Parameters
     ----------
     path : str
-        ``.safetensors``, ``.npz``, ``.npy``, ``.pt``, ``.pth``, or
+        ``.onnx`` (its output layer is found in the graph), ``.safetensors``, ``.npz``, ``.npy``, ``.pt``, ``.pth``, or
         a folder with ``config.json`` and one or more ``.safetensors``.
     head : str, optional
-        The layer, as the file calls it; left out: the matrix named like a head, or the only
+        The layer, as the file calls it; left out: the graph's output layer, the matrix named like a head, or the only
         one.
 
     Raises
@@ -70,6 +45,8 @@ def read_model(path: str, head: str | None = None) -> ModelHead:
         if is_folder(file):
             return _from_folder(file, head)
         suffix = file.suffix.lower()
+        if suffix == ".onnx":
+            return read_onnx(file, head)
         if suffix == ".safetensors":
             return _from_index(index_of([file]), head, None)
         if suffix == ".npy":

@@ -29,9 +29,7 @@ def _headline(found: Inspection) -> str:
     if never:
         many = f"{len(never)} of {size} classes" if len(never) > 1 else f"1 of {size} classes"
         return f"{many} can never be output, whatever the input{_condition(found)}: {_listed(found, never)}."
-    if found.flagged.size:
-        return f"No class of {size} is proved unreachable."
-    return f"No class of {size} stands out as one that is never output."
+    return "" if found.flagged.size else f"No class of {size} stands out as one that is never output."
 
 
 def _condition(found: Inspection) -> str:
@@ -102,8 +100,11 @@ def _decay(found: Inspection) -> str:
 
 def _missing(found: Inspection) -> str:
     """What would have to be said for more to be proved."""
-    if found.activation is not None or not found.flagged.size:
+    if not found.flagged.size:
         return ""
+    if found.activation is not None:
+        name = "" if found.activation.lower is not None or not found.activation.read else found.activation.name
+        return name and f"The head's inputs come from {name}, which is not bounded from below: nothing is proved."
     return "What the head's inputs come from is not known; say the activation, and classes can be proved unreachable."
 
 
