@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.numpy import save_file
@@ -164,3 +165,17 @@ def test_a_hostile_folder_costs_one_line(folder, capsys, head):
             assert "config.json" in refused(capsys, "model")
         else:
             assert len(printed(capsys, "model")["classes"]) == 6
+
+
+def test_an_onnx_file_says_its_activation_and_its_labels_itself(folder, capsys, head):
+    make = onnx.helper
+    nodes = [make.make_node("Relu", ["x"], ["h"]), make.make_node("Gemm", ["h", "w", "b"], ["y"], transB=1)]
+    arrays = [onnx.numpy_helper.from_array(head[key], key[0]) for key in ("weight", "bias")]
+    ends = [make.make_tensor_value_info(name, 1, None) for name in "xy"]
+    model = make.make_model(make.make_graph(nodes, "g", ends[:1], ends[1:], arrays))
+    make.set_model_props(model, {"labels": json.dumps(NAMES)})
+    onnx.save(model, "net.onnx")
+    content = printed(capsys, "net.onnx")
+    assert risky(content) == {"bee", "elk"}
+    assert ", if the head's inputs" not in content["verdict"]
+    assert "the file says relu" in refused(capsys, "net.onnx", "--activation", "gelu")
