@@ -1,0 +1,82 @@
+"""read_onnx: the output layer of an ONNX classifier, found in its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collapsekit.data.files import parsing
+from collapsekit.errors import CollapseError
+from collapsekit.heads.labels import metadata_labels
+from collapsekit.heads.model_head import ModelHead
+from collapsekit.heads.onnx_graph import REMEDY, Graph
+from collapsekit.heads.onnx_inputs import activation_of
+from collapsekit.heads.onnx_layers import Linear, linear
+from collapsekit.validation import printable, short
+
+LISTED = 8
+
+
+def read_onnx(path: Path, head: str | None = None) -> ModelHead:
+    """Return the head of a graph: the layer before its output, or the one that is named."""
+    with parsing(path.name, REMEDY):
+        graph = Graph(path)
+        found = _output_layer(graph) if head is None else _named(graph, head)
+        return ModelHead(
+            layer=next((name for name in found.names if name), "output"),
+            weight=_floats(found.weight),
+            bias=None if found.bias is None else _floats(found.bias),
+            names=metadata_labels(graph.metadata, len(found.weight)),
+            activation=activation_of(graph, found.source),
+        )
+
+
+def _output_layer(graph: Graph) -> Linear:
+    """The one linear layer with at least two classes that leads to an output through what only ranks classes."""
+    found = dict[str, Linear]()
+    for output in graph.outputs:
+        for node in graph.above(output):
+            layer = linear(graph, node.output[0])
+            if layer is not None and len(layer.weight) > 1:
+                found.setdefault(layer.names[0], layer)
+                break
+    if len(found) == 1:
+        return next(iter(found.values()))
+    several = list(found.values()) or _all(graph)
+    if not several:
+        raise CollapseError("no linear layer with stored weights in the graph; give an ONNX file of a classifier")
+    why = "several outputs have layers of their own" if found else "the output is no linear layer's"
+    raise CollapseError(f"{why}; name the head with --head: {_listed(several)}")
+
+
+def _named(graph: Graph, head: str) -> Linear:
+    every = _all(graph)
+    layer = next((one for one in reversed(every) if head in one.names), None)
+    if layer is None:
+        raise CollapseError(f"no layer {printable(short(head))!r}; --head: one of {_listed(every) or 'nothing'}")
+    return layer
+
+
+def _all(graph: Graph) -> list[Linear]:
+    """Every linear layer, those with their bias in place of those without."""
+    found = dict[str, Linear]()
+    for node in graph.nodes:
+        layer = linear(graph, node.output[0]) if node.output else None
+        if layer is not None and len(layer.weight) > 1:
+            found[layer.names[0]] = layer
+    return list(found.values())
+
+
+def _listed(layers: Sequence[Linear]) -> str:
+    shown = [
+        f"{printable(short(one.names[0]))!r} ({len(one.weight)} × {one.weight.shape[1]})" for one in layers[-LISTED:]
+    ]
+    return ", ".join(shown)
+
+
+def _floats(array: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(array if array.dtype in (np.float32, np.float64) else array.astype(np.float32))

@@ -1,0 +1,181 @@
+"""`collapsekit inspect`: from a model's file to names of classes; hostile files cost one line."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from _support.heads import trained
+from collapsekit.cli import main
+from collapsekit.heads import inspect_head
+
+NAMES = ["ant", "bee", "cat", "dog", "elk", "fox"]
+COUNTS = np.array([40, 0, 12, 25, 0, 6])
+
+
+@pytest.fixture(scope="module")
+def head():
+    weight, bias, _ = trained(COUNTS, 4, 1e-2, bias_decay=1e-2, relu=True)
+    return {"weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, head):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    save_file(head, "head.safetensors")
+    (tmp_path / "labels.txt").write_text("\n".join(NAMES) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def printed(capsys, *arguments):
+    assert main(["inspect", *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys, *arguments):
+    assert main(["inspect", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    return err
+
+
+def risky(content):
+    return {one["label"] for one in content["classes"] if one["coinciding"]}
+
+
+def test_the_verdict_comes_first_and_names_the_classes(folder, capsys):
+    assert main(["inspect", "head.safetensors", "--labels", "labels.txt", "--activation", "relu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "'bee'" in lines[0] + lines[1]
+    assert "'elk'" in lines[0] + lines[1]
+    assert all(len(line) <= 80 for line in lines[-9:])
+    assert lines[-6].split()[0] in ("bee", "elk")
+
+
+def test_json_is_what_the_library_says(folder, capsys, head):
+    content = printed(capsys, "head.safetensors", "--labels", "labels.txt", "--activation", "relu", "--prove", "all")
+    found = inspect_head(head["weight"], head["bias"], names=NAMES, activation="relu", prove="all")
+    assert content == json.loads(json.dumps(found.to_dict()))
+    assert risky(content) == {"bee", "elk"}
+
+
+@pytest.mark.parametrize("name", ["net.npz", "net.pt", "net.pth", "net.safetensors", "net.npy", "net"])
+def test_the_head_is_found_in_every_kind_of_file(folder, capsys, head, name):
+    layers = {
+        "stem.weight": np.zeros((3, 4), np.float32),
+        "fc.weight": head["weight"],
+        "fc.bias": head["bias"],
+        "norm.weight": np.ones(4, np.float32),
+    }
+    if name == "net.npz":
+        np.savez(name, **layers)
+    elif name == "net.npy":
+        np.save(name, head["weight"])
+    elif name == "net":
+        (folder / name).mkdir()
+        save_file({"stem.weight": layers.pop("stem.weight")}, "net/model-00001-of-00002.safetensors")
+        save_file(layers, "net/model-00002-of-00002.safetensors")
+        content = {"id2label": {str(k): one for k, one in enumerate(NAMES)}}
+        (folder / "net/config.json").write_text(json.dumps(content), encoding="utf-8")
+    elif name == "net.safetensors":
+        save_file(layers, name)
+    else:
+        torch.save({"state_dict": {key: torch.tensor(array) for key, array in layers.items()}}, name)
+    words = [] if name == "net" else ["--labels", "labels.txt"]
+    content = printed(capsys, name, *words)
+    assert risky(content) == {"bee", "elk"}
+    assert (content["bias_sum"] is None) == (name == "net.npy")
+
+
+def test_several_matrices_are_listed_and_one_can_be_named(folder, capsys, head):
+    np.savez("two.npz", first=np.eye(4, 3), second_w=head["weight"], second_b=head["bias"])
+    err = refused(capsys, "two.npz")
+    assert "--head: 'first' (4 × 3), 'second' (6 × 4)" in err
+    assert len(printed(capsys, "two.npz", "--head", "second")["classes"]) == 6
+    assert "no matrix 'third'" in refused(capsys, "two.npz", "--head", "third")
+
+
+def test_a_keras_kernel_has_its_classes_in_columns(folder, capsys, head):
+    np.savez("keras.npz", **{"dense/kernel": head["weight"].T, "dense/bias": head["bias"]})
+    assert risky(printed(capsys, "keras.npz", "--labels", "labels.txt")) == {"bee", "elk"}
+
+
+@pytest.mark.parametrize(
+    "text", ["\n".join(f"{n},{c}" for n, c in zip(NAMES, COUNTS, strict=True) if c), "40 0 12 25 0 6"]
+)
+def test_counts_by_name_or_by_row_tell_the_never_seen(folder, capsys, text):
+    (folder / "counts.txt").write_text(text, encoding="utf-8")
+    words = ["--labels", "labels.txt", "--counts", "counts.txt", "--lines", "counts"]
+    content = printed(capsys, "head.safetensors", *words)
+    assert "By the counts 2 of these 2 classes had no samples" in content["verdict"]
+
+
+def test_labels_may_be_json_repeat_or_hold_what_steers_a_terminal(folder, capsys):
+    (folder / "one.json").write_text(json.dumps({name: k for k, name in enumerate(NAMES)}), encoding="utf-8")
+    assert risky(printed(capsys, "head.safetensors", "--labels", "one.json")) == {"bee", "elk"}
+    (folder / "odd.txt").write_text("a\nb\x1b[31m\na\nd\n \nf\n", encoding="utf-8")
+    labels = [one["label"] for one in printed(capsys, "head.safetensors", "--labels", "odd.txt")["classes"]]
+    assert labels == ["a (row 0)", "b\N{REPLACEMENT CHARACTER}[31m", "a (row 2)", "d", " ", "f"]
+    (folder / "few.txt").write_text("a\nb\n", encoding="utf-8")
+    assert "2 labels for 6 rows" in refused(capsys, "head.safetensors", "--labels", "few.txt")
+
+
+def test_share_and_shortest_input_are_shown_on_request(folder, capsys):
+    words = ["--weight-decay", "0.01", "--feature-norm", "10", "--least-norm"]
+    first = printed(capsys, "head.safetensors", *words)["classes"]
+    assert first[0]["share_at_least"] > first[1]["share_at_least"] >= 0
+    assert {one["row"] for one in first if one["least_norm"] is not None} <= {1, 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("none.npz", None),
+        ("empty.safetensors", b""),
+        (
+            "huge.safetensors",
+            (64).to_bytes(8, "little") + b'{"w":{"dtype":"F32","shape":[99999999999,99],"data_offsets":[0,0]}}',
+        ),
+        ("long.safetensors", (2**60).to_bytes(8, "little") + b"{}"),
+        ("bad.npz", b"PK\x03\x04"),
+        ("bad.pt", b"\x80\x04."),
+        ("model.bin", b"x"),
+        ("model.pkl", b"x"),
+    ],
+)
+def test_a_hostile_file_costs_one_line(folder, capsys, name, content):
+    if content is not None:
+        (folder / name).write_bytes(content)
+    assert name.split(".")[0] in refused(capsys, name)
+
+
+def test_a_hostile_folder_costs_one_line(folder, capsys, head):
+    (folder / "model").mkdir()
+    assert "no .safetensors files in the folder" in refused(capsys, "model")
+    save_file(head, "model/model.safetensors")
+    for text in ("{", "[" * 100_000, '{"id2label": 3}', '{"id2label": {"a": "b"}}', '"x"'):
+        (folder / "model/config.json").write_text(text, encoding="utf-8")
+        if text[-1] in "[{":
+            assert "config.json" in refused(capsys, "model")
+        else:
+            assert len(printed(capsys, "model")["classes"]) == 6
+
+
+def test_an_onnx_file_says_its_activation_and_its_labels_itself(folder, capsys, head):
+    make = onnx.helper
+    nodes = [make.make_node("Relu", ["x"], ["h"]), make.make_node("Gemm", ["h", "w", "b"], ["y"], transB=1)]
+    arrays = [onnx.numpy_helper.from_array(head[key], key[0]) for key in ("weight", "bias")]
+    ends = [make.make_tensor_value_info(name, 1, None) for name in "xy"]
+    model = make.make_model(make.make_graph(nodes, "g", ends[:1], ends[1:], arrays))
+    make.set_model_props(model, {"labels": json.dumps(NAMES)})
+    onnx.save(model, "net.onnx")
+    content = printed(capsys, "net.onnx")
+    assert risky(content) == {"bee", "elk"}
+    assert ", if the head's inputs" not in content["verdict"]
+    assert "the file says relu" in refused(capsys, "net.onnx", "--activation", "gelu")
