@@ -4,9 +4,9 @@ Run: python experiments/coinciding_texts.py       (a minute; trains nothing)
 Needs Debian's fortunes, fortunes-min. Writes experiments/results/coinciding_texts.json.
 
 The eight runs of experiments/collapse_line.py on texts of which some stand in two classes, as they are stored, are laid
-beside the optimum of their types of samples (`collapsekit.data.types_of`): a set of texts with the same words is one type
-with the share of each class among its copies. Texts that a network cannot separate although their words differ are not
-known of. The band, 0.005, was written before the optima were computed.
+beside the optimum of their types of samples (`collapsekit.data.types_of`): a set of texts with the same words is one
+type with the share of each class among its copies. Texts that a network cannot separate although their words differ
+are not known of. The band, 0.005, was written before the optima were computed.
 """
 
 import json

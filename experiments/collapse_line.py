@@ -16,8 +16,9 @@ same data and seed. The dead classes must be exactly the predicted ones where no
 The bands below were committed before the run; sizes were chosen on seed 100, which is not among the runs. What was
 changed after looking: storms ran for 1,500 steps at 1e-3 (0.023 off in the class nearest to its threshold), and
 Fashion-MNIST for 200 epochs with hidden layers of 256 (up to 0.012 off: classes exactly at their threshold, which two
-of the levels have, were still dying, and one or two hard samples were not fitted). The eight runs on texts that coincide across classes
-are laid beside the optimum of their types of samples in experiments/coinciding_texts.py: 0.055 becomes 0.00006.
+of the levels have, were still dying, and one or two hard samples were not fitted). The eight
+runs on texts that coincide across classes are laid beside the optimum of their types of samples in
+experiments/coinciding_texts.py: 0.055 becomes 0.00006.
 """
 
 import numpy as np
