@@ -24,7 +24,7 @@ SOON, QUIET = 2.0, 30.0
 # a table of more classes shows the first, the last, and NEAR rows on both sides of where their status changes
 MOST_ROWS, NEAR = 40, 5
 GONE = ("collapses", "lost", "never predicted")  # classes of this status are dimmed
-Advance = Callable[[int, int, float], None]  # called with the step, how many there are, and the objective
+Advance = Callable[[float, float, float | str], None]  # what is done, of how much; the objective, or words
 Column = tuple[str, Any, str]  # header, one value a class, and how `format` is to write it
 
 
@@ -58,8 +58,13 @@ def progress(what: str) -> Iterator[Advance]:
     shower = threading.Thread(target=show, daemon=True)
     shower.start()
     try:
-        yield lambda step, total, objective: bar.update(
-            task, completed=step, total=total, note=f" step {step}/{total}, objective {objective:.6g}"
+        yield lambda done, total, what: bar.update(
+            task,
+            completed=done,
+            total=total,
+            note=f" {done:.0f}/{total:.0f} {what}"
+            if isinstance(what, str)
+            else f" step {done}/{total}, objective {what:.6g}",
         )
     finally:
         ended.set()
