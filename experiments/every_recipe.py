@@ -135,7 +135,6 @@ def judge_one(name, rows, bands):
         f"deviation 0 (band {bands[name]}); optima certified",
         f"{spread(largest)}, worst {max(largest):.2g}; certified {certified} of {len(rows)}{beyond}",
         max(largest) <= bands[name] and certified == len(rows),
-        headline=name == "bias, penalties",
     )
 
 

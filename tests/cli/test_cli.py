@@ -320,6 +320,64 @@ def test_errors_name_the_flag(capsys, command, words, said):
     assert capsys.readouterr().err.startswith(f"collapsekit: {said}")
 
 
+SHIFTED = [*BRANCHES, "--batchnorm-decay", "gain"]
+FROZEN = [*BRANCHES, "--batchnorm-decay", "gain_frozen_shift"]
+OWN = ["--lambda-w", "0.01", "--lambda-h", "0.01"]
+REVIEWED = [
+    ([*SHIFTED, "--dim", "1"], "--dim=1: with γ decayed and β free"),
+    ([*FROZEN, "--no-relu"], "--no-relu: with β frozen the law needs the ReLU"),
+    ([*FROZEN, "--logit-adjustment", "1"], "--batchnorm-decay='gain_frozen_shift': class 0 holds 62%"),
+    (["--bias", "free"], "--bias: thresholds are known without it"),
+    ([*BRANCHES, "--no-norm-bias-decay", "--batchnorm-decay", "gain"], "--batchnorm-decay=gain: contradicts"),
+    ([*OWN, "--no-norm-bias-decay"], "--no-norm-bias-decay: belongs to a recipe"),
+    ([*BRANCHES, "--learning-rate", "0.1"], "--steps: missing; a horizon needs"),
+    ([*OWN, "--learning-rate", "0.1", "--steps", "9"], "--steps: a horizon needs the recipe's --weight-decay"),
+    ([*BRANCHES, "--learning-rate", "0.1", "--steps", "1000000000000"], "--steps=1000000000000: no training takes"),
+    ([*BRANCHES, "--schedule", "step"], "--milestones=(): only the schedule 'step'"),
+    ([*BRANCHES, "--steps", "5", "--learning-rate", "1", "--warmup-steps", "6"], "--warmup-steps=6: longer than"),
+    ([*OWN, "--focal", "2", "--loss", "mse"], "--focal=2: contradicts --loss=mse"),
+    ([*OWN, "--ldam", "-1"], "--ldam=-1: give a number of at least 0"),
+    ([*OWN, "--bias", "-1"], "--bias='-1': give none, free, decays or a penalty"),
+    ([*OWN, "--time-limit", "0"], "--time-limit=0: give seconds above 0"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), REVIEWED, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_predict_cannot_answer_is_refused_by_flag(capsys, words, said):
+    assert main(["predict", "5", "3", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"collapsekit: {said}")
+
+
+def test_a_free_shift_is_a_free_bias_whatever_the_head_has(capsys):
+    found = []
+    for bias in ("none", "free", "decays", "0.01"):
+        assert main(["predict", "50", "30", *SHIFTED[2:], "--weight-decay", "0.1", "--bias", bias, "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["confidences"])
+    assert_allclose(found, [found[0]] * 4)
+
+
+def test_bounds_alone_say_so(capsys):
+    counts = [str(count) for count in range(100, 2200)]
+    words = [*counts, "--lambda-w", "1e-6", "--lambda-h", "1e-9", "--bias", "free"]
+    assert main(["predict", *words, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["collapses"] is None
+    assert content["confidences"][0] is None
+    assert content["confidence_floor"][0] is not None
+    assert "bias" in content["why"]
+    assert main(["advise", *words]) == 2
+    assert "too many to search" in capsys.readouterr().err
+
+
+def test_decoupled_decay_gets_a_horizon(capsys):
+    words = ["500", "30", *BRANCHES, "--optimizer", "adamw", "--learning-rate", "1e-5", "--steps", "100"]
+    for command in ("predict", "advise"):
+        assert main([command, *words]) == 0
+        assert "no class can be lost to it" in capsys.readouterr().out
+    assert main(["predict", *words, "--json"]) == 0
+    assert_allclose(json.loads(capsys.readouterr().out)["horizon"], 0.001)
+
+
 def test_landscape_names_the_flag_of_the_width(capsys):
     assert main(["landscape", "5", "3", "--lambda-w", "1", "--lambda-h", "1"]) == 2
     assert capsys.readouterr().err == "collapsekit: --dim: missing; local descent happens at one width\n"

@@ -92,6 +92,10 @@ def test_sgd_keeps_the_mean_row_of_a_head_but_for_the_decay():
     assert_allclose(head.weight.sum(dim=0).norm().item() / start, np.exp(-efolds), rtol=0.05)
 
 
+def test_without_momentum_dampening_does_nothing():
+    assert_allclose(Optimizer("sgd", 0.1, steps=10, dampening=0.5).horizon(0.1), 0.1)
+
+
 def test_coupled_adam_has_no_horizon_and_says_so():
     assert np.isnan(Optimizer("adam", steps=10).horizon(0.1))
     assert "there is no horizon" in horizon_sentence(float("nan"))
@@ -121,6 +125,11 @@ def test_what_a_horizon_means(efolds, fragment):
         ({"momentum": 1.0}, "momentum=1.0: give a number from 0 to below 1"),
         ({"nesterov": True}, "nesterov=True: it needs momentum above 0"),
         ({"name": "adamw", "momentum": 0.9}, "momentum=0.9: only sgd has one"),
+        ({"name": "adamw", "dampening": 0.5}, "dampening=0.5: only sgd has one"),
+        ({"schedule": "step"}, "milestones=(): only the schedule 'step' has any"),
+        ({"milestones": (3,)}, "milestones=(3,): only the schedule 'step' has any"),
+        ({"steps": 10, "warmup": 11}, "warmup=11: longer than the 10 steps"),
+        ({"steps": 10**12}, "no training takes more than"),
         ({"learning_rate": 0}, "learning_rate=0"),
     ],
     ids=str,

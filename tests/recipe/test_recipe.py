@@ -238,3 +238,10 @@ def test_torch_class_weights_are_normalised_by_the_samples():
     problem = problem_of([5, 3, 2], weight_decay=0.1, feature_decay=0.1, class_weights=[1, 2, 4])
     assert_allclose(problem.class_weights, np.array([1, 2, 4]) * 10 / (5 + 6 + 8), rtol=EXACT)
     assert_allclose(problem.loss_weights.sum(), 1, rtol=EXACT)
+
+
+def test_a_free_shift_moves_with_its_counts():
+    recipe = BatchNorm(0.03, "gain")
+    moved = recipe.moved(recipe.problem([50, 30, 20], LastLayer(branches=1)), [50, 30, 30])
+    assert_allclose(moved.lambda_h, 0.03 / 110, rtol=EXACT)
+    assert (moved.relu, moved.bias) == (False, "free")

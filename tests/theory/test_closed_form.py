@@ -490,7 +490,9 @@ def test_as_many_dimensions_as_survivors_are_enough(dim):
 def test_fewer_dimensions_than_survivors_are_refused(dim, fragment):
     with pytest.raises(CollapseError, match=fragment):
         closed_form(UFM(FIRST.counts, 3e-2, 1e-3, dim=dim))
-    assert thresholds(UFM(FIRST.counts, 3e-2, 1e-3, dim=dim)).headroom.shape == (4,)
+    with pytest.raises(CollapseError, match=f"dim={dim}: 3 classes survive"):
+        thresholds(UFM(FIRST.counts, 3e-2, 1e-3, dim=dim))
+    assert thresholds(UFM(FIRST.counts, 3e-2, 1e-3, dim=3)).headroom.shape == (4,)
 
 
 @pytest.mark.parametrize("dim", [2, 0, -1, 3.5, "wide"])

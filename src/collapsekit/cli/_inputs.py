@@ -17,7 +17,7 @@ from collapsekit.data.lists import Lines
 from collapsekit.losses import Loss
 from collapsekit.recipe import BatchNorm, LastLayer, Optimizer, Penalty, Plain, Recipe
 from collapsekit.recipe._kinds import BatchNormDecay, FeatureReduction
-from collapsekit.validation import shorten, whole_number
+from collapsekit.validation import positive_number, shorten, whole_number
 
 
 @contextmanager
@@ -105,7 +105,7 @@ class Penalties:
     batchnorm_branches : int
         Number of BatchNorm outputs summed before the ReLU that feeds the head; no feature penalty then.
     batchnorm_decay : str
-        Which of their γ and β decay.
+        Which of their γ and β decay; left out: both.
     no_norm_bias_decay : bool
         The usual habit: norm layers and biases are excluded from weight decay.
     class_weights : tuple of float
@@ -132,7 +132,7 @@ class Penalties:
     momentum: float = 0.0
     nesterov: bool = False
     batchnorm_branches: int | None = None
-    batchnorm_decay: BatchNormDecay = "gain_and_shift"
+    batchnorm_decay: BatchNormDecay | None = None
     no_norm_bias_decay: bool = False
     class_weights: tuple[float, ...] | None = None
     smoothing: float = 0.0
@@ -163,10 +163,18 @@ class Penalties:
                     f"--feature-decay={self.feature_decay:g}: the decay of a BatchNorm before the ReLU is itself the "
                     "feature penalty; leave it out, or leave out --batchnorm-branches"
                 )
-            decays: BatchNormDecay = "none" if self.no_norm_bias_decay else self.batchnorm_decay
+            if self.no_norm_bias_decay and self.batchnorm_decay is not None:
+                raise CollapseError(
+                    f"--batchnorm-decay={self.batchnorm_decay}: contradicts --no-norm-bias-decay; leave one of them out"
+                )
+            decays = "none" if self.no_norm_bias_decay else self.batchnorm_decay or "gain_and_shift"
             return BatchNorm(self.weight_decay, decays, self.loss_factor, not self.no_norm_bias_decay)
         if self.feature_decay is None:
             return Plain(self.weight_decay, self.loss_factor)
+        if self.feature_reduction == "entry_mean" and self.feature_dim is None:
+            raise CollapseError(
+                "--feature-dim=None: a mean over all entries divides by N d; give the width of the features"
+            )
         return Penalty(
             self.weight_decay,
             self.feature_decay,
@@ -177,7 +185,7 @@ class Penalties:
         )
 
     @property
-    @by_flags(warmup="--warmup-steps", factor="--milestones")
+    @by_flags(warmup="--warmup-steps")
     def takes_steps(self) -> Optimizer:
         """The optimiser that these flags name."""
         return Optimizer(
@@ -193,12 +201,17 @@ class Penalties:
 
     @property
     def horizon(self) -> float | None:
-        """Over how many e-folds the decay acts; None where learning rate, steps or decay were not given."""
-        if self.learning_rate is None or self.steps is None or self.weight_decay is None:
+        """Over how many e-folds the decay acts; None where neither learning rate nor steps were given."""
+        if self.learning_rate is None and self.steps is None:
             return None
+        for flag, value in (("steps", self.steps), ("learning-rate", self.learning_rate)):
+            if value is None:
+                raise CollapseError(f"--{flag}: missing; a horizon needs --learning-rate and --steps")
+        if self.weight_decay is None:
+            raise CollapseError("--steps: a horizon needs the recipe's --weight-decay; give it, or leave --steps out")
         return self.takes_steps.horizon(self.weight_decay)
 
-    @by_flags(decays="--batchnorm-decay", dim="--feature-dim")
+    @by_flags(decays="--batchnorm-decay")
     def refusal(self, counts: ArrayLike) -> str | None:
         """Return why these flags describe no problem for a training set with these counts, or None if they do."""
         recipe = self.recipe
@@ -250,28 +263,37 @@ class Head:
     dim: int | None = None
 
     @by_flags(
-        decays="--batchnorm-decay", dim="--feature-dim", gamma="--focal", offsets="--logit-adjustment", scales="--cdt"
+        decays="--batchnorm-decay",
+        gamma="--focal",
+        margins="--ldam",
+        offsets="--logit-adjustment",
+        scales="--cdt",
     )
     def problem(self, penalties: Penalties, sizes: ArrayLike | Mapping[str, int], *, biased: bool = False) -> UFM:
         """Return the problem of these flags for a training set with these counts; `biased` if --bias is left out."""
         if not penalties.given:
             raise CollapseError("--lambda-w: missing; give penalties, as predict does")
+        if self.dim is not None:
+            whole_number("--dim", self.dim, 1, "give the width of the features, or leave it out")
         loss = self.made(penalties, sizes)
         word = self.bias if self.bias is not None else "as the recipe says" if biased else "none"
         if penalties.recipe is None:
             made = self._own_units(penalties, sizes, loss, word)
         else:
-            last, recipe = replace(penalties.last, biased=word != "none"), penalties.recipe
+            recipe, shift = penalties.recipe, getattr(penalties.recipe, "decays", None)
+            last = replace(penalties.last, biased=word != "none")
+            if penalties.feature_reduction != "entry_mean":  # whose --feature-dim is that of the mean only
+                last = replace(last, dim=self.dim)
+            if self.no_relu and shift == "gain_frozen_shift":
+                raise CollapseError("--no-relu: with β frozen the law needs the ReLU; leave it out, or let β decay")
             if word in ("free", "decays"):
                 recipe = recipe.with_bias(decays=word == "decays")
             made = recipe.problem(
                 sizes, last, loss=loss, class_weights=penalties.class_weights, optimizer=penalties.takes_steps
             )
             if word not in ("none", "free", "decays", "as the recipe says"):
-                made = replace(made, bias=_number(word))
-        if self.dim is not None:
-            whole_number("--dim", self.dim, 1, "give the width of the features, or leave it out")
-        # --feature-dim is that of the mean only
+                number = _number(word)
+                made = made if shift == "gain" else replace(made, bias=number)  # a free β is a free bias all the same
         return replace(made, dim=self.dim, relu=made.relu and not self.no_relu)
 
     def _own_units(self, penalties: Penalties, sizes: ArrayLike | Mapping[str, int], loss: Loss, word: str) -> UFM:
@@ -280,6 +302,9 @@ class Head:
             raise CollapseError(f"{missing}: missing; the closed form needs both penalties")
         if penalties.feature_decay is not None or penalties.batchnorm_branches is not None:
             raise CollapseError("--lambda-h: already the feature penalty; give it or a recipe's units, not both")
+        if penalties.no_norm_bias_decay or penalties.batchnorm_decay is not None:
+            flag = "--no-norm-bias-decay" if penalties.no_norm_bias_decay else "--batchnorm-decay"
+            raise CollapseError(f"{flag}: belongs to a recipe's --weight-decay; leave it out")
         if word == "decays":
             raise CollapseError(
                 "--bias=decays: needs a recipe's --weight-decay; give its penalty in the theory's units"
@@ -290,11 +315,16 @@ class Head:
             sizes, penalties.lambda_w, penalties.lambda_h, loss=loss, class_weights=penalties.class_weights, bias=bias
         )
 
-    @by_flags(gamma="--focal", offsets="--logit-adjustment", scales="--cdt")
+    @by_flags(gamma="--focal", margins="--ldam", offsets="--logit-adjustment", scales="--cdt")
     def made(self, penalties: Penalties, sizes: ArrayLike | Mapping[str, int]) -> Loss:
         """Return the loss of these flags."""
         n = np.array([*sizes.values()]) if isinstance(sizes, Mapping) else sizes
         plain, kind = penalties.smoothed, "focal" if self.focal is not None else self.loss
+        if self.focal is not None and self.loss not in ("cross-entropy", "focal"):
+            raise CollapseError(f"--focal={self.focal:g}: contradicts --loss={self.loss}; leave one of them out")
+        for flag, value in (("ldam", self.ldam), ("cdt", self.cdt)):
+            if value is not None and not value >= 0:
+                raise CollapseError(f"--{flag}={value:g}: give a number of at least 0")
         if kind == "cross-entropy":
             tau = self.logit_adjustment
             return replace(
@@ -306,8 +336,9 @@ class Head:
             )
         own = (self.ldam, self.logit_adjustment, self.cdt)
         if any(value is not None for value in own) or plain != CrossEntropy() or self.temperature != 1.0:
+            named = "--loss=" if self.focal is None else "--focal, "
             raise CollapseError(
-                f"--loss={kind}: --smoothing, --temperature, --ldam, --logit-adjustment and --cdt are cross-entropy's"
+                f"{named}{kind}: --smoothing, --temperature, --ldam, --logit-adjustment and --cdt are cross-entropy's"
             )
         focal = Focal() if self.focal is None else Focal(self.focal)
         others: dict[str, Loss] = {"focal": focal, "hinge": Hinge(), "mse": MSE()}
@@ -316,7 +347,7 @@ class Head:
 
 def _number(word: str) -> float:
     try:
-        return float(word)
+        return positive_number("--bias", float(word), "give none, free, decays or a penalty")
     except ValueError:
         raise CollapseError(f"--bias={shorten(word)}: give none, free, decays or a penalty") from None
 

@@ -13,14 +13,14 @@ from cyclopts import Parameter
 from collapsekit import UFM, CollapseError, predict, thresholds
 from collapsekit.cli._console import Column, print_classes, print_json, print_note, progress
 from collapsekit.cli._inputs import Counting, Head, Penalties, class_labels
-from collapsekit.cli.predict import NO_ACCURACY, pages, sheet_of
+from collapsekit.cli.predict import NO_ACCURACY, pages, print_horizon, sheet_of
 from collapsekit.evidence import scope
 from collapsekit.prediction import fates, largest_decays
 from collapsekit.prediction._advise import scaled
 from collapsekit.recipe import Recipe, horizon_sentence
 from collapsekit.theory import NoClosedForm, Thresholds, counts_for, margins_for, weights_for
 from collapsekit.theory._counts import with_counts
-from collapsekit.validation import shorten
+from collapsekit.validation import class_counts, shorten
 
 # share of the largest decays at which the table shows what they leave: at the largest themselves a class dies
 SAFE = 0.9
@@ -65,6 +65,9 @@ def advise(
     penalties = penalties or Penalties()
     if not penalties.given:
         raise CollapseError("--weight-decay: missing; advice needs the recipe's penalties, as predict does")
+    if penalties.horizon is not None and (reason := penalties.refusal(class_counts(sizes))) is not None:
+        print_horizon(reason, penalties.horizon, class_labels(sizes), json)
+        return
     problem, recipe, names = (head or Head()).problem(penalties, sizes), penalties.recipe, class_labels(sizes)
     position = None if keep is None else _position(keep, names)
     with progress("looking for the largest decays"):

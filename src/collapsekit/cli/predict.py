@@ -16,12 +16,18 @@ from collapsekit.cli._inputs import Counting, Head, Penalties, class_labels
 from collapsekit.evidence import scope
 from collapsekit.prediction import Basis, Prediction, fates
 from collapsekit.recipe import Penalty, horizon_sentence
+from collapsekit.solver import Solution
 from collapsekit.theory import NoClosedForm, Thresholds
+from collapsekit.validation import class_counts
 
 # what a narrow terminal goes without, in this order; never class, count, confidence and status
 DROP = (
     *("‖w‖²", "‖h‖²", "margin", "dies at\ncount", "in training\nat least", "headroom\nat least", "headroom"),
     "dies at\nweight decay",
+)
+SHARED = (
+    "With β frozen, classes that share coordinates cost more than is counted here: the optimum is a lower bound, and "
+    "confidences are approximate."
 )
 NO_ACCURACY = "The prediction describes the training geometry; what it means for test accuracy has to be measured."
 
@@ -69,17 +75,20 @@ def predict(
             raise CollapseError(
                 "--html: a page needs penalties; give --lambda-w and --lambda-h, or the recipe's own units"
             )
+        for flag, given in (("bias", head.bias not in (None, "none")), ("no-relu", head.no_relu), ("dim", head.dim)):
+            if given:
+                raise CollapseError(f"--{flag}: thresholds are known without it; give penalties, too")
         unit = UFM(sizes, 1.0, 1.0, loss=head.made(penalties, sizes))
         if penalties.class_weights is not None:
             unit = Penalty(1.0, 1.0).problem(sizes, class_weights=penalties.class_weights, loss=unit.loss)
         _print_thresholds(unit, names, json)
-    elif penalties.horizon is not None and penalties.takes_steps.reason is not None:
-        _print_horizon(penalties.takes_steps.reason[1], penalties.horizon, names, json)
+    elif penalties.horizon is not None and (reason := penalties.refusal(class_counts(sizes))) is not None:
+        print_horizon(reason, penalties.horizon, names, json)
     else:
         _print_prediction(penalties, head.problem(penalties, sizes), names, time_limit, html, json)
 
 
-def _print_horizon(reason: str, horizon: float, names: list[str], json: bool) -> None:
+def print_horizon(reason: str, horizon: float, names: list[str], json: bool) -> None:
     """What can be said where the decay is the penalty of no problem: whether it acts at all."""
     sentence = f"With these steps {horizon_sentence(horizon)}."
     if json:
@@ -96,6 +105,11 @@ def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
         content = {key: value for key, value in limits.to_dict().items() if key not in dependent}
         print_json(content | {"labels": names, "counts": unit.counts.astype(int).tolist()})
         return
+    if limits.one_sided:
+        lives = ("lives below λ_W λ_H", limits.critical_product, ".6g")
+        print_classes([("class", names, ""), ("count", unit.counts, ".0f"), lives, ("", [""] * len(names), "")])
+        print_note("Beyond, a class may live on by sharing coordinates. Give penalties to see confidences.")
+        return
     dies = ("dies at λ_W λ_H ≥", limits.critical_product, ".6g")
     print_classes([("class", names, ""), ("count", unit.counts, ".0f"), dies, ("", [""] * len(names), "")])
     print_note(
@@ -107,6 +121,8 @@ def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
 def _print_prediction(
     penalties: Penalties, problem: UFM, names: list[str], time_limit: float, html: Path | None, json: bool
 ) -> None:
+    if not time_limit > 0:
+        raise CollapseError(f"--time-limit={time_limit:g}: give seconds above 0")
     with progress("predicting"):
         frame = collapsekit.predict(problem, time_limit=time_limit)
     limits, why = _limits(penalties, problem)
@@ -122,11 +138,17 @@ def _print_prediction(
         sheet = sheet_of("Which classes this recipe will lose", [summary], caption, columns, frame, ground.details)
         page = {"page": str(pages().prediction_page(problem, sheet, html))}
     if json:
-        found = {"thresholds": limits and limits.to_dict(), "scope": ground.to_dict(), "horizon": horizon}
+        found = {
+            "thresholds": limits and limits.to_dict(),
+            "why": None if exact else why,
+            "scope": ground.to_dict(),
+            "horizon": horizon,
+        }
         print_json(frame.to_dict() | {"labels": names} | found | page)
         return
     print_classes(columns, DROP)
-    for sentence in (summary, acts, str(ground), *(f"page: {written}" for written in page.values())):
+    shared = "" if exact or getattr(penalties.recipe, "decays", None) != "gain_frozen_shift" else SHARED
+    for sentence in (summary, shared, acts, str(ground), *(f"page: {written}" for written in page.values())):
         if sentence:
             print_note(sentence)
 
@@ -145,6 +167,10 @@ def _solved_summary(frame: Prediction, limits: Thresholds | None, why: str) -> s
     if frame.basis is Basis.BOUNDS:
         return f"Shown is what no class falls below ({frame.basis.value}: too many classes; {why})."
     fate = f"{int(frame.collapses.sum())} of {frame.problem.num_classes} classes collapse"
+    if frame.basis is Basis.NOT_CERTIFIED:
+        status = f"; {frame.source.status.value}" if isinstance(frame.source, Solution) else ""
+        point = f"At the best point found {fate}, not certified: relative gap {frame.gap:.1e}{status}"
+        return f"{point}. No thresholds ({why})."
     known = "Headrooms are lower bounds" if limits is not None and limits.one_sided else "No thresholds"
     return f"{fate}. {known} ({why}); shown is {frame.basis.value} (relative gap {frame.gap:.1e})."
 

@@ -150,7 +150,7 @@ def inspect_head(
     feature_norm: float | None = None,
     prove: Prove = "flagged",
     least_norm: bool = False,
-    advance: Advance = lambda done, total, note: None,
+    advance: Advance = lambda *_: None,
 ) -> Inspection:
     """Return what the weights of a softmax head tell about its classes, without any data.
 

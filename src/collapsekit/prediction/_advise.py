@@ -9,6 +9,7 @@ import numpy as np
 
 from collapsekit.errors import CollapseError
 from collapsekit.prediction._predict import predict
+from collapsekit.prediction._prediction import Basis
 from collapsekit.problem import UFM
 from collapsekit.theory import LargestPenalty, NoClosedForm, largest_penalty
 from collapsekit.theory._inverse import class_label, class_position
@@ -59,7 +60,13 @@ def largest_decays(
     def lost(factor: float) -> int | None:
         if told is not None:
             told(factor)
-        collapses = predict(scaled(problem, factor)).collapses
+        found = predict(scaled(problem, factor))
+        if found.basis is Basis.BOUNDS:
+            raise CollapseError(
+                f"counts: {problem.num_classes} classes are too many to search for their largest decays; see what "
+                "predict says of them"
+            )
+        collapses = found.collapses
         if k is not None:
             return k if collapses[k] else None
         return int(collapses.argmax()) if collapses.any() else None
@@ -74,7 +81,9 @@ def largest_decays(
         while (dead := lost(low)) is not None and low > 1 / FARTHEST:
             high, first, low = low, dead, low / step
     if first is None or low <= 1 / FARTHEST:
-        raise CollapseError("label: the fate of the class is the same at all penalties that can be tried")
+        raise CollapseError(
+            "label: the fate of the class is the same at all penalties that can be tried; see what predict says of it"
+        )
     while high / low > CLOSE:
         middle = (low * high) ** 0.5
         dead = lost(middle)

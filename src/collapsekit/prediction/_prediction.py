@@ -171,7 +171,7 @@ class Prediction:
             "schema": 2,
             "problem": self.problem.to_dict(),
             **{key: [None if np.isnan(one) else one for one in value.tolist()] for key, value in vectors.items()},
-            "collapses": self.collapses.tolist(),
+            "collapses": None if self.basis is Basis.BOUNDS else self.collapses.tolist(),
             "objective": None if np.isnan(self.objective) else self.objective,
             "lower_bound": self.lower_bound if np.isfinite(self.lower_bound) else None,
             "gap": self.gap if np.isfinite(self.gap) else None,

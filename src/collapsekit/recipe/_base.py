@@ -138,7 +138,7 @@ class Recipe:
         UFM(K=3, N=100, counts 60 … 10, lambda_w=0.1, lambda_h=0.001)
         """
         n = class_counts(counts)
-        _require(optimizer.reason or self._reason(last, n))
+        _require(optimizer.reason or self._reason(last, n) or self._unfit(loss, n))
         if class_weights is not None:
             weights = positive_vector("class_weights", class_weights, n.size, "leave it out for equal weights")
             class_weights = weights * (n.sum() / (weights @ n))
@@ -178,7 +178,8 @@ class Recipe:
         >>> recipe.moved(recipe.problem([60, 40], LastLayer(branches=2)), [60, 140]).lambda_h
         0.00025
         """
-        n, any_layer = class_counts(counts), LastLayer(1, branches=1)  # m and d are in the λ_H that is scaled
+        n = class_counts(counts)  # m and d are in the λ_H that is scaled
+        any_layer = LastLayer(problem.dim or n.size, biased=problem.relu and problem.bias is not None, branches=1)
         _require(self._reason(any_layer, n))
         scale = self._lambda_h(n, any_layer) / self._lambda_h(problem.counts, any_layer)
         weights = problem.class_weights
@@ -215,6 +216,10 @@ class Recipe:
     def _reason(self, last: LastLayer, n: Array | None) -> Reason | None:
         """Why there is no problem, whatever the optimiser."""
         return NO_FEATURE_PENALTY
+
+    def _unfit(self, loss: Loss, n: Array) -> Reason | None:
+        """Why the recipe has no problem with this loss."""
+        return None
 
     def _units(self, last: LastLayer) -> str:
         return f"No λ_H follows from this recipe: {NO_FEATURE_PENALTY[1]}."

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from collapsekit.errors import CollapseError
+from collapsekit.losses import Loss
 from collapsekit.recipe._base import NO_FEATURE_PENALTY, LastLayer, Recipe
 from collapsekit.recipe._optimizer import Reason
 from collapsekit.validation import Array, positive_number, shorten, whole_number
@@ -221,6 +222,15 @@ class BatchNorm(Recipe):
                 "let β decay",
             )
         return None
+
+    def _unfit(self, loss: Loss, n: Array) -> Reason | None:
+        if self.decays != "gain_frozen_shift" or getattr(loss, "obstacle", None) is None or n.max() <= n.sum() / 2:
+            return None
+        return (
+            "decays='gain_frozen_shift'",
+            f"class {n.argmax()} holds {n.max() / n.sum():.0%} of the samples, and with offsets or scales in the loss "
+            "and β frozen at 0 the features of a class above one half need not collapse; let β decay",
+        )
 
     @property
     def relu(self) -> bool:

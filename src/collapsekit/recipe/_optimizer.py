@@ -14,6 +14,8 @@ from collapsekit.validation import Array, numeric, positive_number, shorten, who
 LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3}
 """Optimisers and the learning rate at the start where none is given."""
 SCHEDULES = ("constant", "cosine", "linear", "step")
+MOST_STEPS = 10**9
+"""Beyond, a count of steps is a slip, and an array of them would not fit."""
 UNACTED, ACTED = 0.1, 3.0
 """E-folds: up to the first at least 90 % of a weight's start is left, beyond the second at most 5 %."""
 
@@ -89,6 +91,8 @@ class Optimizer:
             positive_number("learning_rate", self.learning_rate, "or leave it out")
         if self.steps is not None:
             whole_number("steps", self.steps, 1, "count the optimiser's steps, or leave it out")
+            if self.steps > MOST_STEPS:
+                raise CollapseError(f"steps={self.steps}: no training takes more than {MOST_STEPS:,}; check the number")
         whole_number("warmup", self.warmup, 0, "count its steps")
         for milestone in self.milestones:
             whole_number("milestones", milestone, 0, "count the steps before each")
@@ -98,8 +102,15 @@ class Optimizer:
             _share(key, getattr(self, key), 1.0, open_above=key == "momentum")
         if self.nesterov and (self.dampening or not self.momentum):
             raise CollapseError("nesterov=True: it needs momentum above 0 and dampening 0, as in torch")
-        if name != "sgd" and self.momentum:
-            raise CollapseError(f"momentum={self.momentum:g}: only sgd has one; leave it out for {name}")
+        for key in ("momentum", "dampening"):
+            if name != "sgd" and getattr(self, key):
+                raise CollapseError(f"{key}={getattr(self, key):g}: only sgd has one; leave it out for {name}")
+        if (schedule == "step") != bool(self.milestones):
+            raise CollapseError(
+                f"milestones={shorten(self.milestones)}: only the schedule 'step' has any; it needs them"
+            )
+        if self.steps is not None and self.warmup > self.steps:
+            raise CollapseError(f"warmup={self.warmup}: longer than the {self.steps} steps; give fewer")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "schedule", schedule)
 
@@ -168,7 +179,8 @@ class Optimizer:
             )
         if self.name == "adam":
             return float("nan")
-        gain = (1 - self.dampening) / (1 - self.momentum) if self.name == "sgd" else 1.0
+        dampening = self.dampening if self.momentum else 0.0  # torch leaves it out without momentum
+        gain = (1 - dampening) / (1 - self.momentum) if self.name == "sgd" else 1.0
         return float((rates * decay).sum() * gain)
 
     @property

@@ -27,7 +27,7 @@ from collapsekit.losses.sums import EPS
 from collapsekit.problem import UFM
 from collapsekit.solver.model import Balanced
 from collapsekit.solver.polar import upper_bound
-from collapsekit.validation import Array
+from collapsekit.validation import Array, shorten
 
 STARTS = 20
 """Random starts, until one is certified: with ReLU the factors may end in a spurious point, one descent in twenty."""
@@ -119,6 +119,8 @@ def groups_of(problem: UFM) -> NDArray[np.intp]:
 
 def solve_groups(problem: UFM, tol: float = 1e-8, seed: int = 0) -> Grouped:
     """Return the best block-constant point and a lower bound on the optimum, for no `dim` and a smooth, convex loss."""
+    if not (problem.loss.smooth and problem.loss.convex):
+        raise CollapseError(f"loss={shorten(problem.loss)}: groups need a smooth, convex loss; use collapsekit.solve")
     reduced, rng = _Reduced(problem), np.random.default_rng(seed)
     best: Grouped | None = None
     for _ in range(STARTS):

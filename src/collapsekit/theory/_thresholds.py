@@ -13,7 +13,14 @@ from collapsekit.losses import CrossEntropy
 from collapsekit.losses.scalar import SNAP
 from collapsekit.problem import UFM
 from collapsekit.recipe import BatchNorm, Recipe
-from collapsekit.theory._closed_form import centring_share, headroom_of, require_classes, require_closed_form
+from collapsekit.theory._closed_form import (
+    SOLVE,
+    NoClosedForm,
+    centring_share,
+    headroom_of,
+    require_classes,
+    require_closed_form,
+)
 from collapsekit.validation import Array, frozen, shorten
 
 
@@ -122,6 +129,12 @@ def thresholds(problem: UFM, *, hold: Recipe | None = None) -> Thresholds:
         return _one_sided(problem)
     require_closed_form(problem)
     size, headroom = problem.num_classes, headroom_of(problem)
+    survivors = int((headroom > 1).sum())
+    if problem.dim is not None and problem.dim < survivors:
+        raise NoClosedForm(
+            f"dim={problem.dim}: {survivors} classes survive with features wide enough, and thresholds are known for "
+            f"that many dimensions; widen them, or {SOLVE}"
+        )
     per_root_product = np.sqrt(problem.counts * centring_share(problem))  # c_k over the root of λ_W λ_H
     critical_root = problem.loss.critical_price(size) * problem.loss_weights / per_root_product
     lower, upper = count_roots(problem, hold)
