@@ -212,7 +212,8 @@ class CrossEntropy(MatrixLoss):
             r = self._times_temperature(prices)
             if self.smooths:
                 r = r + self._rates * (num_classes - 1) / num_classes
-            s = np.asarray((num_classes - 1) * (1.0 / r - 1.0))  # e^{s/T − Δ}
+            r = np.minimum(r, 1.0)
+            s = np.asarray((num_classes - 1) * ((1.0 - r) / r))  # e^{s/T − Δ}; 1/r − 1 would cancel near r = 1
         # one array from here on, as in losses/scalar.py
         np.maximum(s, np.exp(-self._margins), out=s)
         np.log(s, out=s)
