@@ -158,7 +158,9 @@ def _limits(penalties: Penalties, problem: UFM) -> tuple[Thresholds | None, str]
     try:
         limits = collapsekit.thresholds(problem, hold=penalties.recipe)
     except NoClosedForm as reason:
-        return None, str(reason).split(";")[0]
+        free = getattr(penalties.recipe, "decays", None) == "gain"
+        shifted = "β is free, so that a feature costs its variance: a problem without ReLU and with a free bias"
+        return None, shifted if free else str(reason).split(";")[0]
     return limits, f"loss: {getattr(problem.loss, 'obstacle', None)}" if limits.one_sided else "dim: too narrow for it"
 
 
