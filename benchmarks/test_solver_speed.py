@@ -9,6 +9,7 @@ beside it: below 30 % of the machine's it would be no baseline.
 import contextlib
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,18 @@ def test_seconds_to_a_gap(benchmark, size, dim, head):
         "claimed ratio": CLAIMS[size, dim],
     }
     assert solution.gap <= GAP
+
+
+@pytest.mark.parametrize("decay", [5e-4, 0.02])
+@pytest.mark.parametrize("head", ["free bias", "logit adjustment"])
+@pytest.mark.parametrize(("size", "limit"), [(50, 0.3), *([] if SMALLEST else [(100, 1.0), (200, 4.0)])])
+def test_a_long_tail_in_units_of_batchnorm(benchmark, size, limit, head, decay):
+    plain = problem_of(size, None, head)
+    problem = replace(plain, lambda_w=decay, lambda_h=decay / plain.num_samples)
+    begun = time.process_time()
+    solution = benchmark.pedantic(solve, (problem,), rounds=1)
+    benchmark.extra_info |= {"gap": solution.gap, "seconds": time.process_time() - begun, "claimed seconds": limit}
+    assert solution.gap <= 1e-8
 
 
 @pytest.mark.skipif(SMALLEST, reason="a smoke test")

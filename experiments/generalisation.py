@@ -87,10 +87,8 @@ def judge_method(name, rows, plain, bands):
     gain = own - reference[: len(own)]
     margins = np.mean([row["margins"] for row in rows], axis=0)
     geometry = f"training margins {margins[0]:.1f} … {margins[-1]:.1f}"
-    wanted = rows[0].get("predicted_margins") or rows[0]["solved_margins"]
-    how = (
-        "predicted" if "predicted_margins" in rows[0] else f"certified to {max(row['solved_gap'] for row in rows):.0e}"
-    )
+    wanted = rows[0].get("solved_margins") or rows[0]["predicted_margins"]
+    how = f"certified to {max(row['solved_gap'] for row in rows):.0e}" if "solved_margins" in rows[0] else "predicted"
     geometry += f" ({how}: {wanted[0]:.1f} … {wanted[-1]:.1f})"
     measured = f"balanced accuracy {own.mean():.1f} ± {own.std(ddof=1) if len(own) > 1 else 0:.1f} %"
     if name == "plain":

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from collapsekit import solve
 from collapsekit.pool import cluster
+from collapsekit.prediction import Basis
 from collapsekit.training import TrainConfig, collect, compare_run, load_run, sweep
 from collapsekit.training.store import run_folder
 
@@ -91,8 +91,12 @@ def row_of(run, found: Row, extra=None) -> Row:
             "headroom": run.prediction.headroom,
             "spuriously_collapsed": len(lost_against_the_prediction(run)),
         }
-    elif run.problem is not None:  # no closed form, but an optimum that can be certified
-        row |= solved(run.problem)
+        if run.prediction.basis is Basis.CERTIFIED:  # no closed form
+            row |= {
+                "solved_confidences": run.prediction.confidences,
+                "solved_margins": run.prediction.margins,
+                "solved_gap": run.prediction.gap,
+            }
     return {key: plain(value) for key, value in (row | (extra(run) if extra else {})).items()}
 
 
@@ -107,18 +111,6 @@ def lost_against_the_prediction(run) -> list[int]:
     """Return the classes that are dead although the theory keeps them alive."""
     classes = enumerate(compare_run(run).classes)
     return [k for k, c in classes if c.status == "lost" and c.agreement == "against the prediction"]
-
-
-def solved(problem) -> Row:
-    """The certified optimum of a problem, nothing if the certificate does not close."""
-    solution = solve(problem)
-    if not solution.optimal:
-        return {}
-    return {
-        "solved_confidences": solution.confidences,
-        "solved_margins": solution.margins,
-        "solved_gap": solution.gap,
-    }
 
 
 def changed(config: TrainConfig) -> Row:

@@ -59,9 +59,9 @@ def test_more_than_four_groups(turn):
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("loss", [CrossEntropy(), MSE()], ids=["cross-entropy", "squared error"])
 def test_a_prediction_by_groups_is_that_of_single_classes(relu, loss):
-    problem = UFM(np.repeat([500, 40], [14, 10]), 3e-3, 4e-5, loss=loss, bias="free", relu=relu, names=None)
+    problem = UFM(np.repeat([500, 40], [14, 10]), 3e-3, 4e-5, loss=loss, bias="free", relu=relu)
     predicted, solved = predict(problem), from_solution(solve(problem))
-    assert predicted.basis is (Basis.GROUPS if problem.bias else Basis.CLOSED_FORM)
+    assert predicted.basis is Basis.GROUPS
     for key in ("margins", "confidences", "training_confidences", "feature_sqnorms", "classifier_sqnorms"):
         assert_allclose(getattr(predicted, key), getattr(solved, key), rtol=1e-5, atol=1e-7, err_msg=key)
     assert (predicted.collapses == solved.collapses).all()

@@ -779,3 +779,11 @@ def test_ufm_of_a_run_is_that_of_its_recipe(tmp_path):
     expected = UFM(counts, 0.05, 0.05 / (3 * counts.sum()), dim=12, names=run.measured.names)
     assert run.problem.to_dict() == expected.to_dict()
     assert_allclose(run.prediction.objective, predict(expected).objective, rtol=EXACT)
+
+
+def test_penalties_in_the_loss_have_a_horizon_under_sgd_alone():
+    last, decays = LastLayer(6), {"weight_decay": 0.1, "feature_decay": 0.01, "epochs": 1000, "warmup": 0.0}
+    for name in ("adam", "adamw"):  # both divide the gradient of the penalty by its size
+        assert np.isnan(TrainConfig(optimizer=name, **decays).horizon(COUNTS, last))
+    config = TrainConfig(optimizer="sgd", learning_rate=0.01, **decays)
+    assert_allclose(config.horizon(COUNTS, last), 0.01 * 0.1 * 500.5 / 0.1, rtol=1e-9)

@@ -105,17 +105,13 @@ def _print_thresholds(unit: UFM, names: list[str], json: bool) -> None:
         content = {key: value for key, value in limits.to_dict().items() if key not in dependent}
         print_json(content | {"labels": names, "counts": unit.counts.astype(int).tolist()})
         return
+    ends = f"λ_W λ_H = {limits.minority_collapse:.6g}, the last at {limits.complete_collapse:.6g}"
+    header, said = "dies at λ_W λ_H ≥", f"The first class dies at {ends}."
     if limits.one_sided:
-        lives = ("lives below λ_W λ_H", limits.critical_product, ".6g")
-        print_classes([("class", names, ""), ("count", unit.counts, ".0f"), lives, ("", [""] * len(names), "")])
-        print_note("Beyond, a class may live on by sharing coordinates. Give penalties to see confidences.")
-        return
-    dies = ("dies at λ_W λ_H ≥", limits.critical_product, ".6g")
-    print_classes([("class", names, ""), ("count", unit.counts, ".0f"), dies, ("", [""] * len(names), "")])
-    print_note(
-        f"The first class dies at λ_W λ_H = {limits.minority_collapse:.6g}, the last at "
-        f"{limits.complete_collapse:.6g}. Give penalties to see confidences and headroom."
-    )
+        header, said = "lives below λ_W λ_H", "Beyond, a class may live on by sharing coordinates."
+    products = (header, limits.critical_product, ".6g")
+    print_classes([("class", names, ""), ("count", unit.counts, ".0f"), products, ("", [""] * len(names), "")])
+    print_note(f"{said} Give penalties to see confidences and headroom.")
 
 
 def _print_prediction(

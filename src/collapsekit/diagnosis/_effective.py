@@ -181,9 +181,8 @@ def _obstacle(measured: Measurement, within: float) -> str | None:
     """Why the model cannot apply, before any fit; `within` is the share of the features' mean square within classes."""
     if measured.bias is not None and float(measured.bias.abs().max()) > 0:
         return "the head has a bias"
-    obstacle = getattr(measured.loss, "obstacle", None)
-    if obstacle is not None:
-        return str(obstacle)
+    if measured.loss.obstacle is not None:
+        return measured.loss.obstacle
     if measured.nonnegative is False:
         return "features are negative, so they did not leave a ReLU"
     if not float(np.max(measured.margins)) > 0:

@@ -33,6 +33,11 @@ class MatrixLoss(ABC):
     convex: ClassVar[bool] = True
     smooth: ClassVar[bool] = True
 
+    @property
+    def obstacle(self) -> str | None:
+        """Why the loss is no function of the margin, or None if it is one."""
+        return None
+
     @abstractmethod
     def summed(self, weights: Array, labels: Labels, num_classes: int, smoothing: float = 1.0) -> LossSum:
         """Return ``Σ_i weights_i ℓ(z_i; labels_i)``; a loss with kinks is smoothed by `smoothing`."""

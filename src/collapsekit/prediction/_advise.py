@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -20,9 +19,7 @@ FARTHEST = 2.0**40
 """Beyond this factor, up or down, no answer is looked for."""
 
 
-def largest_decays(
-    problem: UFM, label: str | int | None = None, *, told: Callable[[float], None] | None = None
-) -> LargestPenalty:
+def largest_decays(problem: UFM, label: str | int | None = None) -> LargestPenalty:
     """Return by which factor both penalties may grow before a class is lost: from thresholds, or by bisection.
 
     Parameters
@@ -31,8 +28,6 @@ def largest_decays(
         Any that :func:`collapsekit.predict` answers for.
     label : str or int, optional
         Name or position of a class; None: all of them.
-    told : callable, optional
-        Called with each factor that is tried.
 
     Returns
     -------
@@ -42,7 +37,12 @@ def largest_decays(
     Raises
     ------
     CollapseError
-        If there is no such class, or it is lost, or kept, at all penalties.
+        If there is no such class, or it is lost, or kept, at all penalties, or classes are too many for a search.
+
+    References
+    ----------
+    Thresholds: Dang et al., ICML 2024; a fate need not be monotone in the decays elsewhere, so that bisection finds a
+    factor above which a class is lost.
 
     Examples
     --------
@@ -58,8 +58,6 @@ def largest_decays(
         k = None if label is None else class_position(problem, label)
 
     def lost(factor: float) -> int | None:
-        if told is not None:
-            told(factor)
         found = predict(scaled(problem, factor))
         if found.basis is Basis.BOUNDS:
             raise CollapseError(
@@ -71,15 +69,14 @@ def largest_decays(
             return k if collapses[k] else None
         return int(collapses.argmax()) if collapses.any() else None
 
-    first, step = lost(1.0), 2.0
-    low = high = 1.0
-    if first is None:  # upwards until a class is lost, or downwards until none is
+    low, high, first = 1.0, 1.0, lost(1.0)
+    if first is None:  # up until a class is lost
         while first is None and high < FARTHEST:
-            low, high = high, step * high
+            low, high = high, 2 * high
             first = lost(high)
-    else:
+    else:  # down until none is
         while (dead := lost(low)) is not None and low > 1 / FARTHEST:
-            high, first, low = low, dead, low / step
+            high, first, low = low, dead, low / 2
     if first is None or low <= 1 / FARTHEST:
         raise CollapseError(
             "label: the fate of the class is the same at all penalties that can be tried; see what predict says of it"

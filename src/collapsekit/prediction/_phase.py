@@ -106,7 +106,7 @@ def phase_diagram(
     if not isinstance(profile, str) or profile not in PROFILES:
         raise CollapseError(f"profile={shorten(profile)}: give one of {', '.join(PROFILES)}")
     counts = [PROFILES[profile](top, max(1, round(top / ratio)), size) for ratio in r]
-    if bias is None and relu and getattr(loss, "obstacle", None) is None:
+    if bias is None and relu and loss.obstacle is None:
         critical = np.array([thresholds(UFM(n, 1.0, 1.0, loss=loss)).critical_product for n in counts])
         survivors = (critical[:, None, :] > p[None, :, None]).sum(axis=2)
         deaths = critical.min(axis=1), critical.max(axis=1)

@@ -225,8 +225,8 @@ class Recipe:
         return f"No λ_H follows from this recipe: {NO_FEATURE_PENALTY[1]}."
 
     def _lambda_h(self, n: Array, last: LastLayer) -> float | Array:
-        """λ_H before division by the factor of the loss; asked for where there is no reason against it."""
-        raise NotImplementedError
+        """λ_H before division by the factor of the loss: none here, as :meth:`_reason` says before it is asked for."""
+        return float("nan")
 
 
 def _require(reason: Reason | None) -> None:

@@ -224,7 +224,7 @@ class BatchNorm(Recipe):
         return None
 
     def _unfit(self, loss: Loss, n: Array) -> Reason | None:
-        if self.decays != "gain_frozen_shift" or getattr(loss, "obstacle", None) is None or n.max() <= n.sum() / 2:
+        if self.decays != "gain_frozen_shift" or loss.obstacle is None or n.max() <= n.sum() / 2:
             return None
         return (
             "decays='gain_frozen_shift'",

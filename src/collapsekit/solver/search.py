@@ -150,17 +150,17 @@ class Search:
         return reached.point if reached.value <= model.objective(start) else start
 
     def _staircase(self, model: Balanced) -> Point:
-        """Descend with a coordinate for each class that it shares, if at all, with classes rarer than itself.
+        """Descend with a coordinate for each row of features that it shares, if at all, with rows rarer than itself.
 
         Rotations ``V Q`` that keep the Gram matrix of the features leave the objective alone, and along them a descent
         creeps; a triangular V with a positive diagonal has none. From the frame, where V is diagonal,
         the optimum under a long tail is found in tens of steps; what it lacks elsewhere, escapes add.
         """
-        size, order = model.size, np.argsort(model.kappa / (model.factors * model.loss.weights), kind="stable")
-        rank = np.argsort(order)
-        alone, shared = np.eye(size, dtype=bool), rank[:, None] >= rank
-        lengths = np.diag(1 / model.factors**0.5)
-        start = responding(model, Point(np.zeros((size, size)), lengths, np.zeros(size)))
+        rank = np.argsort(np.argsort(model.kappa / (model.factors * model.loss.weights), kind="stable"))
+        rows = len(rank)  # of features: one a class, or a type of samples
+        alone, shared = np.eye(rows, dtype=bool), rank[:, None] >= rank
+        empty = Point(np.zeros((model.size, rows)), np.diag(1 / model.factors**0.5), np.zeros(model.size))
+        start = responding(model, empty)
         frame = descend(model, start, COARSE, self.progress, alone).point
         lives = np.linalg.norm(frame.U, axis=0) * np.diag(frame.V) > DEAD * model.penalty(frame) / model.kappa
         here = Local(model, Point(frame.U[:, lives], frame.V[:, lives], frame.b))

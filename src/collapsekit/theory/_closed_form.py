@@ -170,9 +170,8 @@ def require_closed_form(problem: UFM) -> None:
         raise NoClosedForm(
             f"relu=False: under imbalance no closed form is known without ReLU features; give relu=True, or {SOLVE}"
         )
-    obstacle = getattr(problem.loss, "obstacle", None)
-    if obstacle is not None:
-        raise NoClosedForm(f"loss: {obstacle}; {SOLVE}")
+    if problem.loss.obstacle is not None:
+        raise NoClosedForm(f"loss: {problem.loss.obstacle}; {SOLVE}")
     critical = problem.loss.critical_price(problem.num_classes)
     if critical.min() <= 0:
         raise NoClosedForm(

@@ -252,9 +252,11 @@ class TrainConfig:
 
     def horizon(self, counts: Array, last: LastLayer) -> float:
         """Return over how many e-folds the decay of a whole run acts; NaN where there is no such number."""
-        samples = counts.sum()
+        samples, optimizer = counts.sum(), self.optimizer_used
+        if self.recipe == "penalty" and optimizer.name == "adamw":  # its penalties are terms of the loss, as under Adam
+            optimizer = replace(optimizer, name="adam")
         optimizer = replace(
-            self.optimizer_used, steps=self.epochs * math.ceil(samples / min(self.batch_size or samples, samples))
+            optimizer, steps=self.epochs * math.ceil(samples / min(self.batch_size or samples, samples))
         )
         progress = np.arange(1, optimizer.rates.size + 1) / optimizer.rates.size
         grown = np.minimum(1.0, progress / self.warmup_used) if self.warmup_used else 1.0
