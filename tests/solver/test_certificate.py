@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy.optimize import minimize
 
 from _support.oracles import brute_force
 from _support.oracles import polar as polar_by_loops
@@ -25,6 +26,7 @@ from collapsekit import (
 from collapsekit.losses.sums import Dual, SoftmaxSum
 from collapsekit.solver import _certify as certificates
 from collapsekit.solver import polar
+from collapsekit.solver.model import Balanced
 
 
 def bounds_and_values(rng, problem):
@@ -220,3 +222,19 @@ def test_the_semidefinite_bound_is_tighter_than_the_positive_part_and_never_belo
         A = random_square(rng, 6)[1]
         exact, bound = polar.by_supports(A)[0], polar.semidefinite(A)
         assert exact * (1 - BOUND) <= bound <= polar.largest_eigenvalue(np.maximum(A, 0)) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("bias", ["free", 0.003, 0.3])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_bias_of_a_bound_is_the_best_for_its_logits(bias, seed):
+    rng = np.random.default_rng(seed)
+    model = Balanced(UFM(np.round(10 ** rng.uniform(1, 3, 5)), 1e-2, 1e-3, bias=bias))
+    base, start = rng.normal(0, 3, (5, 5)), rng.normal(0, 2, 5)
+
+    def value(b):
+        loss, gradient, _ = model.loss.evaluate(base + b)
+        return loss + model.bias_penalty / 2 * (b @ b), gradient.sum(axis=0) + model.bias_penalty * b
+
+    found = certificates.optimal_bias(model, base + start, start)
+    expected = minimize(value, np.zeros(5), jac=True, method="BFGS", options={"gtol": 1e-12})
+    assert value(found)[0] <= expected.fun * (1 + EXACT)
