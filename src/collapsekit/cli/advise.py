@@ -5,26 +5,30 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
-import numpy as np
 from cyclopts import Parameter
 
-from collapsekit import UFM, CollapseError, predict, thresholds
+from collapsekit import UFM, CollapseError, thresholds
 from collapsekit.cli._console import Column, print_classes, print_json, print_note, progress
-from collapsekit.cli._inputs import Counting, Head, Penalties, class_labels
+from collapsekit.cli._inputs import Counting, Head, Penalties, by_flags, class_labels
 from collapsekit.cli.predict import NO_ACCURACY, pages, print_horizon, sheet_of
 from collapsekit.evidence import scope
-from collapsekit.prediction import fates, largest_decays
-from collapsekit.prediction._advise import scaled
+from collapsekit.prediction import Advice, Remedy, fates
+from collapsekit.prediction import advise as advice_for
+from collapsekit.prediction._fates import Fate
 from collapsekit.recipe import Recipe, horizon_sentence
-from collapsekit.theory import NoClosedForm, Thresholds, counts_for, margins_for, weights_for
-from collapsekit.theory._counts import with_counts
+from collapsekit.theory import NoClosedForm, Thresholds
 from collapsekit.validation import class_counts, shorten
 
-# share of the largest decays at which the table shows what they leave: at the largest themselves a class dies
-SAFE = 0.9
 FUNCTION = re.compile(r" \((largest_penalty|weights_for)\)")  # as the library names remedies
+MOST_LISTED = 20
+# with more classes a line to paste would fill the screen: --json has it
+COLUMNS = {
+    "class weights": ("class\nweight", ".4g"),
+    "target margins": ("target\nmargin Δ", "z.3f"),
+    "oversampling": ("count\nneeded", ".0f"),
+}
 
 
 def advise(
@@ -32,6 +36,7 @@ def advise(
     /,
     *,
     counting: Annotated[Counting | None, Parameter(name="*")] = None,
+    min_confidence: float | None = None,
     margins: Literal["equal", "ldam"] = "equal",
     keep: str | None = None,
     head: Annotated[Head | None, Parameter(name="*")] = None,
@@ -39,23 +44,26 @@ def advise(
     html: Path | None = None,
     json: bool = False,
 ) -> None:
-    """Say what to change so that classes live and margins are as wanted: decays, weights, target margins, counts.
+    """Say what to change so that every class lives: decays, class weights, target margins or counts, to be pasted.
 
-    Counts and penalties are given as for predict. Each remedy stands alone; what is impossible says why. With the
-    recipe's own units its decays stay as they are while oversampling changes the number of samples.
+    Counts and penalties are given as for predict. Each remedy stands alone, the simplest that is enough comes first,
+    and what it does to every class is predicted; what is impossible says why. With the recipe's own units its decays
+    stay as they are while oversampling changes the number of samples.
 
     Example: collapsekit advise 500 300 40 10 --lambda-w 0.03 --lambda-h 0.001
 
-    Example: collapsekit advise --long-tail 5000:50:10 --weight-decay 0.05 --batchnorm-branches 1 --margins ldam
+    Example: collapsekit advise --long-tail 5000:50:10 --weight-decay 0.05 --batchnorm-branches 1 --min-confidence 0.5
 
     Parameters
     ----------
     counts : tuple of str
         One count a class, or one file: a count or `name,count` a line, JSON, or labels (one a line, a column, arrays).
+    min_confidence : float
+        Confidence on its training samples that every class shall keep; left out: none shall be lost.
     margins : str
         Wanted margins: equal, or ldam (proportional to count^(-1/4)).
     keep : str
-        Class that the largest decays must keep alive, by name or position; left out: every class.
+        The one class that has to be kept, by name or position; left out: every class.
     html : Path
         Write a page with the table and figures, too (needs the extras report and torch).
     json : bool
@@ -70,50 +78,40 @@ def advise(
         return
     problem, recipe, names = (head or Head()).problem(penalties, sizes), penalties.recipe, class_labels(sizes)
     position = None if keep is None else _position(keep, names)
-    with progress("looking for the largest decays"):
-        now, limits, limit = predict(problem), _limits(problem, recipe), largest_decays(problem, position)
-    remedies, impossible = _remedies(problem, margins, recipe)
-    safe = scaled(problem, SAFE * limit.factor)
-    problems = {f"{SAFE:g} × largest decays": safe} | {name: remedy.after for name, remedy in remedies.items()}
-    after = {name: predict(changed).confidences for name, changed in problems.items()}
-
-    unit, dies = (1.0, "decays ×") if penalties.weight_decay is None else (penalties.weight_decay, "weight decay")
-    columns: list[Column] = [
-        ("class", names, ""),
-        ("count", problem.counts, ".0f"),
-        ("confidence\nnow", now.confidences, ".4f"),
-        *([] if limits is None else [(f"dies at\n{dies}", unit * limits.decay_factor, ".4g")]),
-        (f"{SAFE:g} × largest\n decays", next(iter(after.values())), ".4f"),
-    ]
-    for name, remedy in remedies.items():
-        columns += [(remedy.header, remedy.values, remedy.form), ("→ confidence", after[name], ".4f")]
-    columns.append(("status now", fates(problem.loss, now.confidences, now.collapses), ""))
-
+    with progress("looking for remedies"), by_flags():
+        advice = advice_for(problem, min_confidence=min_confidence, keep=position, margins=margins, recipe=recipe)
+    now, limits = advice.now, _limits(problem, recipe)
     who = "every class" if position is None else f"class {names[position]}"
-    change = "may grow by a factor below" if limit.factor > 1 else "must be multiplied by less than"
+    wanted = f"{who} to live" if min_confidence is None else f"{who} to keep a confidence of {min_confidence:g}"
     sentences = [
-        f"Decays: all {change} {limit.factor:.4g} for {who} to live (λ_W λ_H below {limit.product:.4g}).",
+        *_steps(advice, names, wanted),
         *([] if penalties.horizon is None else [f"With these steps {horizon_sentence(penalties.horizon)}."]),
-        *(f"{which.capitalize()}: impossible, {FUNCTION.sub('', why)}." for why, which in _by_reason(impossible)),
     ]
+    after = {remedy.name: remedy.prediction.confidences for remedy in advice.remedies}
+    columns = _columns(advice, names, limits, penalties.weight_decay)
     ground, page = scope(problem, recipe), dict[str, str]()
     if html is not None:
         caption = "Each class now and after each remedy alone, predicted"
         sheet = sheet_of("What to change so that classes live", sentences, caption, columns, now, ground.details)
         page = {"page": str(pages().advice_page(problem, after, sheet, html))}
     if json:
-        found = {name: np.asarray(remedy.values).tolist() for name, remedy in remedies.items()}
+        found = {remedy.name: None if remedy.values is None else remedy.values.tolist() for remedy in advice.remedies}
         content = {
-            "schema": 1,
+            "schema": 2,
             "problem": problem.to_dict(),
             "confidences": now.confidences.tolist(),
             "thresholds": limits and limits.to_dict(),
-            "largest_penalty": asdict(limit),
+            "largest_penalty": asdict(advice.largest),
+            "min_confidence": min_confidence,
+            "enough": advice.enough,
+            "remedies": [
+                {"name": remedy.name, "line": remedy.line, "reaches": remedy.reaches} for remedy in advice.remedies
+            ],
             "class_weights": found.get("class weights"),
             "target_margins": found.get("target margins"),
             "counts": found.get("oversampling"),
             "confidences_after": {name: confidences.tolist() for name, confidences in after.items()},
-            "impossible": impossible,
+            "impossible": advice.impossible,
             "horizon": penalties.horizon,
             "labels": names,
             "scope": ground.details,
@@ -124,6 +122,62 @@ def advise(
     print_classes(columns, [header for header, _, _ in columns[::-1] if header not in kept])
     for sentence in (*sentences, NO_ACCURACY, ground, *(f"page: {written}" for written in page.values())):
         print_note(str(sentence))
+
+
+def _columns(advice: Advice, names: list[str], limits: Thresholds | None, decay: float | None) -> list[Column]:
+    """The table: each class now and after each remedy."""
+    now = advice.now
+    unit, dies = (1.0, "decays ×") if decay is None else (decay, "weight decay")
+    columns: list[Column] = [
+        ("class", names, ""),
+        ("count", now.problem.counts, ".0f"),
+        ("confidence\nnow", now.confidences, ".4f"),
+        *([] if limits is None else [(f"dies at\n{dies}", unit * limits.decay_factor, ".4g")]),
+    ]
+    for remedy in advice.remedies:
+        if remedy.values is not None:
+            header, form = COLUMNS[remedy.name]
+            columns.append((header, remedy.values, form))
+        header = "with these\n decays" if remedy.values is None else "→ confidence"
+        columns.append((header, remedy.prediction.confidences, ".4f"))
+    columns.append(("status now", fates(now.problem.loss, now.confidences, now.collapses), ""))
+    return columns
+
+
+def _steps(advice: Advice, names: list[str], wanted: str) -> list[str]:
+    """How far the decays may grow, then each remedy with what to paste and what it leaves, then what is impossible."""
+    limit = advice.largest
+    change = "may grow by a factor below" if limit.factor > 1 else "must be multiplied by less than"
+    sentences = [f"Decays: all {change} {limit.factor:.4g} for {wanted} (λ_W λ_H below {limit.product:.4g})."]
+    if advice.enough:
+        sentences.append("Nothing has to change; each of these changes what classes keep:")
+    elif any(remedy.reaches for remedy in advice.remedies):
+        sentences.append("One of these is enough, the simplest first:" if advice.remedies[0].reaches else "")
+    else:
+        sentences.append("Nothing below is enough alone; take them together with smaller decays:")
+    for i, remedy in enumerate(advice.remedies, 1):
+        enough = "" if remedy.reaches or advice.enough else ", not enough alone"
+        sentences.append(f"{i}. {remedy.name.capitalize()}{enough}: {_line(remedy, len(names))}")
+        sentences.append(f"   {_left(remedy, names)}")
+    reasons = _by_reason(advice.impossible)
+    return sentences + [f"{which.capitalize()}: impossible, {FUNCTION.sub('', why)}." for why, which in reasons]
+
+
+def _line(remedy: Remedy, size: int) -> str:
+    return remedy.line if remedy.values is None or size <= MOST_LISTED else f"one a class, {size} in all: see --json"
+
+
+def _left(remedy: Remedy, names: list[str]) -> str:
+    """The worst class after a remedy, and what stays lost or nearly lost."""
+    found = remedy.prediction
+    worst, words = int(found.confidences.argmin()), fates(found.problem.loss, found.confidences, found.collapses)
+    left = f"lowest confidence {found.confidences[worst]:.4f} (class {names[worst]})"
+    counted = [f"{words.count(word)} {said}" for word, said in STAY.items() if words.count(word)]
+    return f"{left}; {', '.join(counted)}" if counted else left
+
+
+STAY: dict[Fate, str] = {"collapses": "still lost", "nearly lost": "nearly lost"}
+# what a prediction says of a class, and how it is told of classes after a remedy
 
 
 def _by_reason(impossible: dict[str, str]) -> list[tuple[str, str]]:
@@ -150,42 +204,3 @@ def _position(keep: str, names: list[str]) -> int:
     if keep.isdecimal() and int(keep) < len(names):
         return int(keep)
     raise CollapseError(f"--keep={shorten(keep)}: no such class; give one of {shorten(names)}, or a position")
-
-
-class Remedy(NamedTuple):
-    """What to set for each class, as a column of a table, and the problem that this makes."""
-
-    header: str
-    values: Any
-    form: str
-    after: UFM
-
-
-def _remedies(
-    problem: UFM, wish: Literal["equal", "ldam"], hold: Recipe | None
-) -> tuple[dict[str, Remedy], dict[str, str]]:
-    """The remedies for one problem, and why others are impossible."""
-
-    def weights() -> Remedy:
-        advice = weights_for(problem, wish)
-        return Remedy("class\nweight", advice.torch_weights, ".4g", advice.problem)
-
-    def targets() -> Remedy:
-        shifted: Any = margins_for(problem, wish)
-        return Remedy("target\nmargin Δ", shifted.loss.margins, "z.3f", shifted)
-
-    def oversampling() -> Remedy:
-        counts = counts_for(problem, hold=hold)
-        return Remedy("count\nneeded", counts.astype(int), ".0f", with_counts(problem, counts, hold))
-
-    possible, impossible = dict[str, Remedy](), dict[str, str]()
-    for name, remedy in {"class weights": weights, "target margins": targets, "oversampling": oversampling}.items():
-        try:
-            possible[name] = remedy()
-        except NoClosedForm as error:
-            impossible[name] = (
-                f"known only where there is a closed form, and {str(error).split(': ', 1)[-1].split(';')[0]}"
-            )
-        except CollapseError as error:
-            impossible[name] = str(error).split(": ", 1)[-1]
-    return possible, impossible

@@ -1,5 +1,8 @@
 """What is expected of each class before training; alone knows both the theory and the solver."""
 
+from collapsekit.prediction._advise import Advice as Advice
+from collapsekit.prediction._advise import Remedy as Remedy
+from collapsekit.prediction._advise import advise as advise
 from collapsekit.prediction._advise import largest_decays as largest_decays
 from collapsekit.prediction._fates import fates as fates
 from collapsekit.prediction._phase import PhaseDiagram as PhaseDiagram

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from collapsekit.errors import CollapseError
+from collapsekit.losses import CrossEntropy, Focal
 from collapsekit.problem import UFM
 from collapsekit.recipe import Recipe
 from collapsekit.theory._closed_form import headroom_of, require_closed_form
@@ -97,7 +98,7 @@ def _replaced(counts: Array, k: int, count: float) -> Array:
     return np.where(np.arange(len(counts)) == k, count, counts)
 
 
-def counts_for(problem: UFM, *, hold: Recipe | None = None) -> Array:
+def counts_for(problem: UFM, *, hold: Recipe | None = None, min_confidence: float | None = None) -> Array:
     """Return the least counts, none below the problem's own, with which every class survives: oversampling's target.
 
     All classes that die are enlarged together; N grows with them, and with it, in a recipe, λ_H and torch's class
@@ -109,6 +110,8 @@ def counts_for(problem: UFM, *, hold: Recipe | None = None) -> Array:
         As for ``predict``.
     hold : Recipe, optional
         The recipe that made the problem, which stays while N grows; left out: the penalties and ω_k stay.
+    min_confidence : float, optional
+        Confidence, above 1/K, that every class must keep; left out: any.
 
     Returns
     -------
@@ -125,14 +128,17 @@ def counts_for(problem: UFM, *, hold: Recipe | None = None) -> Array:
     >>> from collapsekit import UFM
     >>> counts_for(UFM([900, 100], lambda_w=1e-2, lambda_h=6e-3))
     array([900., 127.])
+    >>> counts_for(UFM([900, 100], lambda_w=1e-3, lambda_h=6e-4), min_confidence=0.95)
+    array([900., 127.])
     """
     require_closed_form(problem)
+    needed = needed_headroom(problem, min_confidence)
     dying = int(thresholds(problem, hold=hold).headroom.argmin())
     counts = problem.counts.copy()
     for _ in range(MOST_STEPS):
-        headroom = headroom_of(with_counts(problem, counts, hold))
+        headroom = headroom_of(with_counts(problem, counts, hold)) / needed
         if headroom.min() > 1:
-            return frozen(_trimmed(problem, counts, hold))
+            return frozen(_trimmed(problem, counts, hold, needed))
         # N only grows: a class that dies up to a count now dies up to at least that count in the end.
         with np.errstate(over="ignore", divide="ignore"):
             least = np.floor(counts / headroom * (1 - ROUNDING)) + 1
@@ -145,7 +151,32 @@ def counts_for(problem: UFM, *, hold: Recipe | None = None) -> Array:
     )
 
 
-def _trimmed(problem: UFM, counts: Array, hold: Recipe | None) -> Array:
+def needed_headroom(problem: UFM, min_confidence: float | None) -> Array:
+    """Return the headroom, (K,), beyond which each class keeps a confidence: (critical price / price there)².
+
+    1 without a confidence; infinite where the loss stops falling before it.
+
+    Raises
+    ------
+    CollapseError
+        If the confidence is not between 1/K and 1.
+    """
+    size, loss = problem.num_classes, problem.loss
+    if min_confidence is None:
+        return np.ones(size)
+    if not isinstance(loss, CrossEntropy | Focal):
+        raise CollapseError(
+            f"min_confidence={min_confidence:g}: {type(loss).__name__} aims at no confidence; leave it out"
+        )
+    if not 1 / size < min_confidence < 1:
+        raise CollapseError(f"min_confidence={min_confidence:g}: give a number above 1/K = {1 / size:.4g} and below 1")
+    margin = getattr(loss, "temperature", 1.0) * np.log(min_confidence / (1 - min_confidence) * (size - 1))
+    prices = np.broadcast_to(loss.price(np.full(size, margin), size), size)
+    with np.errstate(divide="ignore"):
+        return np.where(prices > 0, (loss.critical_price(size) / np.maximum(prices, 0)) ** 2, np.inf)
+
+
+def _trimmed(problem: UFM, counts: Array, hold: Recipe | None, needed: Array) -> Array:
     """What a class needs falls as N grows where λ_H falls in steps, or torch's weight of the class is small."""
     if hold is None or (problem.class_weights is None and getattr(hold, "batch_size", None) is None):
         return counts
@@ -155,10 +186,12 @@ def _trimmed(problem: UFM, counts: Array, hold: Recipe | None) -> Array:
         while high - low > 1:
             middle = np.floor(low + (high - low) / 2)
             low, high = (
-                (low, middle) if _headroom(problem, _replaced(counts, k, middle), hold).min() > 1 else (middle, high)
+                (low, middle)
+                if (_headroom(problem, _replaced(counts, k, middle), hold) / needed).min() > 1
+                else (middle, high)
             )
         counts = _replaced(counts, k, high)
-    return counts if (counts == before).all() else _trimmed(problem, counts, hold)
+    return counts if (counts == before).all() else _trimmed(problem, counts, hold, needed)
 
 
 MOST_STEPS = 100_000
