@@ -19,6 +19,7 @@ import numpy as np
 from collapsekit.pool import cluster
 from collapsekit.prediction import Basis
 from collapsekit.training import TrainConfig, collect, compare_run, load_run, sweep
+from collapsekit.training._config import NAMED_DATA
 from collapsekit.training.store import run_folder
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -115,7 +116,8 @@ def lost_against_the_prediction(run) -> list[int]:
 
 def changed(config: TrainConfig) -> Row:
     """Return the values of a configuration that are not the defaults; `TrainConfig.from_dict` reads them."""
-    return {key: value for key, value in config.to_dict().items() if key == "schema" or value != DEFAULTS[key]}
+    kept = {"schema"} | ({"penalty_scale"} if config.data not in NAMED_DATA else set())  # whose default goes by data
+    return {key: value for key, value in config.to_dict().items() if key in kept or value != DEFAULTS[key]}
 
 
 def plain(value: Any) -> Any:

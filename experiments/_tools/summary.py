@@ -30,8 +30,11 @@ OTHERS = ROOT / "docs" / "evidence.png"
 BEGIN, END = "<!-- evidence: made by experiments/_tools/summary.py -->", "<!-- end of evidence -->"
 ORDER = (
     *("collapse_line", "first_light", "mini_batches", "networks", "batchnorm_law", "effective_penalties", "weights"),
-    *("paper_settings", "controls", "optimiser", "revival", "everyday", "generalisation", "every_recipe", "advice_kept"),
+    *("paper_settings", "controls", "optimiser", "revival", "everyday", "generalisation", "every_recipe"),
 )
+"""Experiments of `collapsekit.training`: each file holds a harness.Experiment."""
+SCRIPTS = ("coinciding_texts", "advice_kept")
+"""Experiments that do not train with the package: each file holds BANDS and judge(runs, bands)."""
 FIGURES = dict.fromkeys(("collapse_line", "networks"), "collapse_line.png") | dict.fromkeys(
     panels.PANELS, "evidence.png"
 )
@@ -40,7 +43,7 @@ HEAD = ("claim", "networks × data × seeds", "predicted", "measured ± sd", "ve
 
 def contents():
     """The results that exist, by name, in the order of the table."""
-    found = {name: harness.results(name) for name in ORDER}
+    found = {name: harness.results(name) for name in ORDER + SCRIPTS}
     return {name: content for name, content in found.items() if content}
 
 
@@ -95,9 +98,10 @@ def evidence_page():
         "![A panel for each of the other experiments](evidence.png)",
     ]
     for name, content in contents().items():
-        runs, planned = len(content["runs"]), content["planned_runs"]
+        runs = len(content["runs"])
+        planned, failures = content.get("planned_runs", runs), content.get("failures", [])
         done = f"{runs} runs" if runs == planned else f"{runs} of {planned} planned runs"
-        failed = f", {len(content['failures'])} of them stopped with an error" if content["failures"] else ""
+        failed = f", {len(failures)} of them stopped with an error" if failures else ""
         minutes = f"{content['run_minutes']:.0f} minutes of single-thread runs"
         parts += [
             f"## {question(name)}",

@@ -19,6 +19,7 @@ sys.path.insert(0, str(EXPERIMENTS))
 harness, summary = (importlib.import_module(f"_tools.{name}") for name in ("harness", "summary"))
 NAMES = sorted(path.stem for path in (EXPERIMENTS / "results").glob("*.json"))
 WRITTEN = [name for name in NAMES if name in summary.ORDER]
+ALONE = [name for name in NAMES if name in summary.SCRIPTS]
 
 
 def experiment(name):
@@ -39,7 +40,7 @@ def test_the_readme_has_the_outputs_and_the_table_that_commands_and_results_make
 def test_the_evidence_page_is_what_the_results_make():
     page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
     assert page == summary.evidence_page()
-    fails = [e for name in WRITTEN for e in harness.results(name)["table"] if e["verdict"] == harness.FAILS]
+    fails = [e for name in WRITTEN + ALONE for e in harness.results(name)["table"] if e["verdict"] == harness.FAILS]
     assert all(entry["measured"] in page for entry in fails)  # failures stay in it
     assert page.count("**fails**") == len(fails) > 10
 
@@ -59,6 +60,15 @@ def test_the_verdicts_follow_from_the_stored_runs(name):
     assert content["bands"] == bands
     assert content["table"] == own.judge(content["runs"], own.bands)
     assert content["planned_runs"] == len(own.configs)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_the_verdicts_of_scripts_follow_from_what_they_stored(name):
+    content, own = harness.results(name), importlib.import_module(name)
+    assert content["bands"] == json.loads(json.dumps(own.BANDS))
+    assert content["table"] == own.judge(content["runs"], own.BANDS)
+    for said in (f"Run: python experiments/{name}.py", f"experiments/results/{name}.json", "before the"):
+        assert said in own.__doc__
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -100,6 +110,8 @@ def test_the_makefile_runs_every_experiment():
     assert sorted(claims) == sorted(summary.ORDER)
     claiming = {path.stem for path in EXPERIMENTS.glob("*.py") if "= harness.Experiment(" in path.read_text("utf-8")}
     assert claiming == set(summary.ORDER)
+    evidence = makefile.split("\nevidence: ")[1].split("\n\n")[0]
+    assert [name for name in summary.SCRIPTS if f"experiments/{name}.py" not in evidence] == []
 
 
 def test_the_scope_is_what_the_results_say():

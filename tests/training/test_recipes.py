@@ -642,6 +642,7 @@ def test_a_text_transformer_lands_on_the_prediction(transformers_networks, tmp_p
         data="texts.npz",
         network="recipe_transformers:TextTransformer",
         drop_bias=True,
+        penalty_scale=1.5,
         epochs=300,
         learning_rate=3e-3,
     )

@@ -95,7 +95,7 @@ CHECKS: dict[str, Check] = {
     "batchnorm": _optional(_FLAG),
     "drop_bias": _FLAG,
     "ratio": _ratio,
-    "penalty_scale": _moderate,
+    "penalty_scale": _NUMBER,
     "penalty_ratio": _moderate,
     "weight_decay": _NUMBER,
     "feature_decay": _NUMBER,
