@@ -37,10 +37,15 @@ class Progress:
     ended: Status | None = None
     point: Point | None = None
 
+    @property
+    def late(self) -> bool:
+        """Whether the time is over: asked for inside a step, too, which may take longer than what is left."""
+        return time.monotonic() > self.deadline
+
     def spent(self) -> bool:
         """Whether to end now."""
         if self.taken >= self.steps:
             self.ended = Status.STEP_LIMIT
-        elif time.monotonic() > self.deadline:
+        elif self.late:
             self.ended = Status.TIME_LIMIT
         return self.ended is not None
