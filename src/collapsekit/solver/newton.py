@@ -32,18 +32,23 @@ SMALL = 32
 """Up to so many classes a Hessian product costs next to nothing, and accurate steps are the quickest way."""
 PAIRED = 1e-3
 """Stationarity from which on steps know of couplings; before, regions of trust in their metric reach too far."""
-NEARLY = 0.999
-"""Largest coupling of a pair of variables in the metric, relative: at 1 the pair would have a direction of size 0."""
+EARLY, MANY = 1e-4, 200
+"""Stationarity above which, and classes beyond which, steps are solved roughly: faces still change a lot."""
+NEARLY = 0.9
+"""Largest coupling of a pair of variables in the metric, relative: at 1 the pair would have a direction of size 0, where
+what the metric leaves out is larger; with 0.9 steps cost the fewest products."""
 
 
-def effort(size: int) -> tuple[float, int, int]:
+def effort(size: int, stationarity: float) -> tuple[float, int, int]:
     """Return how well a step is solved for K classes; with many, steps along manifolds of equivalent optima cost most.
 
     The shift of the Hessian, in units of its diagonal, for a stationarity of 1 or more and in proportion below;
     products of one run of conjugate gradients; and such runs, one a face, in one step.
     """
     # measured: with these the steps to a gap of 1e-10 cost the least time at 10, 100 and 1,000 classes
-    return (0.1, 400, 12) if size <= SMALL else (10.0, 60, 5)
+    if size <= SMALL:
+        return 0.1, 400, 12
+    return (10.0, 20, 3) if stationarity > EARLY and size > MANY else (10.0, 60, 5)
 
 
 class Local:
@@ -262,18 +267,19 @@ def _trial(face: Face, metric: Metric, radius: float, progress: Progress) -> tup
     Conjugate gradients on the free entries, a projected search where they leave the orthant, and again on the face
     that is left (Lin and Moré, 1999).
     """
-    here, (_, _, faces) = face.here, effort(face.here.model.size)
+    here, (_, _, faces) = face.here, effort(face.here.model.size, face.here.stationarity)
     gradient, free = face.reduced(*unpack(here.gradient, here.point.V.shape)), np.ones(metric.diagonal.size, dtype=bool)
     step, bent, edge, fall, first = np.zeros_like(gradient), np.zeros_like(gradient), False, 0.0, None
     for _ in range(faces):
         residual = np.where(free, -(gradient + bent), 0.0)
-        energy = float(residual @ metric.inverse(free)(residual))
+        inverse = metric.inverse(free)
+        energy = float(residual @ inverse(residual))
         first = energy if first is None else first
         # the residual falls with the root of the gradient: superlinear convergence; energy is its square
         wanted = min(0.1, np.sqrt(here.stationarity)) ** 2 * first
         if energy <= wanted or energy == 0.0:
             break
-        move, edge = _steihaug(face, metric, (free, residual, step), (radius, wanted), progress)
+        move, edge = _steihaug(face, (metric, inverse), (free, residual, step), (radius, wanted), progress)
         blocked = free & (step <= face.lower) & (move < 0)
         if blocked.any():  # freed by their gradient, but the others' moves turn them back
             free = free & ~blocked
@@ -309,7 +315,11 @@ def _searched(
 
 
 def _steihaug(
-    face: Face, metric: Metric, start: tuple[Mask, Array, Array], ends: tuple[float, float], progress: Progress
+    face: Face,
+    scale: tuple[Metric, Callable[[Array], Array]],
+    start: tuple[Mask, Array, Array],
+    ends: tuple[float, float],
+    progress: Progress,
 ) -> tuple[Array, bool]:
     """Minimise the quadratic model by preconditioned conjugate gradients, within the trust region.
 
@@ -318,9 +328,9 @@ def _steihaug(
     curvature is followed. Optimal features with one Gram matrix form manifolds, along which the Hessian vanishes; a
     shift of the size of the gradient keeps the steps along them short and the convergence quadratic.
     """
-    (free, residual, base), (radius, wanted) = start, ends
-    shift, products, _ = effort(face.here.model.size)
-    inverse, shift = metric.inverse(free), shift * min(1.0, face.here.stationarity)
+    (metric, inverse), (free, residual, base), (radius, wanted) = scale, start, ends
+    shift, products, _ = effort(face.here.model.size, face.here.stationarity)
+    shift = shift * min(1.0, face.here.stationarity)
     step = np.zeros_like(residual)
     scaled = inverse(residual)
     direction, energy = scaled.copy(), float(residual @ scaled)

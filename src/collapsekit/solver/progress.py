@@ -27,6 +27,10 @@ class Status(Enum):
     LOOSE = "stationary, gap not closed: the bound on the polar may be loose"
 
 
+GRACE = 0.3
+"""Seconds for which a bound is sharpened after the time is over or Ctrl-C: less than a step of 1,000 classes."""
+
+
 @dataclass
 class Progress:
     """Steps taken and allowed, the time by which to end, why a search ended early, and the last point reached."""
@@ -41,6 +45,12 @@ class Progress:
     def late(self) -> bool:
         """Whether the time is over: asked for inside a step, too, which may take longer than what is left."""
         return time.monotonic() > self.deadline
+
+    @property
+    def patience(self) -> float:
+        """Until when a bound may be sharpened, by the monotonic clock."""
+        end = 0.0 if self.ended is Status.INTERRUPTED else self.deadline
+        return max(end, time.monotonic() + GRACE)
 
     def spent(self) -> bool:
         """Whether to end now."""

@@ -260,7 +260,7 @@ class Search:
         """Take the point if it is the best that fits into `dim`, and its bound if it is the highest."""
         # a polar this close to κ needs no tighter bound: what remains is a thousandth of the tolerance
         target = min(1e-3 * self.tol, 1e-11) if target is None else target
-        offered, bound = certificate_at(model, here.point, target), self.found.lower_bound
+        offered, bound = certificate_at(model, here.point, target, self.progress.patience), self.found.lower_bound
         objective, dim, count = offered.objective, self.problem.dim, here.point.V.shape[1]
         if objective < self.relaxed * (1 - TIE) or (objective <= self.relaxed * (1 + TIE) and count < self.needed):
             self.relaxed, self.needed = objective, count

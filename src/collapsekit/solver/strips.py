@@ -68,15 +68,15 @@ class Dense:
 
     def times(self, *pairs: tuple[Any, Array]) -> Array:
         """Return ``Σ M X`` over pairs of a laid-out M and X (r, K), as (n, K)."""
-        return np.asarray(sum(M @ X for M, X in pairs))
+        return _total([M @ X for M, X in pairs])
 
     def back(self, *pairs: tuple[Any, Array]) -> Array:
         """Return ``Σ Mᵀ B`` over pairs of a laid-out M and B (n, K), as (r, K)."""
-        return np.asarray(sum(M.T @ B for M, B in pairs))
+        return _total([M.T @ B for M, B in pairs])
 
     def entries(self, *pairs: tuple[Array, Array]) -> Array:
         """Return the entries of ``Σ B Xᵀ`` on the pattern, (m,), over pairs of B (n, K) and X (r, K)."""
-        return np.asarray(sum(B @ X.T for B, X in pairs)[self.mask])
+        return _total([B @ X.T for B, X in pairs])[self.mask]
 
 
 class Strips(Dense):
@@ -103,18 +103,18 @@ class Strips(Dense):
         return [sparse, *(strip.laid(x) for strip in self.strips)]
 
     def times(self, *pairs: tuple[Any, Array]) -> Array:
-        out = sum(sparse @ X for (sparse, *_), X in pairs)
+        out = _total([sparse @ X for (sparse, *_), X in pairs])
         for (_, *blocks), X in pairs:
             for strip, block in zip(self.strips, blocks, strict=True):
                 out[strip.rows] += block @ X[strip.columns]
-        return np.asarray(out)
+        return out
 
     def back(self, *pairs: tuple[Any, Array]) -> Array:
-        out = sum(sparse.T @ B for (sparse, *_), B in pairs)
+        out = _total([sparse.T @ B for (sparse, *_), B in pairs])
         for (_, *blocks), B in pairs:
             for strip, block in zip(self.strips, blocks, strict=True):
                 out[strip.columns] += block.T @ B[strip.rows]
-        return np.asarray(out)
+        return out
 
     def entries(self, *pairs: tuple[Array, Array]) -> Array:
         out = np.zeros(self.rows.size)
@@ -124,6 +124,13 @@ class Strips(Dense):
             for strip in self.strips:
                 out[strip.entries] += (B[strip.rows] @ X[strip.columns].T)[strip.inside]
         return out
+
+
+def _total(parts: list[Array]) -> Array:
+    """Their sum, in place of the first."""
+    for part in parts[1:]:
+        parts[0] += part
+    return parts[0]
 
 
 def _span(index: Index) -> Any:
