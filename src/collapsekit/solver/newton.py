@@ -13,7 +13,6 @@ with ``G_f = f ⊙ G``, so that no matrix of the size of the variables is ever f
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,9 +112,7 @@ class Face:
         here, model, pattern = self.here, self.here.model, self.pattern
         dU, free, db = self.split(step)
         dV = pattern.laid(free)
-        dG = model.loss.curvature(
-            here.state, model.factors[:, None] * pattern.times((self._V, dU), (dV, self._U)) + db
-        )
+        dG = model.loss.curvature(here.state, model.factors[:, None] * pattern.times((self._V, dU), (dV, self._U)) + db)
         bent = model.factors[:, None] * dG
         U = pattern.back((self._V, bent), (dV, here.scaled)) + model.kappa * dU
         V = pattern.entries((bent, self._U), (here.scaled, dU)) + model.kappa * free
@@ -170,7 +167,12 @@ class Coupled(Metric):
     """
 
     def __init__(
-        self, diagonal: Array, pairs: tuple[Index, Index], cross: Array, rows: tuple[Index, Array], g: tuple[Array, Array]
+        self,
+        diagonal: Array,
+        pairs: tuple[Index, Index],
+        cross: Array,
+        rows: tuple[Index, Array],
+        g: tuple[Array, Array],
     ) -> None:
         super().__init__(diagonal.copy())
         (self.one, self.other), (self.row, self.w), self.g = pairs, rows, g
@@ -190,7 +192,11 @@ class Coupled(Metric):
         """By Sherman and Morrison's formula for each row; `one` is always free."""
         one, other, both, alone = self.one, self.other, free[self.other], np.where(free, 1.0 / self.diagonal, 0.0)
         scale = np.where(both, 1.0 / (self.diagonal[one] * self.diagonal[other] - self.cross**2), 0.0)
-        a, b, c = np.where(both, scale * self.diagonal[other], alone[one]), scale * self.diagonal[one], -scale * self.cross
+        a, b, c = (
+            np.where(both, scale * self.diagonal[other], alone[one]),
+            scale * self.diagonal[one],
+            -scale * self.cross,
+        )
         g, k = self.g[0], np.where(both, self.g[1], 0.0)
         turned = a * g + c * k, c * g + b * k
         share = self.w / (1 + self.w * self._over_rows(g * turned[0] + k * turned[1]))
