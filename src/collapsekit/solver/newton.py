@@ -34,8 +34,8 @@ PAIRED = 1e-3
 EARLY, MANY = 1e-4, 200
 """Stationarity above which, and classes beyond which, steps are solved roughly: faces still change a lot."""
 NEARLY = 0.9
-"""Largest coupling of a pair of variables in the metric, relative: at 1 the pair would have a direction of size 0, where
-what the metric leaves out is larger; with 0.9 steps cost the fewest products."""
+"""Largest coupling of a pair of variables in the metric, relative: at 1 the pair would have a direction of size 0,
+where what the metric leaves out is larger; with 0.9 steps cost the fewest products."""
 
 
 def effort(size: int, stationarity: float) -> tuple[float, int, int]:

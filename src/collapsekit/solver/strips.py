@@ -88,7 +88,7 @@ class Strips(Dense):
         many = np.flatnonzero(used > FEW)
         many = many[np.argsort(used[many], kind="stable")]
         shares = np.cumsum(used[many])
-        cuts = np.searchsorted(shares, shares[-1:] * np.arange(1, STRIPS) / STRIPS) if many.size else []
+        cuts: Any = np.searchsorted(shares, shares[-1:] * np.arange(1, STRIPS) / STRIPS) if many.size else []
         numbers = np.zeros(mask.shape if many.size else (0, 0), dtype=np.intp)
         if many.size:
             numbers[mask] = np.arange(self.rows.size)
