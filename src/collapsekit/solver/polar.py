@@ -25,6 +25,8 @@ EXACT_LEAST_SQUARES, LARGEST_SEMIDEFINITE = 40, 60
 second or so each."""
 LARGEST_EXACT = 15
 """Classes up to which all supports are enumerated: 2^15 small eigenproblems, half a second."""
+PATIENT = 10.0
+"""Seconds that must be left for a semidefinite program, which cannot be stopped, to be begun."""
 POSITIVE_PART, COMPLEMENTARY, EXACT, SEMIDEFINITE, SPECTRAL = (
     "positive-part eigenvalue",
     "eigenvalue complementary to the features",
@@ -63,7 +65,7 @@ def upper_bound(A: Array, V: Array | None, relu: bool, target: float, until: flo
         bounds.append((COMPLEMENTARY, lambda: largest_eigenvalue(A + target * complement(A / target, V, until))))
     if len(A) <= LARGEST_EXACT:
         bounds.append((EXACT, lambda: by_supports(A)[0]))
-    elif find_spec("cvxpy") is not None and len(A) <= LARGEST_SEMIDEFINITE:
+    elif until - time.monotonic() > PATIENT and len(A) <= LARGEST_SEMIDEFINITE and find_spec("cvxpy") is not None:
         bounds.append((SEMIDEFINITE, lambda: semidefinite(A)))
     best, name = np.inf, ""
     for kind, bound in bounds:
