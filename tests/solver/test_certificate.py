@@ -27,6 +27,7 @@ from collapsekit.losses.sums import Dual, SoftmaxSum
 from collapsekit.solver import _certify as certificates
 from collapsekit.solver import polar
 from collapsekit.solver.model import Balanced
+from collapsekit.solver.newton import Local
 
 
 def bounds_and_values(rng, problem):
@@ -238,3 +239,19 @@ def test_the_bias_of_a_bound_is_the_best_for_its_logits(bias, seed):
     found = certificates.optimal_bias(model, base + start, start)
     expected = minimize(value, np.zeros(5), jac=True, method="BFGS", options={"gtol": 1e-12})
     assert value(found)[0] <= expected.fun * (1 + EXACT)
+
+
+def test_what_is_left_of_a_faded_coordinate_does_not_loosen_the_bound():
+    """Its features are noise, and no certificate of the optimum may hang on them."""
+    counts = long_tail(3000, 30, 20)
+    problem = UFM(counts, 0.15, 0.15 / counts.sum(), bias="free")
+    solution, model = solve(problem, tol=1e-11), Balanced(problem)
+    assert solution.certificate.kind == polar.COMPLEMENTARY
+    point = model.point(solution.weights, solution.features, solution.bias)
+    scaled = Local(model, point).scaled
+    noise = np.random.default_rng(0).random((20, 1))
+    noise *= np.sqrt(1e-12 * (point.V**2).sum()) / np.linalg.norm(noise)
+    target = (model.kappa * (1 + 1e-10)) ** 2
+    bound, kind = polar.upper_bound(scaled @ scaled.T, np.hstack([point.V, noise]), True, target)
+    assert kind == polar.COMPLEMENTARY
+    assert bound <= target

@@ -23,9 +23,10 @@ from collapsekit import (
     solve,
     thresholds,
 )
-from collapsekit.solver import Status, search
+from collapsekit.solver import Status, newton, search, strips
 from collapsekit.solver.model import Balanced, Point
 from collapsekit.solver.newton import Face, Local
+from collapsekit.solver.polar import complement
 from collapsekit.solver.progress import Progress
 
 COUNTS = long_tail(5000, 50, 10)
@@ -224,12 +225,11 @@ def test_scales_and_weighted_smoothing_are_certified_at_any_bias(kind):
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "focal"])
-@pytest.mark.parametrize("few", [True, False])
-def test_hessian_products_are_differences_of_gradients(kind, few, monkeypatch):
-    from collapsekit.solver import newton
-
-    monkeypatch.setattr(newton, "SMALL", 2 if few else 99)
-    monkeypatch.setattr(newton, "FEW", 99)
+@pytest.mark.parametrize("parts", ["", "sparse", "strips"])
+def test_hessian_products_are_differences_of_gradients(kind, parts, monkeypatch):
+    monkeypatch.setattr(strips, "SMALL", 0 if parts else 99)
+    monkeypatch.setattr(strips, "DENSE", 0)
+    monkeypatch.setattr(strips, "FEW", {"sparse": 99, "strips": 1}.get(parts, 0))
     rng = np.random.default_rng(0)
     problem = random_problem(rng, kind, bias=0.3, relu=True)
     model, size = Balanced(problem, smoothing=0.3), problem.num_classes
@@ -237,8 +237,8 @@ def test_hessian_products_are_differences_of_gradients(kind, few, monkeypatch):
     point = Point(point.U, np.maximum(point.V, 0), point.b)
     face = Face(Local(model, point))
     step = rng.normal(size=face.lower.size)
-    step[: point.U.size + face.rows.size][point.U.size :] = np.abs(
-        step[point.U.size :][: face.rows.size]
+    step[: point.U.size + face.pattern.rows.size][point.U.size :] = np.abs(
+        step[point.U.size :][: face.pattern.rows.size]
     )  # into the orthant
     tiny = 1e-6
 
@@ -251,7 +251,26 @@ def test_hessian_products_are_differences_of_gradients(kind, few, monkeypatch):
     half = (slope(face.moved(0.5 * tiny * step)) - slope(point)) / (0.5 * tiny)
     expected = 2 * half - difference  # second order
     assert_allclose(face.curve(step), expected, rtol=0, atol=100 * UNITS * np.abs(expected).max())
-    assert (face.metric() > 0).all()
+    assert (face.metric().diagonal > 0).all()
+
+
+def test_the_metric_of_steps_is_positive_and_inverted():
+    counts = long_tail(3000, 40, 40)
+    model = Balanced(UFM(counts, 0.02, 0.02 / counts.sum(), bias="free"))
+    rng = np.random.default_rng(0)
+    point = Point(rng.normal(size=(40, 40)), np.tril(rng.random((40, 40))), rng.normal(size=40))
+    here = search.descend(model, point, newton.PAIRED, Progress(500))
+    metric = Face(here).metric()
+    assert isinstance(metric, newton.Coupled)
+    matrix = np.stack([metric.times(axis) for axis in np.eye(metric.diagonal.size)])
+    assert_allclose(matrix, matrix.T, rtol=0, atol=1e-15)
+    free = rng.random(len(matrix)) < 0.7
+    free[metric.one] = True
+    solve_with, x = metric.inverse(free), rng.normal(size=len(matrix))
+    expected = np.zeros(len(matrix))
+    expected[free] = np.linalg.solve(matrix[np.ix_(free, free)], x[free])
+    assert_allclose(solve_with(x), expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
+    assert np.linalg.eigvalsh(matrix).min() > 0
 
 
 # Statuses, limits, misuse
@@ -282,6 +301,38 @@ def test_a_time_limit_keeps_the_best_point():
     assert time.monotonic() - begun < 30
     assert solution.status is Status.TIME_LIMIT
     assert np.isfinite(solution.objective)
+
+
+def test_after_the_deadline_a_step_ends_within_a_few_products(monkeypatch):
+    """A clock that shows the products so far: however long one takes, what is left after the deadline is bounded."""
+    products, original = [0], Face.curve
+
+    def counted(self, step):
+        products[0] += 1
+        return original(self, step)
+
+    monkeypatch.setattr(Face, "curve", counted)
+    monkeypatch.setattr(time, "monotonic", lambda: float(products[0]))
+    counts = long_tail(5000, 50, 60)
+    for limit in (20, 60, 120):
+        products[0] = 0
+        solution = solve(UFM(counts, 5e-4, 5e-4 / counts.sum(), bias="free"), time_limit=limit)
+        assert limit < products[0] <= limit + 14  # one of conjugate gradients, and at most 12 of the search along them
+        assert solution.status is Status.TIME_LIMIT
+        assert solution.lower_bound < solution.objective < np.log(60)
+
+
+def test_after_the_deadline_a_bound_is_not_sharpened_any_more(monkeypatch):
+    rng, calls = np.random.default_rng(0), [0]
+    Y, V = rng.normal(size=(60, 60)), np.kron(np.eye(30), np.ones((2, 1))) * rng.random((60, 1))
+
+    def clock():
+        calls[0] += 1
+        return float(calls[0])
+
+    monkeypatch.setattr(time, "monotonic", clock)
+    complement(Y @ Y.T / 240, V, until=3.0)
+    assert calls[0] <= 5
 
 
 @pytest.mark.parametrize("dim", [None, 5, 20])

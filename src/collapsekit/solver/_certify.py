@@ -143,8 +143,11 @@ def feasible(
     return W, H, b
 
 
-def certificate_at(model: Balanced, point: Point, target: float = 1e-13) -> Certificate:
+def certificate_at(model: Balanced, point: Point, target: float = 1e-13, until: float = np.inf) -> Certificate:
     """Return what a point of this model yields; polar bounds are tried until one closes the gap to `target`.
+
+    One that is found by descent stops at the time `until`, by the monotonic clock.
+
 
     The polar of the exactly feasible P* is at most that of P plus the Frobenius norm of their distance; forming
     ``A = YᵀY`` errs by at most ``(K + 2) EPS ‖ |Y| ‖² ≤ (K + 2) EPS ‖Y‖₁ ‖Y‖_∞``.
@@ -158,7 +161,7 @@ def certificate_at(model: Balanced, point: Point, target: float = 1e-13) -> Cert
         square = upper_bound(here.scaled @ here.scaled.T, None, relu, np.inf)[0]
         return Certificate(objective, -np.inf, here.stationarity, float(np.sqrt(square)) / model.kappa, NO_CERTIFICATE)
     Y = model.factors[:, None] * dual.gradient
-    square, kind = upper_bound(Y @ Y.T, point.V, relu, (model.kappa * (1 + target)) ** 2)
+    square, kind = upper_bound(Y @ Y.T, point.V, relu, (model.kappa * (1 + target)) ** 2, until)
     square += (max(Y.shape) + 2) * EPS * float(np.abs(Y).sum(axis=0).max() * np.abs(Y).sum(axis=1).max())
     polar = float(np.sqrt(square) + np.linalg.norm(model.factors[:, None] * dual.error)) / model.kappa
     scale = min(1.0, (1 - 4 * EPS) / max(polar, 1e-300))

@@ -9,6 +9,7 @@ so each N gives one; the best N gives the doubly non-negative (semidefinite) bou
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
@@ -24,6 +25,8 @@ EXACT_LEAST_SQUARES, LARGEST_SEMIDEFINITE = 40, 60
 second or so each."""
 LARGEST_EXACT = 15
 """Classes up to which all supports are enumerated: 2^15 small eigenproblems, half a second."""
+PATIENT = 10.0
+"""Seconds that must be left for a semidefinite program, which cannot be stopped, to be begun."""
 POSITIVE_PART, COMPLEMENTARY, EXACT, SEMIDEFINITE, SPECTRAL = (
     "positive-part eigenvalue",
     "eigenvalue complementary to the features",
@@ -36,7 +39,7 @@ SLACK = 1e-14
 multiple of epsilon times the norm, less than one a class."""
 
 
-def upper_bound(A: Array, V: Array | None, relu: bool, target: float) -> tuple[float, str]:
+def upper_bound(A: Array, V: Array | None, relu: bool, target: float, until: float = np.inf) -> tuple[float, str]:
     """Return an upper bound on ``Ω°(Y)²`` and its name: the first at most `target`, or else the tightest at hand.
 
     Parameters
@@ -49,6 +52,8 @@ def upper_bound(A: Array, V: Array | None, relu: bool, target: float) -> tuple[f
         Whether v is nonnegative.
     target : float
         κ², or a little more: a bound this low needs no better one.
+    until : float
+        By the monotonic clock: a descent on N stops then, and what it has found is a bound like any other.
     """
     raised = 1 + SLACK * len(A)
     if not relu:
@@ -57,10 +62,10 @@ def upper_bound(A: Array, V: Array | None, relu: bool, target: float) -> tuple[f
         (POSITIVE_PART, lambda: largest_eigenvalue(np.maximum(A, 0.0))),
     ]
     if V is not None and V.size and np.isfinite(target):
-        bounds.append((COMPLEMENTARY, lambda: largest_eigenvalue(A + target * complement(A / target, V))))
+        bounds.append((COMPLEMENTARY, lambda: largest_eigenvalue(A + target * complement(A / target, V, until))))
     if len(A) <= LARGEST_EXACT:
         bounds.append((EXACT, lambda: by_supports(A)[0]))
-    elif find_spec("cvxpy") is not None and len(A) <= LARGEST_SEMIDEFINITE:
+    elif until - time.monotonic() > PATIENT and len(A) <= LARGEST_SEMIDEFINITE and find_spec("cvxpy") is not None:
         bounds.append((SEMIDEFINITE, lambda: semidefinite(A)))
     best, name = np.inf, ""
     for kind, bound in bounds:
@@ -77,22 +82,27 @@ def largest_eigenvalue(matrix: Array) -> float:
     return max(0.0, float(np.linalg.eigvalsh(matrix)[-1]))
 
 
-def complement(A: Array, V: Array) -> Array:
+def complement(A: Array, V: Array, until: float = np.inf) -> Array:
     """Return ``N ≥ 0`` with ``(A + N) V = V`` as nearly as can be and ``N = 0`` where two classes share a coordinate.
 
     If features V are optimal and A is in units of κ², some N of this kind makes ``λ_max(A + N) = 1`` whenever the
     doubly non-negative bound is tight (complementary slackness), and there is little freedom left. Least squares with
     bounds: exactly up to EXACT_LEAST_SQUARES classes, by L-BFGS beyond.
     """
-    V = V / np.maximum(np.linalg.norm(V, axis=0), 1e-300)
+    # coordinates as long as they are: what is left of one that fades away has features of noise, and weighs nothing
+    V = V / max(float(np.linalg.norm(V, axis=0).max()), 1e-300)
     lengths = np.linalg.norm(V, axis=1)
     # classes that share a coordinate by more than what descents leave of one
     apart = np.tril(1e-9 * np.outer(lengths, lengths) >= V @ V.T)
     rows, columns = np.nonzero(apart)
     wanted, N = V - A @ V, np.zeros_like(A)
     if rows.size:
-        solver = _least_squares if len(A) <= EXACT_LEAST_SQUARES else _descended
-        N[rows, columns] = np.maximum(solver(V, wanted, (rows, columns), np.maximum(-A, 0.0)[rows, columns]), 0.0)
+        start = np.maximum(-A, 0.0)[rows, columns]
+        if len(A) <= EXACT_LEAST_SQUARES:
+            found = _least_squares(V, wanted, (rows, columns), start)
+        else:
+            found = _descended(V, wanted, (rows, columns), start, until)
+        N[rows, columns] = np.maximum(found, 0.0)
     return np.asarray(np.maximum(N, N.T))
 
 
@@ -111,8 +121,8 @@ def _least_squares(V: Array, wanted: Array, pairs: tuple[Any, Any], start: Array
         return start
 
 
-def _descended(V: Array, wanted: Array, pairs: tuple[Any, Any], start: Array) -> Array:
-    from scipy.optimize import minimize
+def _descended(V: Array, wanted: Array, pairs: tuple[Any, Any], start: Array, until: float) -> Array:
+    from scipy.optimize import Bounds, minimize
 
     rows, columns = pairs
     share = np.where(rows == columns, 0.5, 1.0)
@@ -124,9 +134,14 @@ def _descended(V: Array, wanted: Array, pairs: tuple[Any, Any], start: Array) ->
         slope = apart @ V.T
         return 0.5 * float((apart**2).sum()), (slope + slope.T)[rows, columns] * share
 
+    def stop(_: Array) -> None:
+        if time.monotonic() > until:
+            raise StopIteration
+
     options = {"maxiter": 2000, "maxfun": 4000, "ftol": 0, "gtol": 1e-14, "maxcor": 30}
-    bounds = [(0.0, None)] * rows.size
-    return np.asarray(minimize(value, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x)
+    bounds = Bounds(np.zeros(rows.size), np.inf)
+    done = minimize(value, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=stop)
+    return np.asarray(done.x)
 
 
 def by_supports(A: Array) -> tuple[float, Array]:

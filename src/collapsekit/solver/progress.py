@@ -27,6 +27,10 @@ class Status(Enum):
     LOOSE = "stationary, gap not closed: the bound on the polar may be loose"
 
 
+GRACE = 0.3
+"""Seconds for which a bound is sharpened after the time is over or Ctrl-C: less than a step of 1,000 classes."""
+
+
 @dataclass
 class Progress:
     """Steps taken and allowed, the time by which to end, why a search ended early, and the last point reached."""
@@ -37,10 +41,21 @@ class Progress:
     ended: Status | None = None
     point: Point | None = None
 
+    @property
+    def late(self) -> bool:
+        """Whether the time is over: asked for inside a step, too, which may take longer than what is left."""
+        return time.monotonic() > self.deadline
+
+    @property
+    def patience(self) -> float:
+        """Until when a bound may be sharpened, by the monotonic clock."""
+        end = 0.0 if self.ended is Status.INTERRUPTED else self.deadline
+        return max(end, time.monotonic() + GRACE)
+
     def spent(self) -> bool:
         """Whether to end now."""
         if self.taken >= self.steps:
             self.ended = Status.STEP_LIMIT
-        elif time.monotonic() > self.deadline:
+        elif self.late:
             self.ended = Status.TIME_LIMIT
         return self.ended is not None

@@ -154,7 +154,9 @@ class Search:
 
         Rotations ``V Q`` that keep the Gram matrix of the features leave the objective alone, and along them a descent
         creeps; a triangular V with a positive diagonal has none. From the frame, where V is diagonal,
-        the optimum under a long tail is found in tens of steps; what it lacks elsewhere, escapes add.
+        the optimum under a long tail is found in tens of steps. What is solved is the problem with V triangular in
+        the order of rarity: it has the optimum of the whole if and only if some optimal Gram matrix of features has
+        a nonnegative triangular factor (docs/theory.md), which nothing ensures; what it lacks, escapes add.
         """
         rank = np.argsort(np.argsort(model.kappa / (model.factors * model.loss.weights), kind="stable"))
         rows = len(rank)  # of features: one a class, or a type of samples
@@ -260,7 +262,7 @@ class Search:
         """Take the point if it is the best that fits into `dim`, and its bound if it is the highest."""
         # a polar this close to κ needs no tighter bound: what remains is a thousandth of the tolerance
         target = min(1e-3 * self.tol, 1e-11) if target is None else target
-        offered, bound = certificate_at(model, here.point, target), self.found.lower_bound
+        offered, bound = certificate_at(model, here.point, target, self.progress.patience), self.found.lower_bound
         objective, dim, count = offered.objective, self.problem.dim, here.point.V.shape[1]
         if objective < self.relaxed * (1 - TIE) or (objective <= self.relaxed * (1 + TIE) and count < self.needed):
             self.relaxed, self.needed = objective, count
