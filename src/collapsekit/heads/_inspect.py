@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -267,8 +268,13 @@ def _decided(
         return found
     left = [int(k) for k in asked if int(k) not in found]
     return found | decide_all(
-        Head(rows, bias, given.lower), left, lambda done: advance(done, len(left), "classes decided")
+        Head(rows, bias, given.lower), left, lambda done: advance(done, len(left), "classes decided"), cores()
     )
+
+
+def cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shares(apart: Array, biased: bool, weight_decay: float | None, feature_norm: float | None) -> Array:
