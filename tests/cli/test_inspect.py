@@ -179,3 +179,11 @@ def test_an_onnx_file_says_its_activation_and_its_labels_itself(folder, capsys, 
     assert risky(content) == {"bee", "elk"}
     assert ", if the head's inputs" not in content["verdict"]
     assert "the file says relu" in refused(capsys, "net.onnx", "--activation", "gelu")
+
+
+def test_a_page_is_written_beside_what_is_printed(folder, capsys):
+    assert main(["inspect", "head.safetensors", "--labels", "labels.txt", "--html", "page.html"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "page: page.html"
+    assert "bee" in (folder / "page.html").read_text(encoding="utf-8")
+    assert printed(capsys, "head.safetensors", "--html", "page.html")["page"] == "page.html"
+    assert "is a folder" in refused(capsys, "head.safetensors", "--html", ".")

@@ -67,7 +67,9 @@ class Head:
     @cached_property
     def shifted(self) -> Array:
         """Return b', each logit where all inputs are at their bound, (K,)."""
-        return self.bias + self.lower * np.concatenate([block.sum(axis=1) for block in row_blocks(self.weight)])
+        sums = np.concatenate([block.sum(axis=1) for block in row_blocks(self.weight)])
+        shifted: Array = self.bias + self.lower * sums
+        return shifted
 
     @cached_property
     def scale(self) -> float:
@@ -90,14 +92,15 @@ class Head:
     def columns(self, rows: NDArray[np.intp]) -> Array:
         """Return the columns of some rows, (m, d + 1)."""
         taken = self.weight[rows].astype(np.float64)
-        whole = np.column_stack([taken, self.shifted[rows]]) if np.ptp(self.shifted) else taken
-        return whole / self.scale
+        return (np.column_stack([taken, self.shifted[rows]]) if np.ptp(self.shifted) else taken) / self.scale
 
     def worth(self, prices: Array) -> Array:
         """Return what each row is worth at these prices of the coordinates, (K,)."""
         ways, offset = prices[: self.weight.shape[1]], prices[self.weight.shape[1] :].sum()
-        found = np.concatenate([block @ ways for block in row_blocks(self.weight)])
-        return (found + offset * self.shifted) / self.scale
+        found: Array = np.concatenate([block @ ways for block in row_blocks(self.weight)])
+        found += offset * self.shifted
+        found /= self.scale
+        return found
 
 
 def decide_all(
