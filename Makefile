@@ -57,6 +57,7 @@ figures: .venv/run
 evidence: .venv/test
 	for claim in $(CLAIMS); do $(BIN)/python experiments/$$claim.py --out runs/experiments || exit 1; done
 	PYTHONPATH=experiments $(BIN)/python experiments/coinciding_texts.py
+	PYTHONPATH=experiments $(BIN)/python experiments/rare_rows.py
 	$(BIN)/python experiments/solver_certified.py
 	$(BIN)/python experiments/solver_landscape.py
 	PYTHONPATH=experiments $(BIN)/python -m _tools.summary

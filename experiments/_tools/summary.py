@@ -32,15 +32,17 @@ ORDER = (
     *("collapse_line", "first_light", "mini_batches", "networks", "batchnorm_law", "effective_penalties", "weights"),
     *("paper_settings", "controls", "optimiser", "revival", "everyday", "generalisation", "every_recipe"),
 )
+ALONE = ("shipped_models", "rare_rows")
+"""Experiments without runs of `train`: on the page of evidence, not in the README."""
 FIGURES = dict.fromkeys(("collapse_line", "networks"), "collapse_line.png") | dict.fromkeys(
     panels.PANELS, "evidence.png"
 )
 HEAD = ("claim", "networks × data × seeds", "predicted", "measured ± sd", "verdict", "run")
 
 
-def contents():
+def contents(names=ORDER):
     """The results that exist, by name, in the order of the table."""
-    found = {name: harness.results(name) for name in ORDER}
+    found = {name: harness.results(name) for name in names}
     return {name: content for name, content in found.items() if content}
 
 
@@ -94,7 +96,7 @@ def evidence_page():
         "![Share of confidence above chance against headroom](collapse_line.png)",
         "![A panel for each of the other experiments](evidence.png)",
     ]
-    for name, content in contents().items():
+    for name, content in contents((*ORDER, *ALONE)).items():
         runs, planned = len(content["runs"]), content["planned_runs"]
         done = f"{runs} runs" if runs == planned else f"{runs} of {planned} planned runs"
         failed = f", {len(content['failures'])} of them stopped with an error" if content["failures"] else ""

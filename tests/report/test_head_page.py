@@ -1,4 +1,4 @@
-"""The page of `collapsekit inspect`: names in place of numbers, nothing empty, the dead group marked, nothing outside."""
+"""The page of `collapsekit inspect`: names and no empty parts, the dead group marked, nothing from outside."""
 
 import re
 

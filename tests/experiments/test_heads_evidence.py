@@ -1,0 +1,28 @@
+"""Results on shipped models and rare rows: the table follows from the stored runs, the bands are those of the file."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+sys.path.insert(0, str(EXPERIMENTS))
+harness, summary = (importlib.import_module(f"_tools.{name}") for name in ("harness", "summary"))
+
+
+@pytest.mark.parametrize("name", summary.ALONE)
+def test_the_verdicts_follow_from_the_stored_runs(name):
+    content, own = harness.results(name), importlib.import_module(name)
+    assert content["bands"] == json.loads(json.dumps(own.BANDS))
+    assert content["table"] == own.judge(content["runs"], own.BANDS)
+    assert len(content["runs"]) == content["planned_runs"]
+
+
+def test_a_wrong_result_fails():
+    own = importlib.import_module("shipped_models")
+    runs = json.loads(json.dumps(harness.stored("shipped_models")))
+    for key, value in (("proved", 194), ("proved_read", 1), ("seconds_a_class", 0.6), ("auc", 0.6)):
+        worse = [run | {key: value} if run["model"] == "PP-OCRv4" else run for run in runs]
+        assert harness.FAILS in [entry["verdict"] for entry in own.judge(worse, own.BANDS)]
