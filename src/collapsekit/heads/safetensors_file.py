@@ -17,7 +17,6 @@ from collapsekit.data.files import check_size, is_folder, parsing
 from collapsekit.errors import CollapseError
 from collapsekit.validation import shorten
 
-
 STORED = {"F32": "<f4", "F64": "<f8", "BF16": "<u2"}
 
 
