@@ -256,6 +256,20 @@ def judge(rows, bands):
     return lines
 
 
+def page_table(rows):
+    """The table of docs/inspect.md: what is found in each model, and the readers' recall."""
+    lines = [
+        "| model | classes | coincide | flagged | proved never output | recall by distance |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        proved = f"{row['proved']} of {row['tried']} within {NEAR}" if "proved" in row else "–"
+        recall = said(row["recalls"]).removeprefix("recall ") + f"; AUC {row['auc']:.2f}" if "auc" in row else "–"
+        cells = (row["model"], row["classes"], row["coinciding"], row["flagged"], proved, recall)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
 def near_recall(row):
     """Recall up to NEAR from the dead point."""
     return row["recalls"][0]["read"] / row["recalls"][0]["drawn"]

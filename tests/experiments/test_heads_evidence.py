@@ -26,3 +26,8 @@ def test_a_wrong_result_fails():
     for key, value in (("proved", 194), ("proved_read", 1), ("seconds_a_class", 0.6), ("auc", 0.6)):
         worse = [run | {key: value} if run["model"] == "PP-OCRv4" else run for run in runs]
         assert harness.FAILS in [entry["verdict"] for entry in own.judge(worse, own.BANDS)]
+
+
+def test_the_page_shows_what_was_found():
+    page = (EXPERIMENTS.parent / "docs" / "inspect.md").read_text(encoding="utf-8")
+    assert importlib.import_module("shipped_models").page_table(harness.stored("shipped_models")) in page
