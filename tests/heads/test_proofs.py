@@ -60,6 +60,7 @@ def test_no_feature_reaches_a_class_that_is_proved_unreachable(seed):
     for name, lower in LOWER.items():
         proved = set(inspect_head(weight, bias, activation=name, prove="all").unreachable)
         assert proved
+        assert all(best_lead(weight, bias, row, lower) < CLEAR for row in proved)  # optimised
         tries = examples(200_000) // 5  # 10^6 of all sorts in the full suite
         features = lower + np.abs(rng.normal(size=(tries, 6))) * 10 ** rng.uniform(-2, 3, size=(tries, 1))
         features *= np.where(rng.random(features.shape) < 0.3, 0, 1)
