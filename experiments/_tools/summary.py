@@ -33,7 +33,7 @@ ORDER = (
     *("paper_settings", "controls", "optimiser", "revival", "everyday", "generalisation", "every_recipe"),
 )
 """Experiments of `collapsekit.training`: each file holds a harness.Experiment."""
-SCRIPTS = ("coinciding_texts", "advice_kept")
+SCRIPTS = ("coinciding_texts", "advice_kept", "shipped_models", "rare_rows")
 """Experiments that do not train with the package: each file holds BANDS and judge(runs, bands)."""
 FIGURES = dict.fromkeys(("collapse_line", "networks"), "collapse_line.png") | dict.fromkeys(
     panels.PANELS, "evidence.png"

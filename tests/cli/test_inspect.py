@@ -7,10 +7,12 @@ import onnx
 import pytest
 import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 from _support.heads import trained
 from collapsekit.cli import main
 from collapsekit.heads import inspect_head
+from collapsekit.heads.files import read_model
 
 NAMES = ["ant", "bee", "cat", "dog", "elk", "fox"]
 COUNTS = np.array([40, 0, 12, 25, 0, 6])
@@ -179,3 +181,20 @@ def test_an_onnx_file_says_its_activation_and_its_labels_itself(folder, capsys, 
     assert risky(content) == {"bee", "elk"}
     assert ", if the head's inputs" not in content["verdict"]
     assert "the file says relu" in refused(capsys, "net.onnx", "--activation", "gelu")
+
+
+def test_a_page_is_written_beside_what_is_printed(folder, capsys):
+    assert main(["inspect", "head.safetensors", "--labels", "labels.txt", "--html", "page.html"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "page: page.html"
+    assert "bee" in (folder / "page.html").read_text(encoding="utf-8")
+    assert printed(capsys, "head.safetensors", "--html", "page.html")["page"] == "page.html"
+    assert "is a folder" in refused(capsys, "head.safetensors", "--html", ".")
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_matrix_of_a_shard_is_read_as_it_is_stored(tmp_path, kind):
+    stored = {"other": torch.ones(3), "head.weight": torch.randn(5, 4, generator=torch.manual_seed(0)).to(kind)}
+    save_torch(stored, tmp_path / "m.safetensors")
+    found = read_model(str(tmp_path / "m.safetensors")).weight
+    assert found.dtype == (np.float64 if kind == torch.float64 else np.float32)
+    assert (found == stored["head.weight"].double().numpy()).all()

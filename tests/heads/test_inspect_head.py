@@ -152,3 +152,14 @@ def test_a_mistake_costs_one_line(arguments, words):
         inspect_head(**({"weight": np.eye(3)} | arguments))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_no_share_is_bounded_where_the_sum_of_the_rows_excludes_a_stationary_point():
+    counts = np.array([0, 0, 5, 9, 40])
+    weight, bias, _ = trained(counts, 4, 1e-2)
+    words = {"weight_decay": 1e-2, "feature_norm": 10}
+    assert np.isfinite(inspect_head(weight, bias, **words).share_at_least).all()
+    moved = inspect_head(weight + 10, bias, **words)  # every margin is the same
+    assert np.isnan(moved.share_at_least).all()
+    assert "% of what independent rows would give: no stationary point" in " ".join(moved.verdict)
+    assert "e+" not in " ".join(moved.verdict)

@@ -399,3 +399,38 @@ def test_without_onnx_the_remedy_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(CollapseError, match=r"pip install 'collapsekit\[onnx\]'"):
         read_model(path)
+
+
+def inside(kind, nodes):
+    """A node that makes y by a graph of its own: both branches of an If, or the body of a Loop or Scan."""
+    end = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    if kind == "If":
+        branch = helper.make_graph(nodes, "branch", [], [end])
+        return helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("i", "k")]
+    return helper.make_node(kind, ["n", "c"], ["y"], body=helper.make_graph(nodes, "body", ends, [ends[1], end]))
+
+
+@pytest.mark.parametrize("kind", ["If", "Loop", "Scan"])
+def test_a_head_inside_a_graph_of_a_graph_is_not_guessed(tmp_path, kind):
+    head = [node("Gemm", "x w b", "y", transB=1)]
+    arrays = {"w": WEIGHT, "b": BIAS, "c": np.array(True), "n": np.array(1)}
+    check_refused(save(tmp_path / "m.onnx", [inside(kind, head)], arrays))
+    nested = head
+    for _ in range(8):
+        nested = [inside(kind, nested)]
+    check_refused(save(tmp_path / "m.onnx", nested, arrays))
+    # before a head of the graph itself it is an operation like any other: its bound is not known
+    later = [inside(kind, head), node("Gemm", "y v d", "z", transB=1)]
+    arrays |= {"v": RNG.normal(size=(4, 5)).astype(np.float32), "d": np.zeros(4, np.float32)}
+    found = read_model(save(tmp_path / "m.onnx", later, arrays, outputs=("z",)))
+    assert (found.weight.shape, found.activation.lower) == ((4, 5), None)
+
+
+def test_names_that_steer_a_terminal_are_shown_harmless(tmp_path):
+    nodes = [node("Gemm", "x w\x1b[2J b", "y\u202e", transB=1), node("Gemm", "x v c", "z", transB=1)]
+    arrays = {"w\x1b[2J": WEIGHT, "b": BIAS, "v": WEIGHT[:2], "c": BIAS[:2]}
+    check_refused(save(tmp_path / "m.onnx", nodes, arrays, outputs=("y\u202e", "z")))
+    labels = {"names": json.dumps(["a\x1b[2J", "b\n", "c\u202e", "d\x00", "e"])}
+    found = read_model(save(tmp_path / "m.onnx", nodes[:1], arrays, outputs=("y\u202e",), metadata=labels))
+    assert all(name.isprintable() for name in found.names)

@@ -1,5 +1,6 @@
 """Proofs of unreachability against a linear program of another form, and against features that try to win."""
 
+import threading
 from fractions import Fraction
 
 import numpy as np
@@ -59,6 +60,7 @@ def test_no_feature_reaches_a_class_that_is_proved_unreachable(seed):
     for name, lower in LOWER.items():
         proved = set(inspect_head(weight, bias, activation=name, prove="all").unreachable)
         assert proved
+        assert all(best_lead(weight, bias, row, lower) < CLEAR for row in proved)  # optimised
         tries = examples(200_000) // 5  # 10^6 of all sorts in the full suite
         features = lower + np.abs(rng.normal(size=(tries, 6))) * 10 ** rng.uniform(-2, 3, size=(tries, 1))
         features *= np.where(rng.random(features.shape) < 0.3, 0, 1)
@@ -129,3 +131,28 @@ def test_the_shortest_input_wins_and_none_shorter_does(lower):
                 assert least <= lengths[won == row].min() + CLEAR
             if np.isfinite(least) and lower is not None:
                 assert best_lead(weight, bias, row, lower) > -CLEAR
+
+
+def test_any_number_of_threads_finds_the_same():
+    rng = np.random.default_rng(3)
+    head = Head(rng.normal(size=(150, 4)).astype(np.float32), rng.normal(size=150).astype(np.float32), 0.0)
+    alone = decide_all(head, range(150))
+    assert {type(verdict) for verdict in alone.values()} == {bool, Proof}
+    for workers in (2, 8):
+        found = decide_all(head, range(150), workers=workers)
+        assert list(found.items()) == list(alone.items())
+
+
+def test_an_interrupt_ends_all_threads_after_the_row_they_are_at():
+    weight, bias = random_head(4)
+    head, seen = Head(np.tile(weight, (30, 1)), np.tile(bias, 30), 0.0), []
+
+    def interrupt(done):
+        seen.append(done)
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decide_all(head, range(len(head.weight)), interrupt, workers=2)
+    assert len(seen) <= 3 + 2 * 2  # the thread that was hit begins its next part, at most
+    assert threading.active_count() == 1

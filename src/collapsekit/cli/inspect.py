@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from collapsekit import CollapseError
 from collapsekit.cli._console import MOST_ROWS, print_json, print_note, print_table, progress
+from collapsekit.cli.predict import pages
 from collapsekit.data import class_sizes
 from collapsekit.data.lists import Lines
 from collapsekit.heads import Inspection, inspect_head
@@ -35,6 +37,7 @@ def inspect(
     feature_norm: float | None = None,
     prove: Literal["flagged", "all", "none"] = "flagged",
     least_norm: bool = False,
+    html: Path | None = None,
     json: bool = False,
 ) -> None:
     """Say which classes of a trained model can never or hardly be output, from its weights alone.
@@ -67,6 +70,8 @@ def inspect(
         Which classes are proved unreachable or not: the 200 flagged ones nearest the dead point, all, or none.
     least_norm : bool
         Compute the shortest input at which each other flagged class is output.
+    html : Path
+        Write a page with the table and figures, too (needs the extras report and torch).
     json : bool
         Print one JSON object.
     """
@@ -89,10 +94,21 @@ def inspect(
             least_norm=least_norm,
             advance=advance,
         )
+    page = {} if html is None else {"page": str(_page().head_page(result, found.weight, found.layer, html))}
     if json:
-        print_json(result.to_dict())
+        print_json(result.to_dict() | page)
         return
     _print(result, found)
+    for written in page.values():
+        print_note(f"page: {written}")
+
+
+def _page() -> Any:
+    """The module that writes the page, or the error that says what it needs."""
+    pages()
+    from collapsekit.report import head_page
+
+    return head_page
 
 
 def _samples(path: str, lines: Lines | None, names: tuple[str, ...] | None, size: int) -> Any:

@@ -6,7 +6,7 @@ Healthy heads, long tails and pairs of like classes have near rows, too; what th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ RARE = 1e-4
 """Expected number of groups so tight by chance in one head."""
 RESOLUTION = 1e-6
 """Distances are told apart from this share of the scale on; float32 weights hold seven digits."""
+PRODUCTS = 1e-5
+"""Error of a squared distance by products in float32, over the squares that cancel, at most."""
 EXAMINED = 64
 """So many rows with the nearest neighbours are tried as the middle of a group."""
 ALL_PAIRS, SAMPLED = 20_000, 2048
@@ -60,7 +62,8 @@ def coinciding_groups(weight: NDArray[np.floating]) -> list[Group]:
         every = np.arange(size)
         return [Group(every, weight.mean(axis=0, dtype=np.float64), scale)]
     dimension = _dimension(weight)
-    found = [_group(weight, j, scale, dimension) for j in _middles(weight, scale)]
+    middles = _middles(weight, scale)
+    found = [_group(weight, apart, scale, dimension) for apart in _apart(weight, middles, scale)]
     groups, taken = list[Group](), np.zeros(size, dtype=bool)
     for group in sorted((one for one in found if one is not None), key=lambda one: -len(one.rows)):
         if not taken[group.rows].any():
@@ -81,13 +84,31 @@ def distances_from(weight: NDArray[np.floating], point: NDArray[np.floating]) ->
     return np.concatenate([np.linalg.norm(block - point.astype(np.float64), axis=1) for block in row_blocks(weight)])
 
 
-def _group(weight: NDArray[np.floating], middle: int, scale: float, dimension: float) -> Group | None:
-    """The group around a row, where the rows within a radius are almost alone in the shell around it."""
-    apart = distances_from(weight, weight[middle])
+def _apart(weight: NDArray[np.floating], middles: Sequence[int], scale: float) -> NDArray[np.float32]:
+    """Distance of each row from each of these, in units of the scale, (m, K): in one pass, by their products; those of
+    near rows by differences, which cancel nothing."""
+    mean, chosen = weight.mean(axis=0, dtype=np.float64), weight[middles].astype(np.float64)
+    own = ((chosen - mean) / scale).astype(np.float32)
+    own_squares, found = (own**2).sum(axis=1)[:, None], np.empty((len(middles), len(weight)), dtype=np.float32)
+    start = 0
+    for rows in row_blocks(weight):
+        block = ((rows - mean) / scale).astype(np.float32)
+        sizes = own_squares + (block**2).sum(axis=1)
+        squares = sizes - 2 * own @ block.T
+        found[:, start : start + len(rows)] = np.sqrt(np.maximum(squares, 0))
+        for i, near in enumerate(squares < 2 * CLOSE**2 + PRODUCTS * sizes):
+            found[i, start + np.flatnonzero(near)] = np.linalg.norm(rows[near] - chosen[i], axis=1) / scale
+        start += len(rows)
+    return found
+
+
+def _group(weight: NDArray[np.floating], apart: NDArray[np.float32], scale: float, dimension: float) -> Group | None:
+    """The group around a row, where the rows within a radius are almost alone in the shell around it; distances are in
+    units of the scale."""
     order = np.argsort(apart, kind="stable")
-    ranked = np.maximum(apart[order], RESOLUTION * scale)
+    ranked = np.maximum(apart[order].astype(np.float64), RESOLUTION)
     sizes = np.arange(2, len(weight))  # radius ranked[m - 1], next ranked[m]
-    sizes = sizes[ranked[sizes - 1] <= CLOSE * scale]
+    sizes = sizes[ranked[sizes - 1] <= CLOSE]
     if not sizes.size:
         return None
     by_chance = (len(weight) / RARE) ** (1 / (dimension * (sizes - 1.0)))
@@ -98,7 +119,7 @@ def _group(weight: NDArray[np.floating], middle: int, scale: float, dimension: f
         return None
     best = int(alone[np.argmax(ranked[alone] / ranked[alone - 1])])
     rows = np.sort(order[:best])
-    return Group(rows, weight[rows].mean(axis=0, dtype=np.float64), float(apart[order[best - 1]]))
+    return Group(rows, weight[rows].mean(axis=0, dtype=np.float64), scale * float(apart[order[best - 1]]))
 
 
 def _middles(weight: NDArray[np.floating], scale: float) -> list[int]:

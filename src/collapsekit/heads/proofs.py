@@ -10,9 +10,12 @@ same linear program are an input at which the class wins.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +23,8 @@ from numpy.typing import NDArray
 from collapsekit.heads.coincidence import row_blocks
 from collapsekit.validation import Array
 
-STARTING = 1
-"""Columns a coordinate that the linear program starts with: rows that are largest in it."""
+PART = 32
+"""Rows that are decided one after the other, each with the help of the last: what is found depends on no more."""
 ADDED = 150
 """Columns added a round: the rows that the current multipliers price highest."""
 ROUNDS = 60
@@ -51,38 +54,95 @@ class Proof:
 
 @dataclass(frozen=True)
 class Head:
-    """Rows and shifted biases of a head whose inputs are at least `lower`, ready for the linear programs."""
+    """Rows and biases of a head whose inputs are at least `lower`, as the linear programs see them: columns [w, b'].
+
+    They are in units of their largest entry, in float64, and never all in memory. Without b' where it is the same for
+    all rows.
+    """
 
     weight: NDArray[np.floating]
     bias: NDArray[np.floating]
     lower: float
 
-    @property
-    def columns(self) -> Array:
-        """Return [w, b'], (K, d + 1), in units of its largest entry; without b' where it is the same for all."""
-        rows = self.weight.astype(np.float64)
-        shifted = self.bias + self.lower * rows.sum(axis=1)
-        columns = np.column_stack([rows, shifted]) if np.ptp(shifted) else rows
-        columns /= max(float(np.abs(columns).max()), np.finfo(float).tiny)
-        return columns
+    @cached_property
+    def shifted(self) -> Array:
+        """Return b', each logit where all inputs are at their bound, (K,)."""
+        sums = np.concatenate([block.sum(axis=1) for block in row_blocks(self.weight)])
+        shifted: Array = self.bias + self.lower * sums
+        return shifted
+
+    @cached_property
+    def scale(self) -> float:
+        """Return the largest entry."""
+        ends = (self.weight.max(), -self.weight.min(), np.abs(self.shifted).max() * (np.ptp(self.shifted) > 0))
+        return max(*map(float, ends), float(np.finfo(float).tiny))
+
+    @cached_property
+    def highest(self) -> NDArray[np.intp]:
+        """Return the rows that are largest in some coordinate: the linear programs start with them."""
+        best, where = np.full(self.weight.shape[1], -np.inf), np.zeros(self.weight.shape[1], dtype=np.intp)
+        start = 0
+        for block in row_blocks(self.weight):
+            top = block.argmax(axis=0)
+            higher = np.take_along_axis(block, top[None], axis=0)[0]
+            where, best = np.where(higher > best, start + top, where), np.maximum(best, higher)
+            start += len(block)
+        return np.append(where, self.shifted.argmax())
+
+    def columns(self, rows: NDArray[np.intp]) -> Array:
+        """Return the columns of some rows, (m, d + 1)."""
+        taken = self.weight[rows].astype(np.float64)
+        return (np.column_stack([taken, self.shifted[rows]]) if np.ptp(self.shifted) else taken) / self.scale
+
+    def worth(self, prices: Array) -> Array:
+        """Return what each row is worth at these prices of the coordinates, (K,)."""
+        ways, offset = prices[: self.weight.shape[1]], prices[self.weight.shape[1] :].sum()
+        found: Array = np.concatenate([block @ ways for block in row_blocks(self.weight)])
+        found += offset * self.shifted
+        found /= self.scale
+        return found
 
 
 def decide_all(
-    head: Head, rows: Sequence[int], advance: Callable[[int], None] = lambda _: None
+    head: Head, rows: Sequence[int], advance: Callable[[int], None] = lambda _: None, workers: int = 1
 ) -> dict[int, Proof | bool]:
     """Return what is decided of each row: a proof that it never wins, or True; undecided rows are left out.
 
-    Neighbours are beaten by the same mixtures, so the last one is tried first. `advance` is called with each number of
-    rows that are done.
+    Neighbours are beaten by the same mixtures, so the last one is tried first. Parts of PART rows are decided by as
+    many threads as there are `workers`, and what is found does not depend on how many. `advance` is called with each
+    number of rows that are done.
     """
-    columns, found, last = head.columns, dict[int, Proof | bool](), None
-    for done, row in enumerate(rows, 1):
-        verdict = again(head, row, last) or decide(head, row, columns, list(last.mixture) if last else ())
-        if verdict is not None:
-            found[row] = verdict
-        last = verdict if isinstance(verdict, Proof) else last
-        advance(done)
-    return found
+    ended, lock, done = threading.Event(), threading.Lock(), 0
+
+    def tell() -> None:
+        nonlocal done
+        with lock:
+            done += 1
+            try:
+                advance(done)
+            except BaseException:
+                ended.set()
+                raise
+
+    def decided(part: Sequence[int]) -> dict[int, Proof | bool]:
+        found, last = dict[int, Proof | bool](), None
+        for row in part:
+            if ended.is_set():
+                break
+            verdict = again(head, row, last) or decide(head, row, list(last.mixture) if last else ())
+            if verdict is not None:
+                found[row] = verdict
+            last = verdict if isinstance(verdict, Proof) else last
+            tell()
+        return found
+
+    pool = ThreadPoolExecutor(workers)
+    try:
+        parts = list(pool.map(decided, [rows[start : start + PART] for start in range(0, len(rows), PART)]))
+    finally:  # after an interrupt no thread begins another row
+        ended.set()
+        pool.shutdown(cancel_futures=True)
+    return {row: verdict for part in parts for row, verdict in part.items()}
 
 
 def again(head: Head, row: int, last: Proof | None) -> Proof | None:
@@ -93,7 +153,7 @@ def again(head: Head, row: int, last: Proof | None) -> Proof | None:
     return exact(head, row, rows, weights)
 
 
-def decide(head: Head, row: int, columns: Array, hint: Sequence[int] = ()) -> Proof | bool | None:
+def decide(head: Head, row: int, hint: Sequence[int] = ()) -> Proof | bool | None:
     """Return a proof that a row never wins, True with an input at which it wins, or None where neither is found.
 
     Parameters
@@ -102,8 +162,6 @@ def decide(head: Head, row: int, columns: Array, hint: Sequence[int] = ()) -> Pr
         What is decided about, and what the proof is checked on.
     row : int
         The class.
-    columns : (K, d + 1) array
-        `head.columns`.
     hint : sequence of int
         Rows that the linear program starts with, too, e.g. those of a neighbour's mixture.
 
@@ -113,16 +171,17 @@ def decide(head: Head, row: int, columns: Array, hint: Sequence[int] = ()) -> Pr
     program over a few rows gives multipliers ``y ≥ 0``, ``Σ y = 1``; the rows with the largest ``(a_l − a_j)·y`` come
     in. No such price above 0 means that the input ``lo + y / y_0`` makes the class win.
     """
-    for chosen in (_largest(columns, row), _spread(columns, row)):
-        verdict = _generate(head, row, columns, np.setdiff1d(np.union1d(chosen, hint).astype(np.intp), [row]))
+    for chosen in (head.highest, _spread(head, row)):
+        verdict = _generate(head, row, np.setdiff1d(np.union1d(chosen, hint).astype(np.intp), [row]))
         if verdict is not None:
             return verdict
     return None
 
 
-def _generate(head: Head, row: int, columns: Array, chosen: NDArray[np.intp]) -> Proof | bool | None:
+def _generate(head: Head, row: int, chosen: NDArray[np.intp]) -> Proof | bool | None:
+    own = head.columns(np.array([row]))
     for _ in range(ROUNDS):
-        solved = _program(columns[chosen] - columns[row])
+        solved = _program(head.columns(chosen) - own)
         if solved is None:
             return None
         slack, mixture, prices = solved
@@ -130,7 +189,8 @@ def _generate(head: Head, row: int, columns: Array, chosen: NDArray[np.intp]) ->
             proof = exact(head, row, chosen, mixture)
             if proof is not None:
                 return proof
-        gains = (columns - columns[row]) @ prices
+        gains = head.worth(prices)
+        gains -= gains[row]
         gains[row] = -np.inf
         if gains.max() < 0 and wins(head, row, prices):
             return True
@@ -138,7 +198,7 @@ def _generate(head: Head, row: int, columns: Array, chosen: NDArray[np.intp]) ->
         if gains.max() <= slack + CERTAIN:
             return None
         fresh = np.argsort(-gains)[: min(ADDED, np.isfinite(gains).sum())]
-        chosen = np.concatenate([chosen[mixture > 0] if len(chosen) > _most(columns) else chosen, fresh])
+        chosen = np.concatenate([chosen[mixture > 0] if len(chosen) > _most(head) else chosen, fresh])
     return None
 
 
@@ -209,22 +269,16 @@ def leads(head: Head, row: int, point: Array) -> bool:
     return bool(own - logits.max() > WINS * size)
 
 
-def _largest(columns: Array, row: int) -> NDArray[np.intp]:
-    """The rows that are largest in some coordinate."""
-    best: NDArray[np.intp] = np.argpartition(-columns, STARTING, axis=0)[:STARTING].ravel()
-    return best
-
-
-def _spread(columns: Array, row: int) -> NDArray[np.intp]:
+def _spread(head: Head, row: int) -> NDArray[np.intp]:
     """Another set to start with: rows drawn at random."""
-    rng = np.random.default_rng(row)
-    drawn: NDArray[np.intp] = rng.choice(len(columns), min(len(columns), 2 * columns.shape[1]), replace=False)
+    size, dim = head.weight.shape
+    drawn: NDArray[np.intp] = np.random.default_rng(row).choice(size, min(size, 2 * dim + 2), replace=False)
     return drawn
 
 
-def _most(columns: Array) -> int:
+def _most(head: Head) -> int:
     """Above so many columns those out of the mixture are dropped."""
-    return 4 * int(columns.shape[1]) + ADDED
+    return 4 * (int(head.weight.shape[1]) + 1) + ADDED
 
 
 def twins(weight: NDArray[np.floating], bias: NDArray[np.floating], among: NDArray[np.intp]) -> list[Proof]:

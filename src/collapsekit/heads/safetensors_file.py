@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from collapsekit.data.arrays import DAMAGED, READERS
-from collapsekit.data.files import is_folder, parsing
+from collapsekit.data.files import check_size, is_folder, parsing
 from collapsekit.errors import CollapseError
 from collapsekit.validation import shorten
+
+STORED = {"F32": "<f4", "F64": "<f8", "BF16": "<u2"}
 
 
 @dataclass(frozen=True)
@@ -23,8 +28,21 @@ class Index:
     files: dict[str, Path]
 
     def read(self, key: str) -> NDArray[Any]:
-        """Return one array."""
-        return READERS[".safetensors"](self.files[key], lambda _: [key])[key]
+        """Return one array; of the usual kinds straight from the file, so that it is never held twice."""
+        path = self.files[key]
+        with parsing(path.name, DAMAGED), path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            entry = json.loads(stream.read(length))[key]
+            if entry["dtype"] not in STORED:
+                return READERS[".safetensors"](path, lambda _: [key])[key]
+            check_size(entry["shape"], 4, key)
+            stored = np.fromfile(
+                path, STORED[entry["dtype"]], prod(entry["shape"]), offset=8 + length + entry["data_offsets"][0]
+            )
+        if entry["dtype"] == "BF16":  # the upper half of float32
+            stored = stored.astype("<u4")
+            stored <<= 16
+        return stored.view("<f4" if entry["dtype"] == "BF16" else stored.dtype).reshape(entry["shape"])
 
 
 def index_of(paths: Sequence[Path]) -> Index:

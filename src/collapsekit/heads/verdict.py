@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from collapsekit.validation import short
+from collapsekit.validation import Array, short
 
 if TYPE_CHECKING:
     from collapsekit.heads._inspect import Inspection
@@ -80,12 +80,9 @@ def _causes(found: Inspection) -> str:
 
 
 def _decay(found: Inspection) -> str:
-    size = len(found.names)
-    alone = float(np.sqrt((found.norm**2).sum()))
-    ratio = found.nc0 / alone if alone else 0.0
-    text = (
-        f"The rows add up to a vector of norm {found.nc0:.3g}, {100 * ratio:.2g} % of what independent rows would give"
-    )
+    size, ratio = len(found.names), nc0_share(found.nc0, found.norm)
+    percent = f"{100 * ratio:.2g}" if ratio < 0.1 else f"{100 * ratio:.0f}"
+    text = f"The rows add up to a vector of norm {found.nc0:.3g}, {percent} % of what independent rows would give"
     if ratio <= SMALL:
         text += ": as at a stationary point with coupled decay"
     elif ratio >= LARGE:
@@ -96,6 +93,12 @@ def _decay(found: Inspection) -> str:
     if found.bias_sum is not None:
         text += f"; the biases add up to {found.bias_sum:.3g}, 0 there if they decay, too"
     return text + "."
+
+
+def nc0_share(nc0: float, norm: Array) -> float:
+    """Return the norm of the sum of all rows over what independent rows of these norms would give."""
+    alone = float(np.sqrt((norm**2).sum()))
+    return nc0 / alone if alone else 0.0
 
 
 def _missing(found: Inspection) -> str:
