@@ -120,15 +120,14 @@ def beside_types(run):
     expected = optimum.confidences if uniform is None else class_confidences(uniform, counts, targets)
     floor = floors(plain, counts, targets) if uniform is None else uniform.confidence_floor()
     return {
-        "basis": optimum.basis.value,
-        "gap": optimum.gap,
+        "types_basis": optimum.basis.value,
+        "types_gap": optimum.gap,
         "types": len(counts),
         "wrong_labels": float(1 - counts @ targets.max(axis=1) / counts.sum()),
-        "predicted_confidences": expected,
+        "types_confidences": expected,
         "closed_form_off_types": float(np.abs(expected - optimum.confidences).max()),
-        "without_types": float(np.abs(run.measured.confidences - run.prediction.confidences).max()),
-        "largest_deviation": float(np.abs(run.measured.confidences - expected).max()),
-        "objective_excess": run.measured.objective(plain) / optimum.objective - 1,
+        "off_types": float(np.abs(run.measured.confidences - expected).max()),
+        "above_types": run.measured.objective(plain) / optimum.objective - 1,
         "below_floor": below(run, split, targets, floor),
     }
 
@@ -183,19 +182,19 @@ def judge(rows, bands):
 
 def judge_kind(kind, rows, bands):
     near, far = apart(rows, bands)
-    worst = max((row["largest_deviation"] for row in near), default=float("nan"))
+    worst = max((row["off_types"] for row in near), default=float("nan"))
     wrong = " … ".join(f"{share:.0%}" for share in sorted({row["wrong_labels"] for row in rows}))
-    uncertified = sum(row["gap"] > 1e-8 for row in rows)
-    rest = f"; {len(far)} farther from it: worst {max(row['largest_deviation'] for row in far):.2g}" if far else ""
+    uncertified = sum(row["types_gap"] > 1e-8 for row in rows)
+    rest = f"; {len(far)} farther from it: worst {max(row['off_types'] for row in far):.2g}" if far else ""
     rest += f"; {uncertified} optima not certified" if uncertified else ""
-    naive = f"without types {spread(row['without_types'] for row in rows)}"
+    naive = f"without types {spread(row['largest_deviation'] for row in rows)}"
     enough = len(near) >= bands["near, least share of runs"] * len(rows)
     return line(
         f"wrong labels, {kind}: networks land on the "
         + ("closed form of label noise" if kind == "uniform" else "optimum of the types of samples"),
         f"MLP × digits, 100 images copied, {wrong} of the labels wrong × {len(rows)} runs",
         f"deviation 0 (band {bands['deviation']}); {naive}",
-        f"{spread(row['largest_deviation'] for row in near)}, worst {worst:.2g} in {len(near)} runs within "
+        f"{spread(row['off_types'] for row in near)}, worst {worst:.2g} in {len(near)} runs within "
         f"{bands['near']:.1%} of the optimum{rest}",
         enough and worst <= bands["deviation"] and not uncertified,
     )
@@ -203,7 +202,7 @@ def judge_kind(kind, rows, bands):
 
 def apart(rows, bands):
     """Runs near the optimum, and the others."""
-    near = [row for row in rows if row["objective_excess"] <= bands["near"]]
+    near = [row for row in rows if row["above_types"] <= bands["near"]]
     return near, [row for row in rows if row not in near]
 
 
