@@ -31,6 +31,7 @@ BEGIN, END = "<!-- evidence: made by experiments/_tools/summary.py -->", "<!-- e
 ORDER = (
     *("collapse_line", "first_light", "mini_batches", "networks", "batchnorm_law", "effective_penalties", "weights"),
     *("paper_settings", "controls", "optimiser", "revival", "everyday", "generalisation", "every_recipe"),
+    *("label_noise", "horizon", "rates"),
 )
 FIGURES = dict.fromkeys(("collapse_line", "networks"), "collapse_line.png") | dict.fromkeys(
     panels.PANELS, "evidence.png"
