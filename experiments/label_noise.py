@@ -118,7 +118,7 @@ def beside_types(run):
     optimum = predict(UFM.from_types(counts, targets, plain.lambda_w, plain.lambda_h))
     uniform = noisy(plain, counts, targets) if "uniform" in run.config.data else None
     expected = optimum.confidences if uniform is None else class_confidences(uniform, counts, targets)
-    floor = floors(plain, counts, targets) if uniform is None else uniform.confidence_floor()
+    floor = floors(plain, counts, targets) if uniform is None else uniform.confidence_floor()[targets.argmax(axis=1)]
     return {
         "types_basis": optimum.basis.value,
         "types_gap": optimum.gap,
