@@ -153,10 +153,18 @@ def judge_deaths(name, rows, bands):
         f"BatchNorm MLP × digits 75:1 × {len(by_efolds(rows))} horizons × {len({setting(r, 'seed') for r in rows})} "
         "seeds",
         expected if banded else "none: decoupled decay is no penalty of any objective",
-        f"lost of those given up, by E: {counted(rows, lost)}; of those kept: {counted(rows, spurious)}{broken}",
+        f"lost of those given up, by E: {counted(rows, lost)}; of those kept: {counted(rows, spurious)}; {rarest(rows)}"
+        f"{broken}",
         (soon == 0 and all(due)) if banded else NO_CLAIM,
         headline=name == "SGD, steps varied",
     )
+
+
+def rarest(rows):
+    """Confidence of the rarest class at the shortest and at the longest horizon."""
+    groups = list(by_efolds(rows).items())
+    ends = [f"{np.mean([row['confidences'][-1] for row in own]):.2g} at {e}" for e, own in (groups[0], groups[-1])]
+    return f"confidence of the rarest {' and '.join(ends)}"
 
 
 def overdue(row, factor):
