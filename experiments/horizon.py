@@ -156,7 +156,6 @@ def judge_deaths(name, rows, bands):
         f"lost of those given up, by E: {counted(rows, lost)}; of those kept: {counted(rows, spurious)}; {rarest(rows)}"
         f"{broken}",
         (soon == 0 and all(due)) if banded else NO_CLAIM,
-        headline=name == "SGD, steps varied",
     )
 
 
