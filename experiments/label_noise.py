@@ -16,7 +16,7 @@ compared is the confidence of a class, the mean over the samples that bear its l
 of the threshold of three images, full batch, MLP 128-256, Adam at 0.01, 1,500 steps: on seed 100, which is not among
 the runs, 0.005 left one of three runs 0.19 % above the optimum, 0.01 0.13 %, the others 0.002 %.
 
-Written before the runs: no class is off by more than 0.005 in the runs whose objective lies within 0.1 % of the
+As written before the runs, no class is off by more than 0.005 in the runs whose objective lies within 0.1 % of the
 optimum; the others are listed, at most half of a line. The floor: at the optimum ‖p − Y‖ ≤ N √(λ_W λ_H / m)
 for a type of m samples with label shares Y, because a new coordinate for this type alone would pay otherwise
 (docs/theory.md, "Any bias, any offsets"); so the probability of an image's own label is at least its share less

@@ -8,8 +8,8 @@ on the head W and a free feature of every sample. Digits, long tail 60 … 6, ex
 threshold of the rarest class (where the rarest have headrooms below 1), λ_W = λ_H and λ_W = 30 λ_H, three seeds.
 - Descent on (W, H) of each problem, all N features free and clipped at 0, a coordinate a class, features of random
   size about 1e-6 and W = 0, steps of 0.05 over the sum of all rates: the slope of log(mean feature) of each class,
-  after ten of the time constants in which its other mode dies away and up to a margin of 0.01. Written before the runs:
-  within 10 % of the rate; classes within 2 % of their threshold, where it is 0, are left out.
+  after ten of the time constants in which its other mode dies away and up to a margin of 0.01. As written before the
+  runs it is within 10 % of the rate; classes within 2 % of their threshold, where it is 0, are left out.
 - The network, an MLP 128-256 under SGD (momentum 0.9, learning rate 0.2 along a cosine, 1,000 steps) with these
   penalties from the first step on: the time, in units of 1/rate, at which each class that the theory keeps has half of
   its confidence above chance. Without a band: networks set their own pace.
