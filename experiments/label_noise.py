@@ -1,6 +1,6 @@
 """Wrong labels that a network cannot tell from right ones: are its confidences those of the types of samples?
 
-Run: python experiments/label_noise.py [--workers 2] [--out FOLDER] [--reuse]       (about 8 core-minutes)
+Run: python experiments/label_noise.py [--workers 2] [--out FOLDER] [--reuse]       (about 7 core-minutes)
 Writes experiments/results/label_noise.json.
 
 A hundred digits, 20 to 3 of a class, each of which stands in the training set 20 times, so that no network can tell a
