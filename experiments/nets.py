@@ -75,6 +75,13 @@ def plain_cnn(input_shape, num_classes):
     return cnn(input_shape, 16, 128, num_classes, batchnorm=True)
 
 
+def learned_mlp(input_shape, num_classes):
+    """The network from which experiments/horizon.py trains on, of the seed that torch was given."""
+    model = mlp(int(torch.Size(input_shape).numel()), (64,), 128, num_classes, batchnorm=True)
+    model.load_state_dict(load_file(f"experiments/data/learned/{torch.initial_seed()}.safetensors"))
+    return model
+
+
 def lost_mlp(input_shape, num_classes):
     """A network that has lost classes, as experiments/revival.py trained it, of the seed that torch was given."""
     model = mlp(int(torch.Size(input_shape).numel()), (128, 128), 512, num_classes)

@@ -98,7 +98,9 @@ def row_of(run, found: Row, extra=None) -> Row:
                 "solved_margins": run.prediction.margins,
                 "solved_gap": run.prediction.gap,
             }
-    return {key: plain(value) for key, value in (row | (extra(run) if extra else {})).items()}
+    return {key: plain(value) for key, value in (row | (extra(run) if extra else {})).items()} | {
+        "config": row["config"]
+    }
 
 
 FOUND = ("train_accuracy", "balanced_accuracy", "mean_cosine", "seconds", "outside")

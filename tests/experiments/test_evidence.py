@@ -67,7 +67,7 @@ def test_the_verdicts_of_scripts_follow_from_what_they_stored(name):
     content, own = harness.results(name), importlib.import_module(name)
     assert content["bands"] == json.loads(json.dumps(own.BANDS))
     assert content["table"] == own.judge(content["runs"], own.BANDS)
-    for said in (f"Run: python experiments/{name}.py", f"experiments/results/{name}.json", "before the"):
+    for said in (f"python experiments/{name}.py", f"experiments/results/{name}.json", "before the"):
         assert said in own.__doc__
 
 
