@@ -10,6 +10,7 @@ so each N gives one; the best N gives the doubly non-negative (semidefinite) bou
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
@@ -179,7 +180,8 @@ def semidefinite(A: Array) -> float:
     scale = max(largest_eigenvalue(A), 1e-300)
     extra = cp.Variable(A.shape, symmetric=True)
     problem = cp.Problem(cp.Minimize(cp.lambda_max(A / scale + extra)), [extra >= 0])
-    with suppress(cp.SolverError):
+    with suppress(cp.SolverError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of inaccuracy: the bound is computed anew
         problem.solve(solver=cp.CLARABEL)
     if extra.value is None:
         return np.inf
