@@ -134,7 +134,14 @@ def _print(result: Inspection, found: ModelHead) -> None:
         f"Head: {short(found.layer or 'weight', 60)!r}, {len(found.weight)} classes × {found.weight.shape[1]} inputs."
     )
     rows = result.table()[:MOST_ROWS]
-    print_table(HEADERS, [_row(one) for one in rows], drop=DROP, muted=[one["reachable"] is False for one in rows])
+    cells = [_row(one) for one in rows]
+    known = [i for i in range(len(HEADERS)) if any(row[i] for row in cells)]  # a column in which nothing is known goes
+    print_table(
+        [HEADERS[i] for i in known],
+        [[row[i] for i in known] for row in cells],
+        drop=[name for name in DROP if HEADERS.index(name) in known],
+        muted=[one["reachable"] is False for one in rows],
+    )
     if len(rows) < len(result.names):
         print_note(f"The {len(rows)} classes most at risk of {len(result.names)} are shown; --json prints all.")
 
