@@ -1,0 +1,133 @@
+"""Cross-validation on one split, and how sure a recall and a gain are: smoothed bootstrap within classes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collapsekit.diagnosis.repairs import Candidate, Given, Method, Samples
+from collapsekit.validation import Array
+
+Hits = NDArray[np.bool_]
+FOLDS = 5
+DRAWS, FEW_DRAWS, DRAWN = 2000, 200, 4_000_000
+"""Bootstrap samples; of many classes fewer, so that about so many recalls are held at once."""
+PERCENTILES = (2.5, 97.5)
+
+
+def digests(features: Array) -> list[bytes]:
+    """Return what tells samples apart, whatever their order."""
+    return [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in np.ascontiguousarray(features)]
+
+
+def folds(samples: Samples) -> tuple[NDArray[np.intp], int]:
+    """Return the fold of each sample, (n,), and their number: at most 5, at most the samples of the largest class.
+
+    Stratified; it depends on the samples alone, not on their order or that of the classes.
+    """
+    marks, number = digests(samples.features), min(FOLDS, int(samples.counts.max()))
+    fold = np.zeros(len(marks), dtype=np.intp)
+    for k in np.flatnonzero(samples.counts):
+        own = sorted(np.flatnonzero(samples.labels == k), key=lambda i: marks[i])
+        fold[own] = (np.arange(len(own)) + int.from_bytes(marks[own[0]], "little") % number) % number
+    return fold, number
+
+
+def balanced_accuracy(hits: Hits, samples: Samples) -> float:
+    """Return the mean of the recalls of the classes present."""
+    return float(samples.balanced @ hits)
+
+
+def recalls(hits: Hits, samples: Samples) -> Array:
+    """Return the recall of each class, (K,), NaN where it has no samples."""
+    right = np.bincount(samples.labels, hits, minlength=samples.num_classes)
+    return np.divide(right, samples.counts, out=np.full(len(right), np.nan), where=samples.counts > 0)
+
+
+def cross_validated(method: Method, given: Given, samples: Samples, fold: NDArray[np.intp]) -> tuple[Hits, Candidate]:
+    """Return the hits of a method on samples that it was not tuned on, (n,), and its head tuned on all of them.
+
+    For each fold the parameter is chosen by the balanced accuracy on the others; what is fitted to validation samples
+    is fitted to those of the others.
+    """
+    heads = method.heads(given, samples)
+    table = np.array([samples.hits(weight, bias) for _, weight, bias in heads])
+    if method.fits_validation:
+        for i in np.unique(fold):
+            inside = fold == i
+            fitted, apart = method.heads(given, samples.part(~inside)), samples.part(inside)
+            table[:, inside] = [apart.hits(weight, bias) for _, weight, bias in fitted]
+    found = np.zeros(len(fold), dtype=bool)
+    for i in np.unique(fold):
+        others = fold != i
+        found[~others] = table[_best(table[:, others], samples.part(others))][~others]
+    return found, heads[_best(table, samples)]
+
+
+def _best(table: NDArray[np.bool_], samples: Samples) -> int:
+    scores = [round(balanced_accuracy(hits, samples), 12) for hits in table]  # of equal ones the weakest change
+    return int(np.argmax(scores))
+
+
+def outcomes(before: Hits, after: Hits, samples: Samples) -> tuple[Array, Array]:
+    """Shares of (miss, miss), (miss, hit), (hit, miss), (hit, hit) in each class present, observed and smoothed, (K', 4).
+
+    Smoothed by one more sample a class, drawn from the mean over classes: 2 hits of 2 samples are no certainty.
+    """
+    present = samples.counts > 0
+    table = np.zeros((samples.num_classes, 4))
+    np.add.at(table, (samples.labels, 2 * before + after), 1.0)
+    table, counts = table[present], samples.counts[present][:, None]
+    pooled = (table / counts).mean(axis=0)
+    return table / counts, (table + pooled) / (counts + 1)
+
+
+def gain(before: Hits, after: Hits, samples: Samples) -> tuple[float, float]:
+    """Return by how much the balanced accuracy rises, and the paired standard error of that."""
+    observed, smoothed = outcomes(before, after, samples)
+    rises = observed[:, 1] - observed[:, 2]
+    spread = smoothed[:, 1] + smoothed[:, 2] - (smoothed[:, 1] - smoothed[:, 2]) ** 2
+    counts = samples.counts[samples.counts > 0]
+    return float(rises.mean()), float(np.sqrt((spread / counts).sum()) / len(counts))
+
+
+def intervals(
+    before: Hits, after: Hits, samples: Samples, statistics: list[Callable[[Array], Array]], seed: int = 0
+) -> tuple[Array, Array]:
+    """Return 95 % intervals (2.5 and 97.5 %) of recalls before and after, and of statistics of them.
+
+    Within each class present as many samples are drawn as it has, from the smoothed outcomes; intervals are those of
+    the deviations, around what was observed.
+
+    Parameters
+    ----------
+    statistics : list of callable
+        Of recalls (..., K'), each gives (...).
+
+    Returns
+    -------
+    classes : ndarray, shape (2, K', 2)
+        Of each class present, before and after.
+    overall : ndarray, shape (S, 3, 2)
+        Of each statistic: before, after, after minus before.
+    """
+    observed, smoothed = outcomes(before, after, samples)
+    counts, rng = samples.counts[samples.counts > 0], np.random.default_rng(seed)
+    draws = min(DRAWS, max(FEW_DRAWS, DRAWN // len(counts)))
+    pairs = _pair(rng.multinomial(counts, smoothed, size=(draws, len(counts))) / counts[:, None])  # (draws, 2, K')
+    centre, found = _pair(smoothed), _pair(observed)
+    classes = np.percentile(pairs, PERCENTILES, axis=0) - centre + found
+    overall = []
+    for statistic in statistics:
+        deviations = np.clip(statistic(pairs) - statistic(centre) + statistic(found), 0, 1)
+        three = np.column_stack([deviations, deviations[:, 1] - deviations[:, 0]])
+        overall.append(np.percentile(three, PERCENTILES, axis=0).T)
+    return np.moveaxis(np.clip(classes, 0, 1), 0, -1), np.array(overall)
+
+
+def _pair(shares: Array) -> Array:
+    """Recalls before and after, (..., 2, K'), of shares of the four outcomes (..., K', 4)."""
+    return np.stack([shares[..., 2] + shares[..., 3], shares[..., 1] + shares[..., 3]], axis=-2)
