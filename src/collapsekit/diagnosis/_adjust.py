@@ -260,8 +260,8 @@ def _matrix(name: str, value: Data, width: int | None) -> Array:
 def _folds(samples: Samples) -> tuple[NDArray[np.intp], int]:
     if np.count_nonzero(samples.counts) < 2 or samples.counts.max() < 2:
         raise CollapseError(
-            f"validation: {len(samples.labels)} samples of {np.count_nonzero(samples.counts)} classes; cross-validation "
-            "needs two classes, and two samples of one: give more"
+            f"validation: {len(samples.labels)} samples of {np.count_nonzero(samples.counts)} classes; cross-validation needs "
+            "two classes, and two samples of one: give more"
         )
     return folds(samples)
 

@@ -52,9 +52,7 @@ def tables(
     seen, shares = both[:, present], samples.counts[present] / len(before)
     parts = {"balanced accuracy": np.ones(len(shares), dtype=bool)}
     parts |= {name: mask[present] for name, mask in groups.items()}
-    statistics: dict[str, Callable[[Array], Array]] = {
-        name: lambda r, mask=mask: r[..., mask].mean(axis=-1) for name, mask in parts.items() if mask.any()
-    }
+    statistics = {name: _mean_over(mask) for name, mask in parts.items() if mask.any()}
     statistics |= {"worst class": lambda r: r.min(axis=-1), "accuracy": lambda r: r @ shares}
     of_classes, overall = intervals(before, after, samples, [*statistics.values()])
     bounds = np.full((2, len(present), 2), np.nan)
@@ -87,6 +85,10 @@ def tables(
             }
         )
     return table, summary
+
+
+def _mean_over(mask: NDArray[np.bool_]) -> Callable[[Array], Array]:
+    return lambda recalls: np.asarray(recalls[..., mask].mean(axis=-1))
 
 
 def _three(name: str, value: float, bounds: Array) -> dict[str, float]:

@@ -44,7 +44,8 @@ def balanced_accuracy(hits: Hits, samples: Samples) -> float:
 def recalls(hits: Hits, samples: Samples) -> Array:
     """Return the recall of each class, (K,), NaN where it has no samples."""
     right = np.bincount(samples.labels, hits, minlength=samples.num_classes)
-    return np.divide(right, samples.counts, out=np.full(len(right), np.nan), where=samples.counts > 0)
+    unknown = np.full(len(right), np.nan)
+    return np.asarray(np.divide(right, samples.counts, out=unknown, where=samples.counts > 0))
 
 
 def cross_validated(method: Method, given: Given, samples: Samples, fold: NDArray[np.intp]) -> tuple[Hits, Candidate]:
@@ -73,9 +74,10 @@ def _best(table: NDArray[np.bool_], samples: Samples) -> int:
 
 
 def outcomes(before: Hits, after: Hits, samples: Samples) -> tuple[Array, Array]:
-    """Shares of (miss, miss), (miss, hit), (hit, miss), (hit, hit) in each class present, observed and smoothed, (K', 4).
+    """Return the shares of (miss, miss), (miss, hit), (hit, miss), (hit, hit) in each class present, twice (K', 4).
 
-    Smoothed by one more sample a class, drawn from the mean over classes: 2 hits of 2 samples are no certainty.
+    As observed, and smoothed by one more sample a class, drawn from the mean over classes: 2 hits of 2 samples are no
+    certainty.
     """
     present = samples.counts > 0
     table = np.zeros((samples.num_classes, 4))

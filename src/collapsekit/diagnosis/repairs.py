@@ -174,13 +174,15 @@ def bias_only(given: Given, samples: Samples) -> list[Candidate]:
     """
     logits, seen = samples.features @ given.weight.T + given.offsets, samples.counts > 0
 
-    def loss(shift: Array, pull: float) -> tuple[float, Array]:
-        value, error = _cross_entropy(logits + shift, samples)
-        scale = pull / len(shift)
-        return value + scale / 2 * shift @ shift, np.where(seen, error.sum(axis=0) + scale * shift, 0.0)
+    def fitted(pull: float) -> Array:
+        def loss(shift: Array) -> tuple[float, Array]:
+            value, error = _cross_entropy(logits + shift, samples)
+            value += pull / len(shift) / 2 * float(shift @ shift)
+            return value, np.where(seen, error.sum(axis=0) + pull / len(shift) * shift, 0.0)
 
-    fitted = {pull: _minimised(lambda x, pull=pull: loss(x, pull), np.zeros(len(seen))) for pull in PULLS}
-    return [(pull, given.weight, given.offsets + shift) for pull, shift in fitted.items()]
+        return _minimised(loss, np.zeros(len(seen)))
+
+    return [(pull, given.weight, given.offsets + fitted(pull)) for pull in PULLS]
 
 
 def retrained(given: Given, _: Samples) -> list[Candidate]:
