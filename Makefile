@@ -8,7 +8,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
 CLAIMS := collapse_line first_light mini_batches networks batchnorm_law effective_penalties weights paper_settings \
-	controls optimiser revival everyday generalisation every_recipe
+	controls optimiser revival everyday generalisation every_recipe adjust_heads
 
 .PHONY: demo quick test test-all lint hooks mutants figures evidence evidence-smoke bench sdist clean
 

@@ -184,7 +184,7 @@ def adjust(
     >>> found
     Adjustment(nearest-mean, balanced accuracy 0.5667 → 0.8556)
     >>> [(round(row["before"], 2), round(row["after"], 2)) for row in found.table]
-    [(1.0, 0.83), (0.7, 0.87), (0.0, 0.87)]
+    [(1.0, 0.93), (0.67, 0.93), (0.03, 0.7)]
     """
     given, samples = _checked(train_features, labels, head, validation, names, add_bias)
     if prediction is not None and prediction.problem.num_classes != len(given.weight):
@@ -260,8 +260,8 @@ def _matrix(name: str, value: Data, width: int | None) -> Array:
 def _folds(samples: Samples) -> tuple[NDArray[np.intp], int]:
     if np.count_nonzero(samples.counts) < 2 or samples.counts.max() < 2:
         raise CollapseError(
-            f"validation: {len(samples.labels)} samples of {np.count_nonzero(samples.counts)} classes; cross-validation needs "
-            "two classes, and two samples of one: give more"
+            f"validation: {len(samples.labels)} samples of {np.count_nonzero(samples.counts)} classes; give samples of "
+            "two classes or more, and two of one of them"
         )
     return folds(samples)
 
