@@ -30,7 +30,8 @@ OTHERS = ROOT / "docs" / "evidence.png"
 BEGIN, END = "<!-- evidence: made by experiments/_tools/summary.py -->", "<!-- end of evidence -->"
 ORDER = (
     *("collapse_line", "first_light", "mini_batches", "networks", "batchnorm_law", "effective_penalties", "weights"),
-    *("paper_settings", "controls", "optimiser", "revival", "everyday", "generalisation", "every_recipe", "adjust_heads"),
+    *("paper_settings", "controls", "optimiser", "revival", "everyday", "generalisation", "every_recipe"),
+    "adjust_heads",
 )
 FIGURES = dict.fromkeys(("collapse_line", "networks"), "collapse_line.png") | dict.fromkeys(
     panels.PANELS, "evidence.png"

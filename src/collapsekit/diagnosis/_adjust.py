@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from collapsekit.diagnosis.before_after import divided, tables
-from collapsekit.diagnosis.held_out import cross_validated, digests, folds, gain, recalls
+from collapsekit.diagnosis.held_out import balanced_accuracy, cross_validated, digests, folds, gain, recalls
 from collapsekit.diagnosis.repairs import METHODS, Given, Head, Method, Samples, Unavailable
 from collapsekit.errors import CollapseError
 from collapsekit.metrics._measure import _numbered
@@ -302,6 +302,12 @@ def _chosen(attempts: dict[str, Attempt], method: str | None) -> str:
 
 def _notes(one: Attempt, number: int, given: Given, head: Head, samples: Samples) -> tuple[str, ...]:
     notes, counts = [_outcome(one, number)], samples.counts
+    right = balanced_accuracy(given.train.hits(given.weight, given.bias), given.train)
+    if right <= 1 / len(counts):
+        notes.append(
+            f"The head as it was names {right:.1%} of the training samples right (mean over classes), no better than "
+            "chance: are its rows in the order of the labels, and are these the features that enter it?"
+        )
     if head[1] is not None and given.bias is None:
         notes.append("The head had no bias, the new one has.")
     elif given.bias is None and not given.add_bias:
