@@ -184,7 +184,7 @@ def _print(result: Adjustment, said: list[str]) -> None:
     print_table(
         ("", "classes", "before", "95 %", "after", "95 %", "gain", "95 %", ""),
         [_overall(row) for row in result.summary],
-        drop=("95 %", "classes", "95 %", "95 %"),
+        drop=("classes", "95 %", "95 %"),
     )
     print_note(f"{result.cuts}.")
     print_note("")
@@ -220,18 +220,18 @@ def _attempted(one: Any, chosen: str) -> list[str]:
 def _overall(row: dict[str, Any]) -> list[str]:
     cells = [row["what"], str(row["classes"])]
     for name, form in (("before", ".3f"), ("after", ".3f"), ("gain", "+.3f")):
-        cells += _with_interval(row, name, form)
+        cells += _with_interval(row, name, form, form.replace("3", "2"))
     return [*cells, row["reason"]]
 
 
 def _class(row: dict[str, Any]) -> list[str]:
     cells = [short(row["label"], 24), str(row["count"]), str(row["validation"])]
     for name in ("before", "after"):
-        cells += _with_interval(row, name, ".2f")
+        cells += _with_interval(row, name, ".2f", ".2f")
     return [*cells, row["reason"]]
 
 
-def _with_interval(row: dict[str, Any], name: str, form: str) -> list[str]:
+def _with_interval(row: dict[str, Any], name: str, form: str, rough: str) -> list[str]:
     if np.isnan(row[name]):
         return ["", ""]
-    return [format(row[name], form), f"{row[f'{name}_low']:{form}} … {row[f'{name}_high']:{form}}"]
+    return [format(row[name], form), f"{row[f'{name}_low']:{rough}} … {row[f'{name}_high']:{rough}}"]

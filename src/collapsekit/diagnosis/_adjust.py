@@ -202,7 +202,7 @@ def adjust(
     attempts, (_, after, new) = tuple(one for one, _, _ in found.values()), found[chosen]
     groups, words = divided(given.train.counts, cuts)
     table, summary = tables(before, after, samples, given, groups)
-    notes = _notes(found[chosen][0], number, given, new, samples)
+    notes = _notes(found[chosen][0], summary[0]["before"], number, given, new, samples)
     return Adjustment(new, chosen, attempts, table, summary, words, number, notes)
 
 
@@ -218,7 +218,7 @@ def _checked(
     W = _matrix("head", weight, None)
     if len(W) < 2:
         raise CollapseError(f"head: weight of shape {W.shape}; give one row a class, (K, d), for at least two classes")
-    b = None if bias is None else as_array(as_tensor("head", bias))
+    b = None if bias is None else as_array(as_tensor("head", bias).double())
     if b is not None and (b.shape != (len(W),) or not np.isfinite(b).all()):
         raise CollapseError(f"head: bias of shape {b.shape}; give {len(W)} finite numbers, one a row, or None")
     if not isinstance(validation, tuple | list) or len(validation) != 2:
@@ -247,7 +247,7 @@ def _samples(
 
 def _matrix(name: str, value: Data, width: int | None) -> Array:
     """A finite float64 matrix with at least one row."""
-    table = as_array(as_tensor(name, value))
+    table = as_array(as_tensor(name, value).double())
     if table.ndim != 2 or not table.size or (width is not None and table.shape[1] != width):
         wanted = "(K, d)" if width is None else f"(n, {width}), what enters the head"
         raise CollapseError(f"{name}: shape {shorten(table.shape)}; give {wanted}")
@@ -300,8 +300,8 @@ def _chosen(attempts: dict[str, Attempt], method: str | None) -> str:
     return max(sure, key=lambda name: sure[name]) if sure else "untouched"
 
 
-def _notes(one: Attempt, number: int, given: Given, head: Head, samples: Samples) -> tuple[str, ...]:
-    notes, counts = [_outcome(one, number)], samples.counts
+def _notes(one: Attempt, before: float, number: int, given: Given, head: Head, samples: Samples) -> tuple[str, ...]:
+    notes, counts = [_outcome(one, before, number)], samples.counts
     right = balanced_accuracy(given.train.hits(given.weight, given.bias), given.train)
     if right <= 1 / len(counts):
         notes.append(
@@ -333,13 +333,13 @@ def _between(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
     return (counts > 0) & (counts < FEW_SAMPLES)
 
 
-def _outcome(one: Attempt, number: int) -> str:
+def _outcome(one: Attempt, before: float, number: int) -> str:
     if one.method == "untouched":
         return f"The head stays: no method gains more than its standard error in {number}-fold cross-validation."
     symbol = METHODS[one.method].symbol
     how = f" ({symbol} = {one.parameter:g})" if symbol else ""
     return (
-        f"{one.method}{how}: balanced accuracy {one.balanced_accuracy - one.gain:.3f} → {one.balanced_accuracy:.3f}, a "
+        f"{one.method}{how}: balanced accuracy {before:.3f} → {one.balanced_accuracy:.3f}, a "
         f"gain of {one.gain:+.3f} ± {one.standard_error:.3f} (standard error) in {number}-fold cross-validation on the "
         "validation split."
     )
