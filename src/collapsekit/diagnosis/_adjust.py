@@ -41,7 +41,7 @@ class Attempt:
     method : str
         Its name.
     parameter : float or None
-        τ, decay or pull, chosen on the whole validation split.
+        τ or decay, chosen on the whole validation split.
     balanced_accuracy, gain, standard_error : float
         On samples that it was not tuned on; gain over the untouched head, its paired standard error.
     reason : str

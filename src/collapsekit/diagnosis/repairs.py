@@ -23,8 +23,8 @@ STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0)
 """τ, from the weakest change on: of equally good values the first is taken."""
 DECAYS = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 """On a head for features whose entries have mean square 1, beside a loss that is a mean over classes."""
-PULLS = (1.0, 0.1, 0.01)
-"""Of the bias to where it was, over K, beside the same loss."""
+PULL = 0.01
+"""Of the fitted bias to where it was, over K, beside the same loss: so that it stays finite."""
 STEPS = {"maxiter": 500, "maxfun": 1000, "ftol": 1e-11, "gtol": 1e-7}
 
 
@@ -173,16 +173,14 @@ def bias_only(given: Given, samples: Samples) -> list[Candidate]:
     That of a class without samples among them stays.
     """
     logits, seen = samples.features @ given.weight.T + given.offsets, samples.counts > 0
+    scale = PULL / len(seen)
 
-    def fitted(pull: float) -> Array:
-        def loss(shift: Array) -> tuple[float, Array]:
-            value, error = _cross_entropy(logits + shift, samples)
-            value += pull / len(shift) / 2 * float(shift @ shift)
-            return value, np.where(seen, error.sum(axis=0) + pull / len(shift) * shift, 0.0)
+    def loss(shift: Array) -> tuple[float, Array]:
+        value, error = _cross_entropy(logits + shift, samples)
+        value += scale / 2 * float(shift @ shift)
+        return value, np.where(seen, error.sum(axis=0) + scale * shift, 0.0)
 
-        return _minimised(loss, np.zeros(len(seen)))
-
-    return [(pull, given.weight, given.offsets + fitted(pull)) for pull in PULLS]
+    return [(None, given.weight, given.offsets + _minimised(loss, np.zeros(len(seen))))]
 
 
 def retrained(given: Given, _: Samples) -> list[Candidate]:
@@ -239,6 +237,6 @@ METHODS = {
     "row-norms": Method(row_norms, "τ"),
     "predicted-geometry": Method(predicted_geometry, "τ"),
     "nearest-mean": Method(nearest_mean, needs_bias=True),
-    "bias-only": Method(bias_only, "pull", needs_bias=True, fits_validation=True),
+    "bias-only": Method(bias_only, needs_bias=True, fits_validation=True),
     "retrained": Method(retrained, "decay"),
 }
