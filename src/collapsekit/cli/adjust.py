@@ -137,14 +137,20 @@ def _both(
     if train.sorted_words and given is None:
         listed = shorten(", ".join(train.names))
         order = f"The head's rows are taken to be the classes in sorted order ({listed}); --class-names gives another."
-    if set(held.names) - set(names):
-        odd = min(set(held.names) - set(names))
-        raise CollapseError(
-            f"validation={str(validation)!r}: {shorten(odd)} is no class of the head; label it as there"
-        )
-    at = {name: k for k, name in enumerate(names)}
+    at = _rows_of_labels(train, rows, names)
+    odd = next((name for name in held.names if name not in at), None)
+    if odd is not None:
+        raise CollapseError(f"validation={str(validation)!r}: {shorten(odd)} is no class of the head; give its names")
     marks = np.array([at[name] for name in held.names])[held.labels]
     return (train.inputs, rows[train.labels]), (held.inputs, marks), names, order
+
+
+def _rows_of_labels(train: LabelledData, rows: NDArray[np.int64], names: tuple[str, ...]) -> dict[str, int]:
+    """The row of each label that validation samples may have: as in training, else its name or row number."""
+    numbered = not train.worded and all(int(name) == k for name, k in zip(train.names, rows, strict=True))
+    at = {str(k): k for k in range(len(names) if numbered else 0)}
+    at |= {name: k for k, name in enumerate(names)}
+    return at | dict(zip(train.names, rows.tolist(), strict=True))
 
 
 def _vectors(data: LabelledData, argument: str, path: Path) -> LabelledData:
