@@ -9,7 +9,8 @@ Five data sets, each split anew for three seeds: digits (long tail 100 … 2), M
 texts of fortunes by file (hashed character trigrams) and storms by status (a table). Three everyday recipes on an MLP
 128-128-512, batch 128: SGD with BatchNorm and a bias; AdamW with LayerNorm, GELU (features of both signs) and a bias;
 SGD with momentum, ReLU alone and no bias. `adjust` gets the training features, the head and the validation split; the
-test split is touched once, by the head that it chose. Reduced to fit the budget: small networks, 400 to 1,000 steps, at most 200 texts a file.
+test split is touched once, by the head that it chose. Reduced to fit the budget: small networks, 400 to 1,000 steps,
+at most 200 texts a file.
 
 Bands, committed before the runs: balanced accuracy on the test split falls below that of the untouched head by more
 than two standard errors (paired bootstrap within classes) in at most 2 of 45 runs; the gain promised in
