@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestCentroid
 from collapsekit import UFM, CollapseError, predict
 from collapsekit.diagnosis import adjust
 from collapsekit.diagnosis.held_out import cross_validated, folds, gain, intervals
-from collapsekit.diagnosis.repairs import DECAYS, METHODS, PULL, STRENGTHS, Given, Samples, balanced_head
+from collapsekit.diagnosis.repairs import DECAYS, METHODS, PULL, STRENGTHS, Given, Samples, balanced_head, fewer
 
 COUNTS = (150, 60, 25, 8, 4)
 ANY_SIGN = [0.0, 3.0]
@@ -126,6 +126,21 @@ def test_without_a_prediction_rows_go_by_the_counts():
         _, weight, _ = METHODS["predicted-geometry"].heads(one, Samples(*held, 5))[STRENGTHS.index(2.0)]
         shrunk = np.linalg.norm(weight, axis=1) / np.linalg.norm(head[0], axis=1)
         assert_allclose(shrunk / shrunk[0], (np.array(COUNTS) / COUNTS[0]) ** -0.5)
+
+
+def test_of_very_many_samples_the_largest_classes_give_as_many_each():
+    x, y, _, _ = data(0)
+    whole = Samples(x, y, 5)
+    assert fewer(whole, 247) is whole
+    some = fewer(whole, 100)
+    assert len(some.labels) <= 100
+    cap = some.counts.max()
+    assert cap >= 25
+    assert_array_equal(some.counts, np.minimum(COUNTS, cap))
+    order = np.random.default_rng(0).permutation(247)
+    again = fewer(Samples(x[order], y[order], 5), 100)
+    assert {row.tobytes() for row in again.features} == {row.tobytes() for row in some.features}
+    assert_array_equal(fewer(whole, 1).counts, 1)
 
 
 # cross-validation and the choice

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from collapsekit.diagnosis.before_after import divided, tables
-from collapsekit.diagnosis.held_out import balanced_accuracy, cross_validated, digests, folds, gain, recalls
-from collapsekit.diagnosis.repairs import METHODS, Given, Head, Method, Samples, Unavailable
+from collapsekit.diagnosis.held_out import balanced_accuracy, cross_validated, folds, gain, recalls
+from collapsekit.diagnosis.repairs import METHODS, Given, Head, Method, Samples, Unavailable, digests
 from collapsekit.errors import CollapseError
 from collapsekit.metrics._measure import _numbered
 from collapsekit.metrics.batches import as_tensor
@@ -190,7 +190,7 @@ def adjust(
     if prediction is not None and prediction.problem.num_classes != len(given.weight):
         size = prediction.problem.num_classes
         raise CollapseError(f"prediction: of {size} classes for {len(given.weight)} rows; give that of this head")
-    given = Given(given.weight, given.bias, given.train, given.names, given.add_bias, prediction)
+    given = replace(given, prediction=prediction)
     where, number = _folds(samples)
     tried = _considered(method)
     before = samples.hits(given.weight, given.bias)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from collapsekit.diagnosis.repairs import Candidate, Given, Method, Samples
+from collapsekit.diagnosis.repairs import Candidate, Given, Method, Samples, digests
 from collapsekit.validation import Array
 
 Hits = NDArray[np.bool_]
@@ -16,11 +15,6 @@ FOLDS = 5
 DRAWS, FEW_DRAWS, DRAWN = 2000, 200, 4_000_000
 """Bootstrap samples; of many classes fewer, so that about so many recalls are held at once."""
 PERCENTILES = (2.5, 97.5)
-
-
-def digests(features: Array) -> list[bytes]:
-    """Return what tells samples apart, whatever their order."""
-    return [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in np.ascontiguousarray(features)]
 
 
 def folds(samples: Samples) -> tuple[NDArray[np.intp], int]:

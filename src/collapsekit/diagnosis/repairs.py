@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,8 @@ DECAYS = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 """On a head for features whose entries have mean square 1, beside a loss that is a mean over classes."""
 PULL = 0.01
 """Of the fitted bias to where it was, over K, beside the same loss: so that it stays finite."""
+MOST_PRODUCTS = 5e9
+"""Of numbers in one evaluation of the retrained head's loss, a second or so: beyond, classes give fewer samples."""
 STEPS = {"maxiter": 500, "maxfun": 1000, "ftol": 1e-11, "gtol": 1e-7}
 
 
@@ -184,9 +187,33 @@ def bias_only(given: Given, samples: Samples) -> list[Candidate]:
 
 
 def retrained(given: Given, _: Samples) -> list[Candidate]:
-    """Fit a new head to the class-balanced cross-entropy of the training samples with decay: convex, from 0."""
+    """Fit a new head to the class-balanced cross-entropy of the training samples with decay: convex, from 0.
+
+    Of very many samples the largest classes give a part, as many each.
+    """
     given.require_all_classes()
-    return [(decay, *balanced_head(given.train, decay, biased=given.biased)) for decay in DECAYS]
+    train = fewer(given.train, MOST_PRODUCTS / given.weight.size)
+    return [(decay, *balanced_head(train, decay, biased=given.biased)) for decay in DECAYS]
+
+
+def fewer(samples: Samples, most: float) -> Samples:
+    """Return at most so many samples, or one a class: of each class up to one number, whatever their order."""
+    cap = int(samples.counts.max())
+    while cap > 1 and np.minimum(samples.counts, cap).sum() > most:
+        cap = cap * 3 // 4
+    if cap == samples.counts.max():
+        return samples
+    order = np.argsort(digests(samples.features), kind="stable")
+    ranks = np.empty(len(order), dtype=np.int64)
+    for k in range(samples.num_classes):
+        own = order[samples.labels[order] == k]
+        ranks[own] = np.arange(len(own))
+    return samples.part(ranks < cap)
+
+
+def digests(features: Array) -> list[bytes]:
+    """Return what tells samples apart, whatever their order."""
+    return [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in np.ascontiguousarray(features)]
 
 
 def balanced_head(samples: Samples, decay: float, *, biased: bool) -> Head:
