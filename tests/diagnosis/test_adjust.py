@@ -126,6 +126,8 @@ def test_without_a_prediction_rows_go_by_the_counts():
         _, weight, _ = METHODS["predicted-geometry"].heads(one, Samples(*held, 5))[STRENGTHS.index(2.0)]
         shrunk = np.linalg.norm(weight, axis=1) / np.linalg.norm(head[0], axis=1)
         assert_allclose(shrunk / shrunk[0], (np.array(COUNTS) / COUNTS[0]) ** -0.5)
+    found = adjust(x, y, head, validation=held, prediction=lost)
+    assert any("goes by the counts" in note for note in found.notes)
 
 
 def test_of_very_many_samples_the_largest_classes_give_as_many_each():

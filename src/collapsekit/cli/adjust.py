@@ -80,7 +80,9 @@ def adjust(
     if out is not None and out.suffix.lower() != ".safetensors":
         raise CollapseError(f"--out={str(out)!r}: give a name that ends in .safetensors")
     (x, y), (held, marks), names, order = _both(features, validation, found, class_names, label_column)
-    expected = _predicted(penalties, trained, np.bincount(y, minlength=len(found.weight)), found.bias is not None)
+    expected, obstacle = _predicted(
+        penalties, trained, np.bincount(y, minlength=len(found.weight)), found.bias is not None
+    )
     with progress("adjusting") as advance, by_flags(train_features="features"):
         result = repaired(
             x,
@@ -94,7 +96,7 @@ def adjust(
             cuts=cuts,
             advance=advance,
         )
-    said = []
+    said = [one for one in (obstacle, order) if one is not None]
     if out is not None:
         _save(out, result)
         said.append(f"The head is in {out}.")
@@ -105,9 +107,12 @@ def adjust(
     if out is None and write_back is None:
         said.append("Nothing was written; --out head.safetensors writes the head.")
     if json:
-        print_json(result.to_dict() | {"out": out and str(out), "write_back": write_back, "assumed_order": order})
+        print_json(
+            result.to_dict()
+            | {"out": out and str(out), "write_back": write_back, "assumed_order": order, "no_prediction": obstacle}
+        )
         return
-    _print(result, [*said, *([] if order is None else [order])])
+    _print(result, said)
 
 
 def _head(features: Path, head: str | None) -> tuple[ModelHead, str, str | None]:
@@ -162,11 +167,16 @@ def _vectors(data: LabelledData, argument: str, path: Path) -> LabelledData:
     return data
 
 
-def _predicted(penalties: Penalties, trained: Head, counts: NDArray[np.int64], biased: bool) -> Prediction | None:
-    """The prediction of the recipe, where there is a recipe and one for it."""
-    if not penalties.given or penalties.refusal(counts) is not None:
-        return None
-    return predict(trained.problem(penalties, counts, biased=biased))
+def _predicted(
+    penalties: Penalties, trained: Head, counts: NDArray[np.int64], biased: bool
+) -> tuple[Prediction | None, str | None]:
+    """The prediction of the recipe, or why there is none although a recipe is given."""
+    if not penalties.given:
+        return None, None
+    reason = penalties.refusal(counts) if counts.all() else f"class {counts.argmin()} has no training samples"
+    if reason is not None:
+        return None, f"There is no prediction ({reason}): predicted-geometry goes by the counts."
+    return predict(trained.problem(penalties, counts, biased=biased)), None
 
 
 def _save(out: Path, result: Adjustment) -> None:

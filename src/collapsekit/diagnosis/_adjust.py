@@ -308,6 +308,8 @@ def _notes(one: Attempt, before: float, number: int, given: Given, head: Head, s
             f"The head as it was names {right:.1%} of the training samples right (mean over classes), no better than "
             "chance: are its rows in the order of the labels, and are these the features that enter it?"
         )
+    if given.prediction is not None and given.margins is None:
+        notes.append("The prediction keeps not every class alive: predicted-geometry goes by the counts.")
     if head[1] is not None and given.bias is None:
         notes.append("The head had no bias, the new one has.")
     elif given.bias is None and not given.add_bias:

@@ -92,6 +92,12 @@ class Given:
         counts = np.maximum(self.train.counts, 1)
         return np.asarray(counts / counts.sum())
 
+    @property
+    def margins(self) -> Array | None:
+        """The predicted margins; None without a prediction, or where it loses a class."""
+        found = self.prediction
+        return found.margins if found is not None and bool((found.margins > 0).all()) else None
+
     def require_all_classes(self) -> None:
         """Say which class has no training samples, if one has none."""
         unseen = np.flatnonzero(self.train.counts == 0)
@@ -145,11 +151,10 @@ def predicted_geometry(given: Given, _: Samples) -> list[Candidate]:
     Without a prediction, or where it loses a class: divide by n_k^(τ/4), which is how rows of the optimum grow with
     their class at small decay.
     """
-    found = given.prediction
-    if found is None or not (found.margins > 0).all():
-        return _rescaled(given, np.log(given.shares) / 4, np.zeros(len(given.weight)))
-    shift = np.zeros(len(given.weight)) if found.bias is None or given.bias is None else found.bias
-    return _rescaled(given, np.log(found.margins), shift)
+    found, none = given.prediction, np.zeros(len(given.weight))
+    if found is None or given.margins is None:
+        return _rescaled(given, np.log(given.shares) / 4, none)
+    return _rescaled(given, np.log(given.margins), none if found.bias is None else found.bias)
 
 
 def _rescaled(given: Given, logs: Array, shift: Array) -> list[Candidate]:

@@ -141,6 +141,11 @@ def test_a_prediction_of_the_recipe_is_used(folder, capsys):
     found = printed(capsys, *WORDS, "net.safetensors", "--method", "predicted-geometry", *recipe)
     assert found["chosen"] == plain["chosen"] == "predicted-geometry"
     assert found["summary"][0]["after"] != plain["summary"][0]["after"]
+    assert found["no_prediction"] is None
+    adamw = ("--weight-decay", "0.01", "--optimizer", "adamw", "--method", "predicted-geometry")
+    refused_recipe = printed(capsys, *WORDS, "net.safetensors", *adamw)
+    assert "predicted-geometry goes by the counts" in refused_recipe["no_prediction"]
+    assert refused_recipe["summary"] == plain["summary"]
 
 
 def test_the_head_may_stand_beside_the_features(folder, capsys, problem):
