@@ -18,7 +18,7 @@ from collapsekit.diagnosis import adjust as repaired
 from collapsekit.diagnosis._adjust import MethodName
 from collapsekit.heads.files import read_model
 from collapsekit.heads.model_head import ModelHead
-from collapsekit.heads.write_back import write_back as written_back
+from collapsekit.heads.write_back import rewritten
 from collapsekit.prediction import Prediction, predict
 from collapsekit.validation import short, shorten
 
@@ -79,6 +79,11 @@ def adjust(
         raise CollapseError("--write-back: writes a copy of the file of --head; give --head FILE")
     if out is not None and out.suffix.lower() != ".safetensors":
         raise CollapseError(f"--out={str(out)!r}: give a name that ends in .safetensors")
+    if write_back is not None:
+        with by_flags():
+            rewritten(
+                source, write_back, found.weight, found.bias, head=layer
+            )  # refused before the work
     (x, y), (held, marks), names, order = _both(features, validation, found, class_names, label_column)
     expected, obstacle = _predicted(
         penalties, trained, np.bincount(y, minlength=len(found.weight)), found.bias is not None
@@ -102,7 +107,7 @@ def adjust(
         said.append(f"The head is in {out}.")
     if write_back is not None:
         with by_flags():
-            written_back(source, write_back, *result.head, head=layer)
+            files.replace(Path(write_back), rewritten(source, write_back, *result.head, head=layer))
         said.append(f"{source} with that head is in {write_back}.")
     if out is None and write_back is None:
         said.append("Nothing was written; --out head.safetensors writes the head.")

@@ -17,14 +17,16 @@ from collapsekit.errors import CollapseError
 from collapsekit.heads.onnx_file import _named, _output_layer, read_onnx
 from collapsekit.heads.onnx_graph import DEPTH, MOVES, REMEDY, Graph
 from collapsekit.heads.onnx_layers import PASSED, Linear
-from collapsekit.validation import Array, shorten
+from collapsekit.validation import shorten
+
+Floats = NDArray[np.floating]
 
 ROUNDING, SMALL = 2.0**-8, 0.01
 """Of bfloat16, of an entry or of this share of the largest: by more what is read again is not what was written."""
 ELSE = "take the new head from --out"
 
 
-def onnx_with_head(source: Path, target: Path, weight: Array, bias: Array | None, head: str | None) -> bytes:
+def onnx_with_head(source: Path, target: Path, weight: Floats, bias: Floats | None, head: str | None) -> bytes:
     """Return the file's bytes with another head; constants of it that other nodes use too are refused."""
     with parsing(source.name, REMEDY):
         graph = Graph(source)
@@ -45,7 +47,7 @@ def onnx_with_head(source: Path, target: Path, weight: Array, bias: Array | None
     return content
 
 
-def _turned(graph: Graph, found: Linear, weight: Array) -> Array:
+def _turned(graph: Graph, found: Linear, weight: Floats) -> Floats:
     """The new weight in the orientation and scale in which the file holds the old one."""
     old = graph.constant(found.names[0])
     if old is not None and old.dtype.kind == "f" and old.size == weight.size:
@@ -55,7 +57,7 @@ def _turned(graph: Graph, found: Linear, weight: Array) -> Array:
     raise CollapseError(f"the head there is quantised or scaled; {ELSE}")
 
 
-def _biases(graph: Graph, output: str, bias: Array | None) -> list[str]:
+def _biases(graph: Graph, output: str, bias: Floats | None) -> list[str]:
     """The constants that are added to the logits, the outermost first; none are asked for without a bias."""
     found = list[str]()
     for _ in range(DEPTH if bias is not None else 0):
@@ -135,7 +137,7 @@ def _has_external(model: Any) -> bool:
     return any(one.data_location == 1 for one in model.graph.initializer)
 
 
-def _check(content: bytes, target: Path, head: str | None, wanted: tuple[Array, Array | None]) -> None:
+def _check(content: bytes, target: Path, head: str | None, wanted: tuple[Floats, Floats | None]) -> None:
     """Read the head of what is to be written, beside the target where external data would be found."""
     trial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -148,7 +150,7 @@ def _check(content: bytes, target: Path, head: str | None, wanted: tuple[Array, 
             raise CollapseError(f"the head that is read again is another one; {ELSE}")
 
 
-def _same(wanted: Array, read: NDArray[Any]) -> bool:
+def _same(wanted: Floats, read: NDArray[Any]) -> bool:
     if wanted.shape != read.shape or not np.isfinite(read).all():
         return False
     sizes = np.abs(wanted)

@@ -1,4 +1,4 @@
-"""write_back: a copy of a model's file with a new head in the old one's place, names and types kept."""
+"""rewritten: a model's file with a new head in the old one's place, names and types kept."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from collapsekit.errors import CollapseError
 from collapsekit.heads.candidates import candidates, choose
 from collapsekit.heads.onnx_write import onnx_with_head
 from collapsekit.heads.safetensors_file import index_of
-from collapsekit.validation import Array, shorten
+from collapsekit.validation import shorten
+
+Floats = NDArray[np.floating]
 
 TYPES: dict[str, Any] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 
 
-def write_back(model: str, out: str, weight: Array, bias: Array | None, *, head: str | None = None) -> None:
-    """Write a copy of a model's file with another head.
+def rewritten(model: str, out: str, weight: Floats, bias: Floats | None, *, head: str | None = None) -> bytes:
+    """Return what a model's file holds, with another head.
 
     Parameters
     ----------
     model : str
         A .safetensors or .onnx file.
     out : str
-        The file to write, under a temporary name first; the model itself only if this is its path.
+        The file that it is for.
     weight, bias : ndarray, shape (K, d), (K,)
         The new head; a bias of None where the file has none.
     head : str, optional
@@ -54,11 +56,10 @@ def write_back(model: str, out: str, weight: Array, bias: Array | None, *, head:
         if target.suffix.lower() != source.suffix.lower():
             raise CollapseError(f"a copy of {shorten(source.name)}; give a name that ends in {source.suffix}")
         check_bytes(source.stat().st_size, source.name)
-        content = make(source, target, weight, bias, head)
-    files.replace(target, content)
+        return make(source, target, weight, bias, head)
 
 
-def _safetensors_with_head(source: Path, _: Path, weight: Array, bias: Array | None, head: str | None) -> bytes:
+def _safetensors_with_head(source: Path, _: Path, weight: Floats, bias: Floats | None, head: str | None) -> bytes:
     """The file's bytes, those of the head's tensors replaced."""
     found = choose(candidates(index_of([source]).shapes), head)
     if weight.shape != found.shape:
@@ -77,7 +78,7 @@ def _safetensors_with_head(source: Path, _: Path, weight: Array, bias: Array | N
     return bytes(content)
 
 
-def _encoded(array: Array, entry: dict[str, Any], size: int, key: str) -> bytes:
+def _encoded(array: Floats, entry: dict[str, Any], size: int, key: str) -> bytes:
     """An array in the type of a tensor; what is no floating point number, or beyond its range, is refused."""
     kind = entry["dtype"]
     if kind != "BF16" and kind not in TYPES:
