@@ -253,6 +253,9 @@ def test_labels_may_be_names_and_arrays_tensors_of_any_type():
     words = adjust(torch.tensor(x), np.array(names)[y], head, validation=held, names=names)
     assert [row["label"] for row in words.table] == names
     assert [row["after"] for row in words.table] == [row["after"] for row in plain.table]
+    turned = (v[::-1], np.array(names)[w[::-1]])  # its names are first met in another order than in training
+    unnamed = adjust(x, np.array(names)[y], head, validation=turned)
+    assert [(row["label"], row["after"]) for row in unnamed.table] == [(r["label"], r["after"]) for r in words.table]
     rough = adjust(torch.tensor(x).bfloat16(), torch.tensor(y), (weight, bias), validation=(v, torch.tensor(w)))
     assert rough.summary[0]["before"] == plain.summary[0]["before"]  # the validation features are the same
 

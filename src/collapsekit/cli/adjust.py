@@ -81,9 +81,7 @@ def adjust(
         raise CollapseError(f"--out={str(out)!r}: give a name that ends in .safetensors")
     if write_back is not None:
         with by_flags():
-            rewritten(
-                source, write_back, found.weight, found.bias, head=layer
-            )  # refused before the work
+            rewritten(source, write_back, found.weight, found.bias, head=layer)  # refused before the work
     (x, y), (held, marks), names, order = _both(features, validation, found, class_names, label_column)
     expected, obstacle = _predicted(
         penalties, trained, np.bincount(y, minlength=len(found.weight)), found.bias is not None

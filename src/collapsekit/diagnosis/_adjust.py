@@ -224,17 +224,18 @@ def _checked(
     if not isinstance(validation, tuple | list) or len(validation) != 2:
         raise CollapseError("validation: give features and labels of the validation split, (X, y)")
     shown = class_names(names, len(W))
-    train = _samples("train_features", features, "labels", labels, shown, W)
-    held = _samples("validation features", validation[0], "validation labels", validation[1], shown, W)
+    train, shown = _samples("train_features", features, "labels", labels, shown, W)
+    held, _ = _samples("validation features", validation[0], "validation labels", validation[1], shown, W)
     return Given(W, b, train, shown or tuple(map(str, range(len(W)))), add_bias), held
 
 
 def _samples(
     place: str, features: Data, other: str, labels: Data, names: tuple[str, ...] | None, weight: Array
-) -> Samples:
+) -> tuple[Samples, tuple[str, ...] | None]:
+    """Checked samples, and the names of the rows: those given, else those of labels that are words."""
     x = _matrix(place, features, weight.shape[1])
     try:
-        y = _numbered(labels, names, len(weight))[0]
+        y, found = _numbered(labels, names, len(weight))
     except CollapseError as error:
         raise CollapseError(str(error).replace("labels", other, 1)) from None
     if y.is_floating_point() or y.is_complex() or tuple(y.shape) != (len(x),):
@@ -242,7 +243,7 @@ def _samples(
     if int(y.min()) < 0 or int(y.max()) >= len(weight):
         bad = int(y.min()) if int(y.min()) < 0 else int(y.max())
         raise CollapseError(f"{other}: {bad} is no row of the head; give numbers from 0 to {len(weight) - 1}")
-    return Samples(x, y.long().cpu().numpy(), len(weight))
+    return Samples(x, y.long().cpu().numpy(), len(weight)), None if found is None else tuple(found)
 
 
 def _matrix(name: str, value: Data, width: int | None) -> Array:
