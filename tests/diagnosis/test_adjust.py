@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestCentroid
 
 from collapsekit import UFM, CollapseError, predict
 from collapsekit.diagnosis import adjust
-from collapsekit.diagnosis.held_out import cross_validated, folds, gain, intervals
+from collapsekit.diagnosis.held_out import cross_validated, folds, gain, intervals, jeffreys
 from collapsekit.diagnosis.repairs import DECAYS, METHODS, PULL, STRENGTHS, Given, Samples, balanced_head, fewer
 
 COUNTS = (150, 60, 25, 8, 4)
@@ -213,9 +213,21 @@ def test_the_standard_error_and_the_intervals_are_those_of_a_bootstrap():
     rise, error = gain(before, after, samples)
     assert error == pytest.approx(np.diff(draws).std(), rel=0.05)
     assert rise == pytest.approx(np.diff(draws).mean(), abs=2e-3)
-    _, overall = intervals(before, after, samples, [lambda r: r.mean(axis=-1)])
+    overall = intervals(before, after, samples, [lambda r: r.mean(axis=-1)])
     wanted = np.percentile(np.column_stack([draws, np.diff(draws)]), (2.5, 97.5), axis=0).T
     assert_allclose(overall[0], wanted, atol=6e-3)
+
+
+def test_the_interval_of_a_class_is_that_of_jeffreys():
+    labels = np.repeat([0, 1, 2, 3], [20, 20, 10, 1])
+    hits = np.concatenate([np.arange(20) < 20, np.arange(20) < 0, np.arange(10) < 4, [True]])
+    found = jeffreys(hits, Samples(np.zeros((51, 1)), labels, 5))
+    assert np.isnan(found[4]).all()
+    p = np.sin((np.arange(10**6) + 0.5) / 10**6 * np.pi / 2) ** 2  # where the prior weighs all alike
+    for (low, high), right, count in zip(found, [20, 0, 4, 1], [20, 20, 10, 1], strict=False):
+        posterior = p**right * (1 - p) ** (count - right)
+        beyond = [posterior[p < low].sum() / posterior.sum(), posterior[p > high].sum() / posterior.sum()]
+        assert_allclose(beyond, [0.025 * (right > 0), 0.025 * (right < count)], atol=1e-4)
 
 
 def test_two_hits_of_two_samples_are_no_certainty():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from collapsekit.diagnosis.held_out import intervals, recalls
+from collapsekit.diagnosis.held_out import intervals, jeffreys, recalls
 from collapsekit.diagnosis.repairs import Given, Samples
 from collapsekit.errors import CollapseError
 from collapsekit.validation import Array, shorten
@@ -54,16 +54,15 @@ def tables(
     parts |= {name: mask[present] for name, mask in groups.items()}
     statistics = {name: _mean_over(mask) for name, mask in parts.items() if mask.any()}
     statistics |= {"worst class": lambda r: r.min(axis=-1), "accuracy": lambda r: r @ shares}
-    of_classes, overall = intervals(before, after, samples, [*statistics.values()])
-    bounds = np.full((2, len(present), 2), np.nan)
-    bounds[:, present] = of_classes
+    overall = intervals(before, after, samples, [*statistics.values()])
+    bounds = jeffreys(before, samples), jeffreys(after, samples)
     table = [
         {
             "label": given.names[k],
             "count": int(given.train.counts[k]),
             "validation": int(samples.counts[k]),
-            **_three("before", both[0, k], bounds[0, k]),
-            **_three("after", both[1, k], bounds[1, k]),
+            **_three("before", both[0, k], bounds[0][k]),
+            **_three("after", both[1, k], bounds[1][k]),
             "reason": "" if present[k] else "no validation samples",
         }
         for k in range(len(present))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import beta
 
 from collapsekit.diagnosis.repairs import Candidate, Given, Method, Samples, digests
 from collapsekit.validation import Array
@@ -14,7 +15,7 @@ Hits = NDArray[np.bool_]
 FOLDS = 5
 DRAWS, FEW_DRAWS, DRAWN = 2000, 200, 4_000_000
 """Bootstrap samples; of many classes fewer, so that about so many recalls are held at once."""
-PERCENTILES = (2.5, 97.5)
+SIDES = (0.025, 0.975)
 
 
 def folds(samples: Samples) -> tuple[NDArray[np.intp], int]:
@@ -90,10 +91,18 @@ def gain(before: Hits, after: Hits, samples: Samples) -> tuple[float, float]:
     return float(rises.mean()), float(np.sqrt((spread / counts).sum()) / len(counts))
 
 
+def jeffreys(hits: Hits, samples: Samples) -> Array:
+    """Return the 95 % interval of each class's recall by Jeffreys' prior, (K, 2); NaN where it has no samples."""
+    right, counts = np.bincount(samples.labels, hits, minlength=samples.num_classes), samples.counts
+    found = beta.ppf(np.array(SIDES)[:, None], right + 0.5, counts - right + 0.5)
+    found[0, right == 0], found[1, right == counts] = 0.0, 1.0
+    return np.asarray(np.where(counts > 0, found, np.nan).T)
+
+
 def intervals(
     before: Hits, after: Hits, samples: Samples, statistics: list[Callable[[Array], Array]], seed: int = 0
-) -> tuple[Array, Array]:
-    """Return 95 % intervals (2.5 and 97.5 %) of recalls before and after, and of statistics of them.
+) -> Array:
+    """Return 95 % intervals of statistics of the recalls, before, after, and after minus before, (S, 3, 2).
 
     Within each class present as many samples are drawn as it has, from the smoothed outcomes; intervals are those of
     the deviations, around what was observed.
@@ -102,26 +111,18 @@ def intervals(
     ----------
     statistics : list of callable
         Of recalls (..., K'), each gives (...).
-
-    Returns
-    -------
-    classes : ndarray, shape (2, K', 2)
-        Of each class present, before and after.
-    overall : ndarray, shape (S, 3, 2)
-        Of each statistic: before, after, after minus before.
     """
     observed, smoothed = outcomes(before, after, samples)
     counts, rng = samples.counts[samples.counts > 0], np.random.default_rng(seed)
     draws = min(DRAWS, max(FEW_DRAWS, DRAWN // len(counts)))
     pairs = _pair(rng.multinomial(counts, smoothed, size=(draws, len(counts))) / counts[:, None])  # (draws, 2, K')
     centre, found = _pair(smoothed), _pair(observed)
-    classes = np.percentile(pairs, PERCENTILES, axis=0) - centre + found
     overall = []
     for statistic in statistics:
         deviations = np.clip(statistic(pairs) - statistic(centre) + statistic(found), 0, 1)
         three = np.column_stack([deviations, deviations[:, 1] - deviations[:, 0]])
-        overall.append(np.percentile(three, PERCENTILES, axis=0).T)
-    return np.moveaxis(np.clip(classes, 0, 1), 0, -1), np.array(overall)
+        overall.append(np.quantile(three, SIDES, axis=0).T)
+    return np.array(overall)
 
 
 def _pair(shares: Array) -> Array:
