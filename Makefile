@@ -8,7 +8,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
 CLAIMS := collapse_line first_light mini_batches networks batchnorm_law effective_penalties weights paper_settings \
-	controls optimiser revival everyday generalisation every_recipe label_noise horizon rates
+	controls optimiser revival everyday generalisation every_recipe label_noise horizon rates adjust_heads
 
 # Models that are shipped in packages, and what reads them: for one experiment, in a folder of its own.
 SHIPPED := $(shell sed -n '/^PACKAGES = (/,/^)/s/ *"\(.*\)".*/\1/p' experiments/shipped_models.py)

@@ -1,5 +1,7 @@
 """Networks of the experiments that the package does not bring; used as ``network="experiments.nets:NAME"``."""
 
+from itertools import chain, pairwise
+
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -140,3 +142,10 @@ def with_bias(model):
     """The network with a head of torch's own initialisation, bias included."""
     model.head = nn.Linear(model.head.in_features, model.head.out_features)
     return model
+
+
+def layernorm_mlp(input_shape, num_classes):
+    """An MLP 128-128-512 with LayerNorm and GELU after every layer and a bias in its head: features of both signs."""
+    widths = [int(torch.Size(input_shape).numel()), 128, 128, 512]
+    layers = [(nn.Linear(before, after), nn.LayerNorm(after), nn.GELU()) for before, after in pairwise(widths)]
+    return Classifier(nn.Sequential(nn.Flatten(), *chain(*layers)), nn.Linear(512, num_classes))

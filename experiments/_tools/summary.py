@@ -31,7 +31,7 @@ BEGIN, END = "<!-- evidence: made by experiments/_tools/summary.py -->", "<!-- e
 ORDER = (
     *("collapse_line", "first_light", "mini_batches", "networks", "batchnorm_law", "effective_penalties", "weights"),
     *("paper_settings", "controls", "optimiser", "revival", "everyday", "generalisation", "every_recipe"),
-    *("label_noise", "horizon", "rates"),
+    *("label_noise", "horizon", "rates", "adjust_heads"),
 )
 """Experiments of `collapsekit.training`: each file holds a harness.Experiment."""
 SCRIPTS = ("coinciding_texts", "advice_kept", "shipped_models", "rare_rows")

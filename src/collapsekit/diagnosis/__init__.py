@@ -1,5 +1,8 @@
 """Lay a prediction beside a measurement and say, class by class, what became of it (needs the `torch` extra)."""
 
+from collapsekit.diagnosis._adjust import Adjustment as Adjustment
+from collapsekit.diagnosis._adjust import Attempt as Attempt
+from collapsekit.diagnosis._adjust import adjust as adjust
 from collapsekit.diagnosis._certify import NetworkCertificate as NetworkCertificate
 from collapsekit.diagnosis._certify import certify_network as certify_network
 from collapsekit.diagnosis._compare import ClassFinding as ClassFinding

@@ -1,0 +1,256 @@
+"""`collapsekit adjust`: repair the head of a trained network, with the gain measured on validation samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from cyclopts import Parameter
+from numpy.typing import NDArray
+
+from collapsekit import CollapseError, files
+from collapsekit.cli._console import MOST_ROWS, print_json, print_note, print_table, progress
+from collapsekit.cli._inputs import Head, Penalties, by_flags
+from collapsekit.data import LabelledData, read, read_head
+from collapsekit.diagnosis import Adjustment
+from collapsekit.diagnosis import adjust as repaired
+from collapsekit.diagnosis._adjust import MethodName
+from collapsekit.heads.files import read_model
+from collapsekit.heads.model_head import ModelHead
+from collapsekit.heads.write_back import rewritten
+from collapsekit.prediction import Prediction, predict
+from collapsekit.validation import short, shorten
+
+
+def adjust(
+    features: Path,
+    /,
+    *,
+    validation: Path,
+    head: str | None = None,
+    out: Path | None = None,
+    write_back: str | None = None,
+    method: MethodName | None = None,
+    cuts: tuple[float, float] | None = None,
+    class_names: tuple[str, ...] | None = None,
+    label_column: str | None = None,
+    trained: Annotated[Head | None, Parameter(name="*")] = None,
+    penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
+    json: bool = False,
+) -> None:
+    """Repair the head of a trained network without retraining the rest, with the gain measured on validation samples.
+
+    FEATURES holds the inputs of the head on the training samples, one row a sample, and labels: an .npz or .safetensors
+    with the arrays features and labels (or X and y), or .npy, .csv, .parquet. The head stays untouched unless a method
+    gains more balanced accuracy, in cross-validation on the validation samples, than the standard error of its gain.
+
+    Example: collapsekit adjust train.npz --validation val.npz --head model.safetensors --out head.safetensors
+
+    Example: collapsekit adjust train.npz --validation val.npz --head model.onnx --write-back repaired.onnx
+
+    Parameters
+    ----------
+    validation : Path
+        Features and labels of samples that the network was not trained on; not those it will be tested on.
+    head : str
+        File of the head: a model (.onnx, .safetensors, .npz, .pt, a folder) or a head (weight and bias); FILE:LAYER
+        names a layer. Left out: the arrays weight and bias in FEATURES.
+    out : Path
+        Write the new head here, a .safetensors with weight and bias.
+    write_back : str
+        Write a copy of the .safetensors or .onnx file of --head here, with the new head in the old one's place. A head
+        without bias gets none then.
+    method : str
+        Take this method, whatever it gains.
+    cuts : tuple of float
+        Training samples above which a class has many, and below which few; left out: 100 and 20 if no group is empty
+        then, else terciles.
+    class_names : tuple of str
+        One name a row of the head, in the order of its rows; left out: those in the model, or the sorted labels.
+    label_column : str
+        Column of a table that holds the labels.
+    json : bool
+        Print one JSON object.
+    """
+    penalties, trained = penalties or Penalties(), trained or Head()
+    found, source, layer = _head(features, head)
+    if write_back is not None and head is None:
+        raise CollapseError("--write-back: writes a copy of the file of --head; give --head FILE")
+    if out is not None and out.suffix.lower() != ".safetensors":
+        raise CollapseError(f"--out={str(out)!r}: give a name that ends in .safetensors")
+    if write_back is not None:
+        with by_flags():
+            rewritten(source, write_back, found.weight, found.bias, head=layer)  # refused before the work
+    (x, y), (held, marks), names, order = _both(features, validation, found, class_names, label_column)
+    expected, obstacle = _predicted(
+        penalties, trained, np.bincount(y, minlength=len(found.weight)), found.bias is not None
+    )
+    with progress("adjusting") as advance, by_flags(train_features="features"):
+        result = repaired(
+            x,
+            y,
+            (found.weight, found.bias),
+            validation=(held, marks),
+            names=names,
+            prediction=expected,
+            method=method,
+            add_bias=write_back is None,
+            cuts=cuts,
+            advance=advance,
+        )
+    said = [one for one in (obstacle, order) if one is not None]
+    if out is not None:
+        _save(out, result)
+        said.append(f"The head is in {out}.")
+    if write_back is not None:
+        with by_flags():
+            files.replace(Path(write_back), rewritten(source, write_back, *result.head, head=layer))
+        said.append(f"{source} with that head is in {write_back}.")
+    if out is None and write_back is None:
+        said.append("Nothing was written; --out head.safetensors writes the head.")
+    if json:
+        print_json(
+            result.to_dict()
+            | {"out": out and str(out), "write_back": write_back, "assumed_order": order, "no_prediction": obstacle}
+        )
+        return
+    _print(result, said)
+
+
+def _head(features: Path, head: str | None) -> tuple[ModelHead, str, str | None]:
+    """The head, the file it is in, and the layer that was named."""
+    if head is None:
+        weight, bias = read_head(str(features), required=False)
+        if weight is None:
+            raise CollapseError(f"head: missing; {shorten(features.name)} holds none: give --head FILE")
+        return ModelHead("weight", weight, bias), str(features), None
+    path, layer = head, None
+    if not Path(head).exists() and ":" in Path(head).name:
+        path, _, layer = head.rpartition(":")
+    return read_model(path, layer), path, layer
+
+
+def _both(
+    features: Path, validation: Path, found: ModelHead, class_names: tuple[str, ...] | None, label_column: str | None
+) -> tuple[tuple[Any, NDArray[np.int64]], tuple[Any, NDArray[np.int64]], tuple[str, ...], str | None]:
+    """Training and validation samples with the row of each label, the rows' names, and what was assumed of them."""
+    train, held = (
+        _vectors(read(str(path), label_column=label_column, argument=argument), argument, path)
+        for path, argument in ((features, "features"), (validation, "validation"))
+    )
+    given = class_names or found.names
+    rows, names = train.rows(len(found.weight), given)
+    order = None
+    if train.sorted_words and given is None:
+        listed = shorten(", ".join(train.names))
+        order = f"The head's rows are taken to be the classes in sorted order ({listed}); --class-names gives another."
+    at = _rows_of_labels(train, rows, names)
+    odd = next((name for name in held.names if name not in at), None)
+    if odd is not None:
+        raise CollapseError(f"validation={str(validation)!r}: {shorten(odd)} is no class of the head; give its names")
+    marks = np.array([at[name] for name in held.names])[held.labels]
+    return (train.inputs, rows[train.labels]), (held.inputs, marks), names, order
+
+
+def _rows_of_labels(train: LabelledData, rows: NDArray[np.int64], names: tuple[str, ...]) -> dict[str, int]:
+    """The row of each label that validation samples may have: as in training, else its name or row number."""
+    numbered = not train.worded and all(int(name) == k for name, k in zip(train.names, rows, strict=True))
+    at = {str(k): k for k in range(len(names) if numbered else 0)}
+    at |= {name: k for k, name in enumerate(names)}
+    return at | dict(zip(train.names, rows.tolist(), strict=True))
+
+
+def _vectors(data: LabelledData, argument: str, path: Path) -> LabelledData:
+    if data.inputs.ndim != 2:
+        raise CollapseError(
+            f"{argument}={str(path)!r}: a sample has the shape {data.inputs.shape[1:]}; give the vectors that enter "
+            "the head, (N, d)"
+        )
+    return data
+
+
+def _predicted(
+    penalties: Penalties, trained: Head, counts: NDArray[np.int64], biased: bool
+) -> tuple[Prediction | None, str | None]:
+    """The prediction of the recipe, or why there is none although a recipe is given."""
+    if not penalties.given:
+        return None, None
+    reason = penalties.refusal(counts) if counts.all() else f"class {counts.argmin()} has no training samples"
+    if reason is not None:
+        return None, f"There is no prediction ({reason}): predicted-geometry goes by the counts."
+    return predict(trained.problem(penalties, counts, biased=biased)), None
+
+
+def _save(out: Path, result: Adjustment) -> None:
+    from safetensors.numpy import save
+
+    weight, bias = result.head
+    tensors = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    files.replace(out, save({key: np.ascontiguousarray(array, dtype=np.float32) for key, array in tensors.items()}))
+
+
+def _print(result: Adjustment, said: list[str]) -> None:
+    for sentence in result.notes:
+        print_note(sentence)
+    print_table(
+        ("method", "tuned to", "balanced\naccuracy", "gain", "standard\nerror", ""),
+        [_attempted(one, result.chosen) for one in result.attempts],
+        muted=[bool(one.reason) for one in result.attempts],
+        drop=("tuned to",),
+    )
+    print_note("")
+    print_table(
+        ("", "classes", "before", "95 %", "after", "95 %", "gain", "95 %", ""),
+        [_overall(row) for row in result.summary],
+        drop=("classes", "95 %", "95 %"),
+    )
+    print_note(f"{result.cuts}.")
+    print_note("")
+    rows = sorted(result.table, key=lambda row: -row["count"])
+    shown = rows if len(rows) <= MOST_ROWS else _most_changed(rows)
+    print_table(
+        ("class", "training\nsamples", "validation\nsamples", "recall\nbefore", "95 %", "recall\nafter", "95 %", ""),
+        [_class(row) for row in shown],
+        drop=("95 %", "95 %", "validation\nsamples"),
+    )
+    if len(shown) < len(rows):
+        print_note(f"The {len(shown)} of {len(rows)} classes that change most are shown; --json prints all.")
+    for sentence in said:
+        print_note(sentence)
+
+
+def _most_changed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def change(row: dict[str, Any]) -> float:
+        return 0.0 if np.isnan(row["after"]) else abs(row["after"] - row["before"])
+
+    chosen = {id(row) for row in sorted(rows, key=change, reverse=True)[:MOST_ROWS]}
+    return [row for row in rows if id(row) in chosen]
+
+
+def _attempted(one: Any, chosen: str) -> list[str]:
+    if one.reason:
+        return [one.method, "", "", "", "", short(one.reason, 40)]
+    tuned = "" if one.parameter is None else f"{one.parameter:g}"
+    mark = "chosen" if one.method == chosen else ""
+    return [one.method, tuned, f"{one.balanced_accuracy:.3f}", f"{one.gain:+.3f}", f"{one.standard_error:.3f}", mark]
+
+
+def _overall(row: dict[str, Any]) -> list[str]:
+    cells = [row["what"], str(row["classes"])]
+    for name, form in (("before", ".3f"), ("after", ".3f"), ("gain", "+.3f")):
+        cells += _with_interval(row, name, form, form.replace("3", "2"))
+    return [*cells, row["reason"]]
+
+
+def _class(row: dict[str, Any]) -> list[str]:
+    cells = [short(row["label"], 24), str(row["count"]), str(row["validation"])]
+    for name in ("before", "after"):
+        cells += _with_interval(row, name, ".2f", ".2f")
+    return [*cells, row["reason"]]
+
+
+def _with_interval(row: dict[str, Any], name: str, form: str, rough: str) -> list[str]:
+    if np.isnan(row[name]):
+        return ["", ""]
+    return [format(row[name], form), f"{row[f'{name}_low']:{rough}} … {row[f'{name}_high']:{rough}}"]
