@@ -118,7 +118,7 @@ def inseparable(X, y, pairs, rng, source):
     inputs, labels, _ = pool(source)
     for own, other in pairs:
         taken = rng.permutation(np.flatnonzero(labels == other))
-        fresh = [i for i in taken if not (X == inputs[i]).reshape(len(X), -1).all(1).any()]
+        fresh = [i for i in taken if not (inputs[i] == X).reshape(len(X), -1).all(1).any()]
         X[y == own] = inputs[fresh[: (y == own).sum()]]
     return X, y
 

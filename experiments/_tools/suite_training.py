@@ -159,7 +159,9 @@ class Run:
         if made.product is not None:
             lw, lh = made.penalties
             scale = len(self.y) / len(y)
-            total = total + penalty * (lw * self.net.head.weight.square().sum() + scale * lh * features.square().sum()) / 2
+            total = (
+                total + penalty * (lw * self.net.head.weight.square().sum() + scale * lh * features.square().sum()) / 2
+            )
         return total
 
     def fit(self, logits, y):
