@@ -57,6 +57,7 @@ figures: .venv/run
 evidence: .venv/test
 	for claim in $(CLAIMS); do $(BIN)/python experiments/$$claim.py --out runs/experiments || exit 1; done
 	PYTHONPATH=experiments $(BIN)/python experiments/coinciding_texts.py
+	PYTHONPATH=experiments $(BIN)/python experiments/diagnosis_suite.py
 	$(BIN)/python experiments/solver_certified.py
 	$(BIN)/python experiments/solver_landscape.py
 	PYTHONPATH=experiments $(BIN)/python -m _tools.summary
@@ -64,6 +65,7 @@ evidence: .venv/test
 # The same at smoke size: minutes, nothing is written, the bands of the smoke size must hold.
 evidence-smoke: .venv/test
 	PYTHONPATH=experiments $(BIN)/python -m _tools.smoke $(CLAIMS)
+	PYTHONPATH=experiments $(BIN)/python experiments/diagnosis_suite.py --smoke
 
 bench: .venv/test
 	mkdir -p .benchmarks

@@ -182,11 +182,11 @@ B = {
         ("mnist-early", "mnist-5k", MNIST, RICH | {"product": 0.8, "warmup": False, "early": (400, 1, 5), "told": ALL}),
         ("many-kinds-narrow", "mixture:15:12:7", MANY, POOR | {"product": 2.0, "dim": 15, "told": ("recipe", *SEEN)}),
         ("four-early-bias", "mixture:4:6:5", FOUR, RICH | {"bias": True, "product": 0.8, "warmup": False}
-            | {"early": (400, 1, 5), "told": ("recipe", "history")}),
+            | {"early": (700, 1, 8), "told": ("recipe", "history")}),
         ("law-early", "mnist-5k", MNIST, LAW | {"decay": 0.05, "bias": False, "warmup": False, "early": (800, 1, 4)}
             | {"steps": 3000, "told": ("recipe", *SEEN)}),
         ("clothes-dead-units", "fashion-mnist", (50,) * 6, DEAD | {"product": 1.0, "told": ("recipe", *SEEN)}),
-        ("storms-early", "storms", (120, 90, 70, 40, 20), RICH | {"product": 2.0, "warmup": False, "early": (500, 1, 6)}
+        ("storms-early", "storms", (120, 90, 70, 40, 20), RICH | {"product": 2.0, "warmup": False, "early": (700, 1, 8)}
             | {"told": ("recipe",)}),
         ("clothes-early-untold", "fashion-mnist", CLOTHES, RICH | {"product": 3.0, "warmup": False,
             "early": (400, 1, 5)}),
@@ -237,6 +237,7 @@ B = {
             "strength": 20.0, "told": HELD}),
         ("batchnorm-wrong-sign", "digits", TAIL, {"norm": "batch", "change": "wrong sign", "strength": 5.0,
             "told": SEEN}),
+        ("other-units", "digits", TAIL, {"change": "in other units", "strength": 60.0, "told": HELD}),
         ("law-other-prior", "mnist-5k", MNIST, LAW | {"decay": 0.01, "change": "prior of other data", "strength": 4.0}
             | {"told": ("recipe", "optimizer")}),
     ],

@@ -32,6 +32,8 @@ ORDER = (
     *("collapse_line", "first_light", "mini_batches", "networks", "batchnorm_law", "effective_penalties", "weights"),
     *("paper_settings", "controls", "optimiser", "revival", "everyday", "generalisation", "every_recipe"),
 )
+JUDGED = ("diagnosis_suite",)
+"""Experiments whose runs are no runs of `train`; they have a judge of their own."""
 FIGURES = dict.fromkeys(("collapse_line", "networks"), "collapse_line.png") | dict.fromkeys(
     panels.PANELS, "evidence.png"
 )
@@ -40,7 +42,7 @@ HEAD = ("claim", "networks × data × seeds", "predicted", "measured ± sd", "ve
 
 def contents():
     """The results that exist, by name, in the order of the table."""
-    found = {name: harness.results(name) for name in ORDER}
+    found = {name: harness.results(name) for name in (*ORDER, *JUDGED)}
     return {name: content for name, content in found.items() if content}
 
 

@@ -1,0 +1,87 @@
+"""The labelled suite of networks, as it is stored: its files, its labels, and what diagnose says of them today."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "experiments"))
+suite, harness = (importlib.import_module(name) for name in ("diagnosis_suite", "_tools.harness"))
+FILES = sorted(suite.FILES.glob("*.npz"))
+CONTENT = harness.results("diagnosis_suite")
+ROWS = {row["name"]: row for row in CONTENT["runs"]}
+ONE_OF_EACH = {(path.name[0], path.name.split("-")[1]): path for path in FILES}
+
+
+def test_the_suite_is_as_large_and_as_small_as_promised():
+    labels = [suite.load(path)[1]["label"]["cause"] for path in FILES]
+    assert sorted(ROWS) == [path.stem for path in FILES]
+    assert len(labels) >= 80
+    assert labels.count(None) >= 28
+    assert min(labels.count(cause) for cause in suite.CAUSES) >= 9
+    assert sum(path.stat().st_size for path in FILES) <= 4 * 2**20
+    planned = {made.name for networks in suite.HALVES.values() for made in networks}
+    assert planned == set(ROWS) | {gone["name"] for gone in CONTENT["thrown_out"]}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_label_is_what_the_stored_network_shows(path):
+    """Alive classes of healthy networks; a class that is hit is not alive, or does not generalise."""
+    arrays, meta = suite.load(path)
+    X, y, W, b = (arrays.get(key) for key in ("X", "y", "W", "b"))
+    found = suite.words(X, y, W, b, confidence_decides=meta["loss"] != "MSE")
+    hit = meta["label"]["classes"]
+    if "few" in path.stem.split("-") and meta["label"]["cause"] == "data":
+        recalls, _ = suite.outcome(arrays["Xt"], arrays["yt"], W, b)
+        assert max(recalls[hit]) < suite.FAR_BELOW
+    elif meta["label"]["cause"] is None:
+        assert set(found) == {"alive"}
+    else:
+        assert hit
+        assert "alive" not in {found[k] for k in hit}
+    assert ROWS[path.stem]["label"] == meta["label"]
+
+
+@pytest.mark.parametrize("path", ONE_OF_EACH.values(), ids=lambda path: path.stem)
+def test_diagnose_says_today_what_was_stored(path):
+    row = json.loads(json.dumps(suite.diagnosed(path)))
+    assert row == ROWS[path.stem]
+    assert row["statuses_right"]
+
+
+@pytest.mark.heavy
+def test_diagnose_says_today_what_was_stored_of_all():
+    assert [json.loads(json.dumps(suite.diagnosed(path))) for path in FILES] == [*ROWS.values()]
+
+
+def test_the_verdicts_follow_from_the_rows_and_the_bands_are_met():
+    assert CONTENT["bands"] == suite.BANDS
+    assert CONTENT["table"] == suite.judge([*ROWS.values()], suite.BANDS)
+    ill = [row for row in ROWS.values() if row["label"]["cause"]]
+    well = [row for row in ROWS.values() if not row["label"]["cause"]]
+    assert sum(map(suite.right, ill)) >= suite.BANDS["right first cause"] * len(ill)
+    assert len(well) >= suite.BANDS["healthy"]
+    assert all(map(suite.right, well))
+    assert all(row["statuses_right"] for row in ROWS.values())
+
+
+def test_a_wrong_answer_is_counted():
+    rows = [row | {"found": "nothing"} for row in ROWS.values()]
+    rows[0] = rows[0] | {"statuses_right": False}
+    lines = suite.judge(rows, suite.BANDS)
+    assert [entry["verdict"] for entry in lines if "first cause" in entry["claim"]] == ["fails"] * 2
+    assert "fails" in [entry["verdict"] for entry in lines if "logits" in entry["claim"]]
+    alarm = {"findings": [["code", "warning", None, 1]], "label": {"cause": None, "classes": []}}
+    assert not suite.right(alarm)
+
+
+def test_a_hit_leads_by_more_than_one_per_cent_of_the_median_lead():
+    features = np.eye(3)
+    W = np.array([[2.0, 0, 0.0], [0, 2.0, 0.999], [0, 0, 1.0]])
+    recalls, confidences = suite.outcome(features, np.arange(3), W)
+    assert recalls.tolist() == [1, 1, 0]
+    assert confidences[0] == pytest.approx(np.exp(2) / (np.exp(2) + 2))
