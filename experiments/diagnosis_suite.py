@@ -442,9 +442,9 @@ def smoke():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--half", choices=HALVES, help="one half only")
+    parser.add_argument("--half", choices=HALVES, help="make one half only")
     parser.add_argument("--build", action="store_true", help="make what is missing, judge nothing")
-    parser.add_argument("--judge", action="store_true", help="judge the files that are there, write the results")
+    parser.add_argument("--judge", action="store_true", help="make nothing, judge the files that are there")
     parser.add_argument("--smoke", action="store_true", help="three networks, nothing written; exit 1 on a failure")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -456,7 +456,7 @@ def main():
         for made in [made for letter in letters for made in HALVES[letter]]:
             build(made)
     if not arguments.build:
-        write([diagnosed(path) for letter in letters for path in sorted(FILES.glob(f"{letter}-*.npz"))])
+        write([diagnosed(path) for path in sorted(FILES.glob("*.npz"))])
 
 
 if __name__ == "__main__":

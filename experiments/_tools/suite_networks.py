@@ -141,6 +141,54 @@ A = {
     ],
 }  # fmt: skip
 
+MORE = {
+    None: [
+        ("kinds-overlapping", "mixture:6:10:2.6", (60,) * 6, {"decay": 5e-3, "dim": 10, "hidden": (10,), "told": HELD}),
+        ("stopped-early", "digits", EVEN, SGD | {"rate": 0.1, "steps": 250, "told": SEEN}),
+        ("stopped-early-tail", "olive", OLIVE, {"steps": 100, "rate": 5e-3, "held_out": 10, "told": (*SEEN, *HELD)}),
+        ("kinds-law-bias", "mixture:6:10:5", SIX, LAW | {"decay": 0.02, "told": ("recipe",)}),
+    ],
+    "regularisation": [
+        ("untold-bias", "digits", STEEP, RICH | {"product": 10.0, "bias": True}),
+        ("kinds-decay-of-everything", "mixture:6:10:5", (100, 80, 60, 50, 5, 4), SGD | {"decay": 0.05, "steps": 3000}
+            | {"twin": 6000, "told": ("recipe", *SEEN)}),
+        ("clothes-law-bias-untold", "fashion-mnist", (80, 70, 60, 60, 6, 4), LAW | {"decay": 0.17, "told": HELD}),
+    ],
+    "optimiser": [
+        ("early-without-recipe", "digits", TAIL, RICH | {"product": 1.0, "warmup": False,
+            "early": (600, 1, 6), "told": SEEN}),
+        ("olive-early", "olive", OLIVE, RICH | {"product": 1.0, "warmup": False,
+            "early": (700, 1, 8), "told": ("recipe",)}),
+        ("kinds-dead-units-untold", "mixture:6:10:5", SIX, DEAD | {"product": 0.5, "told": SEEN}),
+    ],
+    "unfinished": [
+        ("only-the-rare", "digits", STEEP, SGD | {"rate": 0.1, "steps": 200, "schedule": "constant"}),
+        ("only-the-rare-told", "digits", TAIL, SGD | {"rate": 0.05, "steps": 250, "twin": 40, "told": (*SEEN, *HELD)}),
+        ("clothes-mse", "fashion-mnist", CLOTHES, SGD | MSE | {"rate": 0.02, "steps": 60, "told": SEEN}),
+        ("penalised-bias", "olive", OLIVE, RICH | {"bias": True, "rate": 1e-4, "steps": 60, "product": 0.5,
+            "told": ("recipe", *SEEN)}),
+    ],
+    "data": [
+        ("swapped", "digits", EVEN, {"change": "mislabelled", "pairs": ((3, 5), (5, 3)), "strength": 0.7,
+            "decay": 4e-3} | NARROW),
+        ("texts-coinciding", "texts", (*TEXTS, 20), {"change": "coinciding", "pairs": ((5, 0),), "steps": 300,
+            "told": HELD}),
+        ("clothes-inseparable", "fashion-mnist", CLOTHES, {"change": "inseparable", "pairs": ((5, 1),),
+            "decay": 4e-3} | NARROW),
+    ],
+    "bias": [
+        ("clothes-twice", "fashion-mnist", CLOTHES, {"change": "adjusted twice", "strength": 5.0,
+            "smoothing": 0.1, "conv": True}),
+        ("kinds-other-units", "mixture:6:10:5", SIX, {"change": "in other units", "strength": 80.0, "told": SEEN}),
+    ],
+    "width": [
+        ("gelu-one-bias-free", "digits", EVEN, CALM | {"act": "gelu", "dim": 1, "bias": False, "steps": 1500,
+            "twin": 32, "told": HELD}),
+        ("texts-one", "texts", TEXTS, CALM | {"dim": 1, "bias": False, "steps": 600, "twin": 32}),
+    ],
+}  # fmt: skip
+"""More of half A, so that rules are tried on more before they are frozen."""
+
 MANY, FOUR, BIRDS = (20,) * 15, (200, 60, 20, 8), (110, 90, 30)
 MNIST = (80, 60, 45, 34, 26, 20, 15, 12, 9, 7)
 CLIFF = (70, 70, 60, 60, 50, 50, 50, 7, 4, 3)
@@ -179,10 +227,10 @@ B = {
     ],
     "optimiser": [
         ("mnist-narrow", "mnist-5k", EVEN, POOR | {"product": 5.0, "dim": 10, "told": ("recipe",)}),
-        ("mnist-early", "mnist-5k", MNIST, RICH | {"product": 0.8, "warmup": False, "early": (400, 1, 5), "told": ALL}),
-        ("many-kinds-narrow", "mixture:15:12:7", MANY, POOR | {"product": 2.0, "dim": 15, "told": ("recipe", *SEEN)}),
+        ("mnist-early", "mnist-5k", MNIST, RICH | {"product": 0.8, "warmup": False, "early": (700, 1, 7), "told": ALL}),
+        ("many-kinds-narrow", "mixture:15:12:7", MANY, POOR | {"product": 4.0, "dim": 15, "told": ("recipe", *SEEN)}),
         ("four-early-bias", "mixture:4:6:5", FOUR, RICH | {"bias": True, "product": 0.8, "warmup": False}
-            | {"early": (700, 1, 8), "told": ("recipe", "history")}),
+            | {"early": (700, 1, 12), "told": ("recipe", "history")}),
         ("law-early", "mnist-5k", MNIST, LAW | {"decay": 0.05, "bias": False, "warmup": False, "early": (800, 1, 4)}
             | {"steps": 3000, "told": ("recipe", *SEEN)}),
         ("clothes-dead-units", "fashion-mnist", (50,) * 6, DEAD | {"product": 1.0, "told": ("recipe", *SEEN)}),
@@ -272,5 +320,5 @@ def half(letter, listed, first_seed):
     return found
 
 
-HALVES = {"A": half("A", A, 1000), "B": half("B", B, 2000)}
+HALVES = {"A": half("A", A, 1000) + half("A", MORE, 1500), "B": half("B", B, 2000)}
 SMOKE = [made for made in HALVES["A"] if made.name in ("A-healthy-even", "A-bias-even-shifted", "A-unfinished-kinds")]
