@@ -246,7 +246,7 @@ B = {
         ("many-kinds", "mixture:15:12:7", MANY, SGD | {"rate": 0.01, "steps": 60, "twin": 150, "told": ("history",)}),
         ("four-untold", "mixture:4:6:5", FOUR, {"optimizer": "adamw", "rate": 2e-4, "steps": 60, "decay": 0.01}),
         ("storms", "storms", (120, 90, 70, 20), SGD | {"rate": 0.01, "steps": 80, "twin": 300, "told": SEEN}),
-        ("penguins", "penguins", BIRDS, SGD | {"rate": 0.02, "steps": 10, "told": ("optimizer",)}),
+        ("penguins", "penguins", BIRDS, SGD | {"rate": 0.005, "steps": 10, "twin": 200, "told": ("optimizer",)}),
         ("penalised", "digits", TAIL, RICH | {"steps": 60, "rate": 1e-4, "product": 0.5, "warmup": False, "told": ALL}),
         ("clothes-batchnorm", "fashion-mnist", CLOTHES, {"norm": "batch", "rate": 1e-4, "steps": 10,
             "twin": 300, "told": SEEN}),
@@ -264,7 +264,7 @@ B = {
             | NARROW | {"told": (*SEEN, *HELD)}),
         ("many-kinds-mislabelled", "mixture:15:12:7", MANY, {"change": "mislabelled", "pairs": ((3, 7),),
             "strength": 0.9}
-            | {"decay": 4e-3, "dim": 14, "hidden": (14,), "told": HELD}),
+            | {"decay": 1e-2, "dim": 14, "hidden": (14,), "told": HELD}),
         ("mnist-few", "mnist-5k", (60,) * 8 + (2, 2), {"change": "few", "pairs": ((8, 0), (9, 0)), "twin": 60}
             | {"conv": True, "told": HELD}),
         ("storms-few", "storms", (120, 90, 70, 3), {"change": "few", "pairs": ((3, 0),), "twin": 60, "told": HELD}),
@@ -272,7 +272,8 @@ B = {
             | CALM | {"told": (*SEEN, *HELD)}),
     ],
     "bias": [
-        ("mnist-wrong-sign", "mnist-5k", MNIST, {"change": "wrong sign", "strength": 4.0, "conv": True, "told": HELD}),
+        ("mnist-wrong-sign", "mnist-5k", MNIST, {"change": "wrong sign", "strength": 4.0, "conv": True,
+            "smoothing": 0.1}),
         ("mnist-twice", "mnist-5k", MNIST, {"change": "adjusted twice", "strength": 4.0, "smoothing": 0.05,
             "told": SEEN}),
         ("many-kinds-shifted", "mixture:15:12:7", MANY, {"change": "shifted", "pairs": ((2, 0), (9, 0)),
