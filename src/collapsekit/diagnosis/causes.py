@@ -1,0 +1,207 @@
+"""Why a class is lost: one small rule a cause, asked in an order in which an earlier one explains a later one away.
+
+Thresholds were set on some eighty small networks made on purpose for each cause (experiments/diagnosis_suite.py holds
+others, half of them made after the rules were frozen).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from collapsekit.diagnosis.clues import Clues
+from collapsekit.diagnosis.status import Status
+from collapsekit.metrics import Measurement
+from collapsekit.prediction import Prediction
+from collapsekit.prediction._fates import HALF, Fate
+from collapsekit.recipe._optimizer import UNACTED
+from collapsekit.validation import Array
+
+Cause = Literal["regularisation", "optimiser", "unfinished", "data", "bias", "width", "unknown"]
+
+STILL = 0.9
+"""Cosine of head and force from which training stands still: 0.97 and more in networks that do, 0.71 at most before."""
+PULLED, LOOSE = 0.5, 0.75
+"""The same under AdamW's noise (0.56 to 0.89), and below which a head is still on its way unless the loss says else."""
+FALLING, LEVEL = 0.025, 0.008
+"""Share of the loss's fall in the last fifth of training: at least in unfinished ones, at most in finished ones."""
+PRICE = 0.03
+"""Error probability that the decay costs a class from which it may have lost it; everyday decays cost below 0.01."""
+ACTED = 1.0
+"""E-folds from which a decay has moved what it decays."""
+UNDERNAMED, MENDED, ALL_MENDED = 0.6, 0.2, 0.85
+"""A bias hides a class that has less than this part of its share of the output, gains so much recall by a bias that
+fits the shares, and this bias gives all classes together at least this recall: in unfinished networks it does not."""
+ALONGSIDE = 0.75
+"""Part of its share below which another weak class of a network with a wrong bias is explained by it, too."""
+COINCIDING = 0.5
+"""Share of coinciding samples from which half the recall is out of reach."""
+MIXED, OVERLAPPING = 0.75, 0.85
+"""Mean recall of a linear rule on two classes, each sample left out, below which their samples are not told apart; up
+to the second it takes that nothing else explains the loss."""
+SURE_COUNT = 8
+"""Samples from which the first of these is no accident."""
+NO_FEATURE = 0.01
+"""Squared length relative to the longest class mean below which a class has no feature that data could spoil."""
+NARROW = 3
+"""Up to so many dimensions, or a third of the classes, rows of a head lie between others; below K − 1 they may."""
+NEAR_HALF, AS_EXPECTED = 0.6, 0.15
+"""A class expected just above one half is lost as expected if its confidence is not far below."""
+TOO_FEW = 4
+"""Samples up to which a class that nothing else explains is too small."""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A network with all that is known of it."""
+
+    measured: Measurement
+    statuses: list[Status]
+    recalls: Array
+    confidences: Array
+    clues: Clues
+    prediction: Prediction | None
+    fates: list[Fate] | None
+    unreachable: frozenset[int]
+
+    @property
+    def over(self) -> bool | None:
+        """Whether training is over: the head stands still, or the loss does; None where nothing says so."""
+        clues = self.clues
+        if clues.alignment >= STILL:
+            return True
+        if np.isnan(clues.falling):
+            return None if np.isnan(clues.alignment) or clues.alignment >= LOOSE else False
+        if clues.falling >= FALLING or clues.falling < LEVEL:
+            return bool(clues.falling < LEVEL)
+        return bool(clues.alignment >= LOOSE)
+
+    @property
+    def dim(self) -> int:
+        """Width of the features."""
+        return self.measured.moments.dim
+
+    @property
+    def dead(self) -> bool:
+        """Whether no sample has a feature at all."""
+        return not self.clues.length.any()
+
+
+def dead_features(case: Case, k: int) -> bool:
+    """No sample has a feature, and the head still holds its start, so no decay has taken them."""
+    return case.dead and case.clues.start > HALF
+
+
+def decayed_to_nothing(case: Case, k: int) -> bool:
+    """No sample has a feature, and the head has gone, too."""
+    return case.dead
+
+
+def regularised(case: Case, k: int) -> bool:
+    """The optimum of the recipe's own problem loses the class, or keeps it just so."""
+    if case.prediction is None or case.fates is None or _only_begun(case):
+        return False
+    if case.fates[k] in ("collapses", "nearly lost"):
+        return True
+    expected = case.prediction.confidences[k]
+    return bool(expected <= NEAR_HALF and case.confidences[k] >= expected - AS_EXPECTED)
+
+
+def _only_begun(case: Case) -> bool:
+    return case.over is False and (case.clues.horizon <= UNACTED or case.clues.falling >= FALLING)
+
+
+def hidden_by_bias(case: Case, k: int) -> bool:
+    """The bias that fits the shares of the data brings the class back, and all others with it."""
+    clues = case.clues
+    if case.measured.bias is None and (case.dim < len(case.statuses) - 1 or clues.length[k] < NO_FEATURE):
+        return False
+    if not np.nanmean(clues.refitted) >= ALL_MENDED:
+        return False
+    rate = clues.named / np.where(clues.shares > 0, clues.shares, np.nan)
+    hidden = (rate < UNDERNAMED) & (clues.refitted >= np.maximum(HALF, case.recalls + MENDED))
+    return bool(hidden.any() and rate[k] < ALONGSIDE and clues.refitted[k] >= HALF)
+
+
+def coincides(case: Case, k: int) -> bool:
+    """Half of the samples or more have a twin under another label."""
+    return bool(case.clues.coinciding[k] >= COINCIDING)
+
+
+def too_narrow(case: Case, k: int) -> bool:
+    """So few dimensions that rows of the head lie between others."""
+    size = len(case.statuses)
+    return case.dim < size - 1 and case.dim <= max(NARROW, size / 3)
+
+
+def mixed(case: Case, k: int) -> bool:
+    """The samples are among those of another class, whatever the head."""
+    return bool(case.clues.apart[k] < MIXED and case.measured.counts[k] >= SURE_COUNT and _has_feature(case, k))
+
+
+def overlapping(case: Case, k: int) -> bool:
+    """The samples overlap with those of another class, and training is over."""
+    return bool(case.clues.apart[k] < OVERLAPPING and case.over is not False and _has_feature(case, k))
+
+
+def _has_feature(case: Case, k: int) -> bool:
+    return bool(case.clues.length[k] >= NO_FEATURE)
+
+
+def pulled_down(case: Case, k: int) -> bool:
+    """The head is held by a decay that costs a class of this size dearly."""
+    clues = case.clues
+    if case.prediction is not None or not clues.prices[k] >= PRICE:
+        return False
+    held = clues.alignment >= OVERLAPPING and case.over is not False
+    noisy = clues.alignment >= PULLED and (clues.horizon >= ACTED or clues.falling < LEVEL or bool(clues.died[k]))
+    return bool(held or noisy)
+
+
+def unfinished(case: Case, k: int) -> bool:
+    """Training is not over."""
+    return case.over is False
+
+
+def spurious(case: Case, k: int) -> bool:
+    """Training is over, and the optimum of its own problem keeps the class."""
+    return case.fates is not None and case.fates[k] == "survives" and case.over is True
+
+
+def unreachable(case: Case, k: int) -> bool:
+    """Fewer dimensions than classes need, and a mixture of other rows beats this one whatever the input."""
+    return k in case.unreachable and case.dim < len(case.statuses) - 1
+
+
+def too_few(case: Case, k: int) -> bool:
+    """Hardly any samples, and nothing else."""
+    return bool(case.measured.counts[k] <= TOO_FEW)
+
+
+Rule = Callable[[Case, int], bool]
+RULES: tuple[tuple[Rule, Cause, str], ...] = (
+    (regularised, "regularisation", "regularised-away"),
+    (dead_features, "optimiser", "degenerate-features"),
+    (decayed_to_nothing, "regularisation", "decay-too-strong"),
+    (hidden_by_bias, "bias", "hidden-by-bias"),
+    (coincides, "data", "coinciding-samples"),
+    (too_narrow, "width", "too-narrow"),
+    (mixed, "data", "inseparable-classes"),
+    (pulled_down, "regularisation", "decay-too-strong"),
+    (overlapping, "data", "inseparable-classes"),
+    (unfinished, "unfinished", "unfinished-training"),
+    (spurious, "optimiser", "lost-by-the-optimiser"),
+    (unreachable, "width", "too-narrow"),
+    (too_few, "data", "too-few-samples"),
+)
+"""A rule, the cause and the finding that it names. What the recipe itself loses comes first; then what no training
+mends (bias, twins, width, mixed samples); a decay before an unfinished training, which it resembles; the optimiser
+where all else is excluded."""
+
+
+def cause_of(case: Case, k: int) -> tuple[Cause, str]:
+    """Return the first cause that explains a class, and its finding."""
+    return next(((cause, code) for rule, cause, code in RULES if rule(case, k)), ("unknown", "unknown-cause"))
