@@ -24,10 +24,17 @@ Cause = Literal["regularisation", "optimiser", "unfinished", "data", "bias", "wi
 
 STILL = 0.9
 """Cosine of head and force from which training stands still: 0.97 and more in networks that do, 0.71 at most before."""
-PULLED, LOOSE = 0.5, 0.75
-"""The same under AdamW's noise (0.56 to 0.89), and below which a head is still on its way unless the loss says else."""
-FALLING, LEVEL = 0.025, 0.008
-"""Share of the loss's fall in the last fifth of training: at least in unfinished ones, at most in finished ones."""
+AT_REST, UNSTABLE = 0.95, 0.3
+"""The cosine from which a strong decay comes first; how much the loss rises again under steps too large."""
+CONSTANT, FORGOTTEN = 1e-6, 0.01
+"""Share of the features' mean square around their mean up to which they are all the same; of its start up to which a
+head is gone."""
+HELD, LOOSE, PULLED = 0.85, 0.75, 0.5
+"""The same where nothing speaks against it; below which a head is still on its way; and under AdamW's noise (0.56 to
+0.89)."""
+FALLING, LEVEL, RISEN = 0.045, 0.02, 0.1
+"""Share of the loss's fall in the second half of training from which it is not over, and up to which it is; and by
+which the loss rises again where a decay gains the upper hand."""
 PRICE = 0.03
 """Error probability that the decay costs a class from which it may have lost it; everyday decays cost below 0.01."""
 ACTED = 1.0
@@ -69,15 +76,18 @@ class Case:
 
     @property
     def over(self) -> bool | None:
-        """Whether training is over: the head stands still, or the loss does; None where nothing says so."""
+        """Whether training is over: the head stands still, or the loss does; None where nothing says so.
+
+        A loss that stands still while the head does not is what the end of a learning-rate schedule makes.
+        """
         clues = self.clues
         if clues.alignment >= STILL:
             return True
-        if np.isnan(clues.falling):
-            return None if np.isnan(clues.alignment) or clues.alignment >= LOOSE else False
-        if clues.falling >= FALLING or clues.falling < LEVEL:
-            return bool(clues.falling < LEVEL)
-        return bool(clues.alignment >= LOOSE)
+        if clues.falling >= FALLING:
+            return False
+        if clues.alignment < LOOSE:
+            return None if clues.falling < LEVEL else False
+        return None if np.isnan(clues.falling) or np.isnan(clues.alignment) else True
 
     @property
     def dim(self) -> int:
@@ -86,17 +96,17 @@ class Case:
 
     @property
     def dead(self) -> bool:
-        """Whether no sample has a feature at all."""
-        return not self.clues.length.any()
+        """Whether all samples have one and the same feature."""
+        return self.clues.spread <= CONSTANT
 
 
 def dead_features(case: Case, k: int) -> bool:
-    """No sample has a feature, and the head still holds its start, so no decay has taken them."""
-    return case.dead and case.clues.start > HALF
+    """All features are 0, and the head has not gone with them, so that no decay has taken them."""
+    return case.dead and not case.clues.length.any() and case.clues.start > FORGOTTEN
 
 
 def decayed_to_nothing(case: Case, k: int) -> bool:
-    """No sample has a feature, and the head has gone, too."""
+    """All features are the same, and no step too large has made them 0."""
     return case.dead
 
 
@@ -151,18 +161,30 @@ def _has_feature(case: Case, k: int) -> bool:
     return bool(case.clues.length[k] >= NO_FEATURE)
 
 
+def held_down(case: Case, k: int) -> bool:
+    """The head stands still against a decay that costs a class of this size dearly."""
+    return case.clues.alignment >= AT_REST and pulled_down(case, k)
+
+
 def pulled_down(case: Case, k: int) -> bool:
-    """The head is held by a decay that costs a class of this size dearly."""
+    """The head is held by a decay that costs a class of this size dearly, under noise."""
     clues = case.clues
-    if case.prediction is not None or not clues.prices[k] >= PRICE:
+    if case.prediction is not None or clues.horizon <= UNACTED or not clues.prices[k] >= PRICE:
         return False
-    held = clues.alignment >= OVERLAPPING and case.over is not False
-    noisy = clues.alignment >= PULLED and (clues.horizon >= ACTED or clues.falling < LEVEL or bool(clues.died[k]))
-    return bool(held or noisy)
+    held = clues.alignment >= HELD and case.over is not False
+    acted = clues.horizon >= ACTED or clues.falling < LEVEL or clues.risen >= RISEN or clues.died[k]
+    return bool(held or (clues.alignment >= PULLED and acted))
+
+
+def unstable(case: Case, k: int) -> bool:
+    """The loss rises again or stands still, but the head does not: steps too large for it to come to rest."""
+    clues = case.clues
+    rising = clues.risen >= UNSTABLE and clues.alignment < PULLED
+    return bool(rising or (clues.falling < LEVEL and clues.alignment < LOOSE))
 
 
 def unfinished(case: Case, k: int) -> bool:
-    """Training is not over."""
+    """Training is not over: the loss falls, or the head is on its way."""
     return case.over is False
 
 
@@ -186,12 +208,14 @@ RULES: tuple[tuple[Rule, Cause, str], ...] = (
     (regularised, "regularisation", "regularised-away"),
     (dead_features, "optimiser", "degenerate-features"),
     (decayed_to_nothing, "regularisation", "decay-too-strong"),
+    (held_down, "regularisation", "decay-too-strong"),
     (hidden_by_bias, "bias", "hidden-by-bias"),
-    (coincides, "data", "coinciding-samples"),
     (too_narrow, "width", "too-narrow"),
+    (coincides, "data", "coinciding-samples"),
     (mixed, "data", "inseparable-classes"),
     (pulled_down, "regularisation", "decay-too-strong"),
     (overlapping, "data", "inseparable-classes"),
+    (unstable, "optimiser", "unstable-training"),
     (unfinished, "unfinished", "unfinished-training"),
     (spurious, "optimiser", "lost-by-the-optimiser"),
     (unreachable, "width", "too-narrow"),

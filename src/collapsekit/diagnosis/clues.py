@@ -22,6 +22,8 @@ REFITS = 60
 """Steps of iterative scaling for the bias: a step moves each class's share of the output to its share of the data."""
 MOST_TOLD_APART = 200
 """Classes for which a pair is told apart: a fraction of a second each."""
+SMALLEST = 1e-30
+"""Squares below which head, force or features are nothing."""
 WITHIN = 0.05
 """Share of the features' scatter up to which class means stand for the samples."""
 
@@ -40,8 +42,8 @@ class Clues:
         Error probability that this decay and the balance of head and features would cost a class of its size.
     start : float
         Norm of the sum of the head's rows over that of torch's default start: gradients of softmax losses leave it.
-    falling : float
-        Share of the loss's whole fall that fell in the last fifth of the epochs.
+    falling, risen : float
+        Share of its whole fall that the loss made in the second half of training, and how much it rose again.
     horizon : float
         E-folds over which the decay acted.
     died : (K,) array of bool
@@ -62,6 +64,8 @@ class Clues:
         How well a linear rule tells the class from the one it is mistaken for.
     length : (K,) array
         Squared norm of each class mean over the largest.
+    spread : float
+        Mean square of the features around their mean over their mean square.
     """
 
     alignment: float
@@ -69,6 +73,7 @@ class Clues:
     prices: Array
     start: float
     falling: float
+    risen: float
     horizon: float
     died: NDArray[np.bool_]
     named: Array
@@ -83,6 +88,7 @@ class Clues:
     nearest: NDArray[np.int64]
     apart: Array
     length: Array
+    spread: float
 
 
 def collect(
@@ -97,7 +103,7 @@ def collect(
     size, unknown = len(measured.counts), np.full(len(measured.counts), np.nan)
     nobody = np.full(size, -1)
     sqnorms = measured.per_class()["feature_sqnorm"]
-    largest = float(np.nanmax(sqnorms))
+    largest, (fall, rise) = float(np.nanmax(sqnorms)), falling(history)
     shares = measured.counts / measured.counts.sum()
     standing = samples if samples is not None else class_means(measured) if _gathered(measured) else None
     alignment, decay, prices = np.nan, np.nan, unknown
@@ -120,7 +126,8 @@ def collect(
         decay=decay,
         prices=prices,
         start=float(np.linalg.norm(as_array(measured.weight).sum(axis=0)) / np.sqrt(size / 3)),
-        falling=falling(history),
+        falling=fall,
+        risen=rise,
         horizon=horizon,
         died=died(history, size),
         named=named,
@@ -135,7 +142,16 @@ def collect(
         nearest=nearest,
         apart=apart,
         length=sqnorms / largest if largest > 0 else np.zeros(size),
+        spread=_spread(measured),
     )
+
+
+def _spread(measured: Measurement) -> float:
+    moments, seen = measured.moments, measured.counts > 0
+    weights = measured.counts[seen] / measured.counts.sum()
+    square = weights @ (measured.per_class()["feature_sqnorm"] + measured.per_class()["within"])[seen]
+    centre = float(moments.overall_mean.square().sum())
+    return float(max(square - centre, 0.0) / square) if square > 0 else 0.0
 
 
 def _gathered(measured: Measurement) -> bool:
@@ -161,13 +177,13 @@ def head_balance(measured: Measurement, samples: Samples, prediction: Prediction
     force, head = -logits.grad.numpy().T @ samples.features, as_array(measured.weight)
     square, strength = float((head**2).sum()), float(np.linalg.norm(force))
     size, spread = len(head), float(weights @ (samples.features**2).sum(axis=1))
-    if not (square > 0 and strength > 0 and spread > 0):
+    if not min(square, strength, spread) > SMALLEST:
         return np.nan, np.nan, np.full(size, np.nan)
     pull = float((force * head).sum())
     decay = pull / square
     with np.errstate(divide="ignore"):
         cost = np.sqrt((size - 1) * measured.counts.sum() / (size * measured.counts))
-    return pull / strength / np.sqrt(square), decay, max(decay, 0.0) * np.sqrt(square / spread) * cost
+    return float(pull / strength / np.sqrt(square)), decay, max(decay, 0.0) * np.sqrt(square / spread) * cost
 
 
 def bias_refit(logits: Array, samples: Samples, shares: Array) -> tuple[Array, Array, Array]:
@@ -196,15 +212,21 @@ def _softmax(logits: Array) -> Array:
     return np.asarray(power / power.sum(axis=1, keepdims=True))
 
 
-def falling(history: Mapping[str, Any]) -> float:
-    """Return the share of the loss's whole fall that fell between the last two fifths of the epochs; NaN if unknown."""
+def falling(history: Mapping[str, Any]) -> tuple[float, float]:
+    """Return which share of its whole fall the loss made in the second half of training, and how much it rose again.
+
+    The first half ends where it does whatever the schedule: towards the end of a cosine every loss stands still. Both
+    are relative to the fall from the first epoch to the lowest; NaN if the loss never fell, or is not known.
+    """
     losses = _numbers(history.get("loss"), "loss", 1)
     if losses is None or len(losses) < 2 or not np.isfinite(losses).all():
-        return float("nan")
-    fifth = max(1, len(losses) // 5)
-    before = losses[-2 * fifth : -fifth].mean() if len(losses) > fifth else losses[0]
-    fall = losses[0] - losses[-fifth:].mean()
-    return float((before - losses[-fifth:].mean()) / fall) if fall > 0 else float("nan")
+        return float("nan"), float("nan")
+    few, middle = max(1, len(losses) // 10), (len(losses) - 1) // 2
+    end, lowest = losses[-few:].mean(), losses.min()
+    if losses[0] <= lowest:
+        return float("nan"), float("nan")
+    whole = losses[0] - lowest
+    return float((losses[max(0, middle - few + 1) : middle + 1].mean() - end) / whole), float((end - lowest) / whole)
 
 
 def died(history: Mapping[str, Any], size: int) -> NDArray[np.bool_]:

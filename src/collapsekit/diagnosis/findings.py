@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from collapsekit.diagnosis.causes import Case, Cause
+from collapsekit.diagnosis.causes import FALLING, Case, Cause
 from collapsekit.diagnosis.status import GONE
 from collapsekit.validation import Array, short
 
@@ -210,7 +210,7 @@ def too_narrow(told: Told) -> Words:
 def unfinished(told: Told) -> Words:
     """Training is not over."""
     clues = told.case.clues
-    falls = f"in the last fifth of training the loss still made {clues.falling:.0%} of its way" if clues.falling > 0 else "the output layer is still on its way"
+    falls = f"in its second half the loss still made {clues.falling:.0%} of its way down" if clues.falling > FALLING else "the output layer is still on its way"
     return (
         f"{told.subject}: training stopped too early; {falls}.",
         "for epoch in range(2 * epochs): ...  # train on with the same optimizer, or with a larger learning rate",
@@ -231,6 +231,17 @@ def lost_by_the_optimiser(told: Told) -> Words:
         f"{prediction.confidences[k]:.2f} confidence.",
         f"{rate}, seed=1  # train again from another start, with decays that begin at 0 and grow over the first half",
         {"objective_excess": float(excess), "gap": prediction.gap, "predicted_confidence": float(prediction.confidences[k]), "confidence": float(case.confidences[k])},
+    )
+
+
+def unstable_training(told: Told) -> Words:
+    """Steps too large."""
+    clues = told.case.clues
+    rate = f"lr={told.rate / 10:.2g}" if told.rate > 0 else "lr=lr / 10"
+    return (
+        f"{told.subject}: the loss no longer falls, yet the weights do not come to rest, as under too large steps.",
+        f"{rate}  # train again, with a learning rate that falls to 0",
+        {"falling": clues.falling, "risen": clues.risen, "alignment": clues.alignment},
     )
 
 
@@ -264,6 +275,7 @@ WORDS: dict[str, Callable[[Told], Words]] = {
     "too-few-samples": too_few_samples,
     "too-narrow": too_narrow,
     "unfinished-training": unfinished,
+    "unstable-training": unstable_training,
     "lost-by-the-optimiser": lost_by_the_optimiser,
     "unknown-cause": unknown_cause,
 }

@@ -24,6 +24,8 @@ networks had 0.32 to 0.6."""
 STRAYS, MOST_STRAYED, LEAST_STRAYED = 0.25, 0.7, 8
 """Labels are suspicious if this share of a class lies nearer to another class, at least so many samples, unless the
 held-out recall of both is above the second: in healthy networks up to 0.1 of a class does."""
+FITS = 0.9
+"""Median recall from which a network has learned its classes, so that strays mean something."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +59,12 @@ def _upper(recalls: Array, counts: Array) -> Array:
 
 def suspicious(case: Case, given: Given) -> list[int]:
     """Return the classes of whose samples many lie nearer to another class."""
-    clues, recalls = case.clues, given.held_out_recalls
-    chosen = []
+    clues, recalls, chosen = case.clues, given.held_out_recalls, list[int]()
+    if not np.nanmedian(case.recalls) >= FITS:
+        return chosen
     for k in np.flatnonzero((clues.straying >= STRAYS) & (clues.straying * case.measured.counts >= LEAST_STRAYED)):
         both = [recalls[k], recalls[clues.nearest[k]]]
-        if case.statuses[k] == "alive" and not np.min(both) > MOST_STRAYED and case.over is not False:
+        if case.statuses[k] == "alive" and not np.min(both) > MOST_STRAYED:
             chosen.append(int(k))
     return chosen
 
