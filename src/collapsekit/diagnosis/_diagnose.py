@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from collapsekit.diagnosis.causes import Case, Cause, cause_of
+from collapsekit.diagnosis.causes import Case, Cause, cause_of, narrow
 from collapsekit.diagnosis.clues import collect
 from collapsekit.diagnosis.findings import RANKS, Finding, Told, finding, listed
 from collapsekit.diagnosis.notes import Given, failing, notes
@@ -155,9 +155,9 @@ def diagnose(
         Features (N, d) and labels (N,) that were measured: they tell coinciding and straying samples, which classes
         the features separate, and what another bias would do.
     problem : UFM, optional
-        What training minimised; or `recipe`, with `last` for the last layer, from which it is made.
+        What training minimised; left out: made from `recipe`, with `last` for the last layer.
     recipe : Penalty, BatchNorm or Plain, optional
-        What was penalised.
+        What was penalised; beside a problem only its decay counts.
     last : LastLayer, optional
         By default a head with a bias if the measured one has one, behind one BatchNorm for that recipe.
     optimizer : Optimizer, optional
@@ -201,6 +201,8 @@ def diagnose(
     size = len(measured.counts)
     names = measured.names or tuple(str(k) for k in range(size))
     made, refusal = _problem(measured, problem, recipe, last, optimizer)
+    if made is not None and narrow(measured.moments.dim, size):
+        made = replace(made, dim=None)  # what the penalties lose where there is room: the width is a cause of its own
     prediction = None if made is None else predict(made, time_limit=TIME_LIMIT)
     if prediction is not None and np.isnan(prediction.confidences).any():
         prediction, refusal = None, prediction.basis.value
@@ -243,8 +245,6 @@ def _check(measured: Measurement, optimizer: Optimizer | None, recipe: Recipe | 
         raise CollapseError("measured: without a head no class is predicted; measure with weight=")
     if not (measured.counts > 0).any():
         raise CollapseError("measured: no samples; measure at least one")
-    if problem is not None and recipe is not None:
-        raise CollapseError("recipe: the problem is given already; leave one of problem and recipe out")
     for name, value, kind in (("optimizer", optimizer, Optimizer), ("recipe", recipe, Recipe), ("problem", problem, UFM)):
         if value is not None and not isinstance(value, kind):
             raise CollapseError(f"{name}={shorten(value)}: give a collapsekit {kind.__name__}")

@@ -37,8 +37,8 @@ FALLING, LEVEL, RISEN = 0.045, 0.02, 0.1
 which the loss rises again where a decay gains the upper hand."""
 PRICE = 0.03
 """Error probability that the decay costs a class from which it may have lost it; everyday decays cost below 0.01."""
-ACTED = 1.0
-"""E-folds from which a decay has moved what it decays."""
+ACTED, LONG = 1.0, 10.0
+"""E-folds from which a decay has moved what it decays, and from which nothing is left of the start."""
 UNDERNAMED, MENDED, ALL_MENDED = 0.6, 0.2, 0.85
 """A bias hides a class that has less than this part of its share of the output, gains so much recall by a bias that
 fits the shares, and this bias gives all classes together at least this recall: in unfinished networks it does not."""
@@ -81,7 +81,7 @@ class Case:
         A loss that stands still while the head does not is what the end of a learning-rate schedule makes.
         """
         clues = self.clues
-        if clues.alignment >= STILL:
+        if clues.alignment >= STILL or (clues.alignment >= LOOSE and clues.horizon >= LONG):
             return True
         if clues.falling >= FALLING:
             return False
@@ -143,8 +143,12 @@ def coincides(case: Case, k: int) -> bool:
 
 def too_narrow(case: Case, k: int) -> bool:
     """So few dimensions that rows of the head lie between others."""
-    size = len(case.statuses)
-    return case.dim < size - 1 and case.dim <= max(NARROW, size / 3)
+    return narrow(case.dim, len(case.statuses))
+
+
+def narrow(dim: int, size: int) -> bool:
+    """Return whether so many dimensions leave no room for so many classes."""
+    return dim < size - 1 and dim <= max(NARROW, size / 3)
 
 
 def mixed(case: Case, k: int) -> bool:

@@ -16,6 +16,7 @@ from collapsekit.metrics import Measurement
 from collapsekit.metrics.losses import sample_losses
 from collapsekit.metrics.measurement import as_array
 from collapsekit.prediction import Prediction
+from collapsekit.prediction._fates import confidence_decides
 from collapsekit.validation import Array, numeric, shorten
 
 REFITS = 60
@@ -110,7 +111,8 @@ def collect(
     named, refitted, shift = unknown, unknown, unknown
     if standing is not None:
         alignment, decay, prices = head_balance(measured, standing, prediction)
-        named, refitted, shift = bias_refit(standing.logits(measured), standing, shares)
+        if confidence_decides(measured.loss):
+            named, refitted, shift = bias_refit(standing.logits(measured), standing, shares)
     other, mistaken, twins, twin, strays, nearest, apart = nobody, unknown, unknown, nobody, unknown, nobody, unknown
     if samples is not None:
         other, mistaken = confusions(samples.logits(measured), samples.labels, samples.weights)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from collapsekit.diagnosis.causes import Case
+from collapsekit.diagnosis.causes import TOO_FEW, Case
 from collapsekit.diagnosis.findings import Finding, listed
 from collapsekit.metrics import Measurement
 from collapsekit.prediction._fates import HALF
@@ -18,11 +18,12 @@ from collapsekit.validation import Array
 
 SIGMAS = 1.96
 """Of the interval of a held-out recall: 95 %."""
-FAILS = 0.3
-"""A class fails on held-out samples if its recall is below this with that certainty; rarest classes of healthy
-networks had 0.32 to 0.6."""
-STRAYS, MOST_STRAYED, LEAST_STRAYED = 0.25, 0.7, 8
-"""Labels are suspicious if this share of a class lies nearer to another class, at least so many samples, unless the
+FAILS, FAILS_FEW = 0.3, 0.25
+"""A class fails on held-out samples if its recall is below the first with that certainty, or if it has hardly any
+training samples and is below the second; rarest classes of healthy networks had 0.32 to 0.6."""
+STRAYS, TIMES_MEDIAN, MOST_STRAYED, LEAST_STRAYED = 0.25, 5.0, 0.7, 8
+"""Labels are suspicious if this share of a class, and so many times that of the median class, lies nearer to another
+class, at least so many samples, unless the
 held-out recall of both is above the second: in healthy networks up to 0.1 of a class does."""
 FITS = 0.9
 """Median recall from which a network has learned its classes, so that strays mean something."""
@@ -45,8 +46,9 @@ def failing(case: Case, given: Given) -> list[int]:
     """Return the classes that are alive in training and fail on held-out samples."""
     if given.held_out is None:
         return []
-    high = _upper(given.held_out_recalls, given.held_out.counts)
-    return [k for k, word in enumerate(case.statuses) if word == "alive" and high[k] < FAILS]
+    recalls, counts = given.held_out_recalls, case.measured.counts
+    fails = (_upper(recalls, given.held_out.counts) < FAILS) | ((counts <= TOO_FEW) & (recalls < FAILS_FEW))
+    return [k for k, word in enumerate(case.statuses) if word == "alive" and fails[k]]
 
 
 def _upper(recalls: Array, counts: Array) -> Array:
@@ -62,7 +64,8 @@ def suspicious(case: Case, given: Given) -> list[int]:
     clues, recalls, chosen = case.clues, given.held_out_recalls, list[int]()
     if not np.nanmedian(case.recalls) >= FITS:
         return chosen
-    for k in np.flatnonzero((clues.straying >= STRAYS) & (clues.straying * case.measured.counts >= LEAST_STRAYED)):
+    enough = max(STRAYS, TIMES_MEDIAN * float(np.nanmedian(clues.straying)))
+    for k in np.flatnonzero((clues.straying >= enough) & (clues.straying * case.measured.counts >= LEAST_STRAYED)):
         both = [recalls[k], recalls[clues.nearest[k]]]
         if case.statuses[k] == "alive" and not np.min(both) > MOST_STRAYED:
             chosen.append(int(k))

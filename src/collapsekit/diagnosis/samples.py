@@ -26,6 +26,8 @@ HALF_RESOLUTION = 4e-3
 """The same for features that were stored in half precision, whose steps are a thousandth."""
 EMPTY = 0.02
 """Share of the root mean square norm below which a feature is nothing: those of all lost classes coincide there."""
+COLLAPSED = 0.3
+"""Share of a class at one point from which it has collapsed there, whatever its inputs."""
 MOST_SUSPECTS = 1_000
 """Positions that are named of a class."""
 LEAST_PAIR = 5
@@ -105,7 +107,8 @@ def coinciding(samples: Samples, size: int) -> tuple[Array, NDArray[np.int64]]:
     """Return the share of each class's samples that coincide with at least as many of another class, and with which.
 
     No head, and no network that gives equal inputs equal features, can name both. Features of length 0 do not count:
-    all lost classes have them.
+    all lost classes have them. Nor does a point at which most samples of a class lie: classes that have collapsed may
+    do so at one point.
     """
     x, y = samples.features, samples.labels
     scale = np.sqrt((x**2).sum(axis=1).mean()) or 1.0
@@ -115,7 +118,7 @@ def coinciding(samples: Samples, size: int) -> tuple[Array, NDArray[np.int64]]:
     step = np.linalg.norm(np.diff(x[order], axis=0), axis=1) <= samples.resolution * scale
     group = np.empty(len(y), dtype=np.int64)
     group[order] = np.concatenate([[0], np.cumsum(~step)])
-    caught, partner = np.zeros(size), np.full((size,), -1)
+    caught, partner, sizes = np.zeros(size), np.full(size, -1), np.bincount(y, minlength=size)
     mixed = np.flatnonzero(np.bincount(group[full], minlength=group.max() + 1) > 1)
     met: dict[int, list[int]] = {}
     rows = np.flatnonzero(full & np.isin(group, mixed))
@@ -123,12 +126,12 @@ def coinciding(samples: Samples, size: int) -> tuple[Array, NDArray[np.int64]]:
         classes, times = np.unique(y[one], return_counts=True)
         for k, n in zip(classes, times, strict=True):
             rest = np.where(classes == k, 0, times)
-            if rest.max() >= n:
+            if rest.max() >= n and n <= max(2, COLLAPSED * sizes[k]):
                 caught[k] += n
                 met.setdefault(int(k), []).extend([int(classes[rest.argmax()])] * int(n))
     for k, others in met.items():
         partner[k] = np.bincount(others).argmax()
-    return caught / np.maximum(np.bincount(y, minlength=size), 1), partner
+    return caught / np.maximum(sizes, 1), partner
 
 
 def straying(samples: Samples, measured: Measurement) -> tuple[Array, NDArray[np.int64]]:
