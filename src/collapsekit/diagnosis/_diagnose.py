@@ -32,6 +32,15 @@ TIME_LIMIT = 30.0
 MOST_PROVED = 50
 """Classes that are proved unreachable or not."""
 MOST_PROVED_AMONG = 2_000
+CAUSES: dict[str, str] = {
+    "regularisation": "regularisation, a weight decay that is too strong for their few samples.",
+    "optimiser": "optimiser, which came to rest, or never did, at a poor point; the recipe could keep them.",
+    "unfinished": "unfinished, training stopped before these classes were learned.",
+    "data": "data, their samples or labels do not tell them apart, or are too few.",
+    "bias": "bias, the output layer's bias hides classes that the features tell apart.",
+    "width": "width, the features have too few dimensions for so many classes.",
+    "unknown": "unknown, nothing that was given decides.",
+}
 TROUBLED: tuple[Status, ...] = (*GONE, "weak")
 
 
@@ -103,7 +112,8 @@ class Diagnosis:
         if not serious:
             return (self._counted, "Nothing is wrong that can be seen here.", "Nothing to do.")
         first = serious[0]
-        return (self._counted, f"Likeliest cause: {first.cause or first.code}. {first.sentence}", f"First: {first.remedy}")
+        why = CAUSES.get(first.cause or "unknown", "") if first.cause else first.sentence
+        return (self._counted, f"Likeliest cause: {why}", f"First: {first.remedy}")
 
     @property
     def _counted(self) -> str:
@@ -112,9 +122,10 @@ class Diagnosis:
         total = len(self.classes)
         if told:
             return f"Of {total} classes {told}."
-        fails = sum(c.cause is not None for c in self.classes)
-        alive = f"All {total} classes are alive on their training samples"
-        return f"{alive}, {fails} of them fail on held-out ones." if fails else f"{alive}."
+        fails, seen = sum(c.cause is not None for c in self.classes), sum(c.status != "unseen" for c in self.classes)
+        which = f"All {total} classes" if seen == total else f"The {seen} of {total} classes that have training samples"
+        alive = f"{which} are alive on {'their training samples' if seen == total else 'them'}"
+        return f"{alive}; on held-out ones {fails} {'fails' if fails == 1 else 'fail'}." if fails else f"{alive}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values (JSON-ready; what is not known is None), with the schema version."""
@@ -131,6 +142,7 @@ class Diagnosis:
         return f"Diagnosis({self._counted[:-1]}; cause: {self.cause or 'none'}; {len(self.findings)} findings)"
 
 
+@np.errstate(all="ignore")  # what is not finite decides nothing
 def diagnose(
     measured: Measurement | NeuralCollapse,
     *,

@@ -46,15 +46,19 @@ ALONGSIDE = 0.75
 """Part of its share below which another weak class of a network with a wrong bias is explained by it, too."""
 COINCIDING = 0.5
 """Share of coinciding samples from which half the recall is out of reach."""
-MIXED, OVERLAPPING = 0.75, 0.85
+MIXED, OVERLAPPING, NEARLY, ASTRAY = 0.75, 0.85, 0.88, 0.4
 """Mean recall of a linear rule on two classes, each sample left out, below which their samples are not told apart; up
-to the second it takes that nothing else explains the loss."""
+to the second if nothing else explains the loss, up to the third if this share of samples lies nearer to another mean."""
+LEARNED = 0.8
+"""Median recall from which a network has learned its other classes: 0.95 and more beside spoiled data, 0.72 at most in
+unfinished networks whose classes overlap."""
 SURE_COUNT = 8
 """Samples from which the first of these is no accident."""
 NO_FEATURE = 0.01
 """Squared length relative to the longest class mean below which a class has no feature that data could spoil."""
-NARROW = 3
-"""Up to so many dimensions, or a third of the classes, rows of a head lie between others; below K − 1 they may."""
+NARROW, ROOMY = 3, 8
+"""Up to so many dimensions, or a third of the classes but at most the second, rows of a head lie between others; in any
+number below K − 1 they may."""
 NEAR_HALF, AS_EXPECTED = 0.6, 0.15
 """A class expected just above one half is lost as expected if its confidence is not far below."""
 TOO_FEW = 4
@@ -88,6 +92,11 @@ class Case:
         if clues.alignment < LOOSE:
             return None if clues.falling < LEVEL else False
         return None if np.isnan(clues.falling) or np.isnan(clues.alignment) else True
+
+    @property
+    def fits(self) -> bool:
+        """Whether the network has learned its other classes."""
+        return float(np.nanmedian(self.recalls)) >= LEARNED
 
     @property
     def dim(self) -> int:
@@ -129,7 +138,8 @@ def hidden_by_bias(case: Case, k: int) -> bool:
     clues = case.clues
     if case.measured.bias is None and (case.dim < len(case.statuses) - 1 or clues.length[k] < NO_FEATURE):
         return False
-    if not np.nanmean(clues.refitted) >= ALL_MENDED:
+    known = clues.refitted[np.isfinite(clues.refitted)]
+    if not known.size or known.mean() < ALL_MENDED:
         return False
     rate = clues.named / np.where(clues.shares > 0, clues.shares, np.nan)
     hidden = (rate < UNDERNAMED) & (clues.refitted >= np.maximum(HALF, case.recalls + MENDED))
@@ -148,17 +158,20 @@ def too_narrow(case: Case, k: int) -> bool:
 
 def narrow(dim: int, size: int) -> bool:
     """Return whether so many dimensions leave no room for so many classes."""
-    return dim < size - 1 and dim <= max(NARROW, size / 3)
+    return dim < size - 1 and dim <= max(NARROW, min(ROOMY, size / 3))
 
 
 def mixed(case: Case, k: int) -> bool:
     """The samples are among those of another class, whatever the head."""
-    return bool(case.clues.apart[k] < MIXED and case.measured.counts[k] >= SURE_COUNT and _has_feature(case, k))
+    clues = case.clues
+    among = clues.apart[k] < MIXED or (clues.apart[k] < NEARLY and clues.straying[k] >= ASTRAY)
+    enough = case.measured.counts[k] >= SURE_COUNT and (case.fits or case.over is True)
+    return bool(among and enough and _has_feature(case, k))
 
 
 def overlapping(case: Case, k: int) -> bool:
     """The samples overlap with those of another class, and training is over."""
-    return bool(case.clues.apart[k] < OVERLAPPING and case.over is not False and _has_feature(case, k))
+    return bool(case.clues.apart[k] < OVERLAPPING and case.fits and case.over is not False and _has_feature(case, k))
 
 
 def _has_feature(case: Case, k: int) -> bool:
@@ -212,9 +225,9 @@ RULES: tuple[tuple[Rule, Cause, str], ...] = (
     (regularised, "regularisation", "regularised-away"),
     (dead_features, "optimiser", "degenerate-features"),
     (decayed_to_nothing, "regularisation", "decay-too-strong"),
-    (held_down, "regularisation", "decay-too-strong"),
     (hidden_by_bias, "bias", "hidden-by-bias"),
     (too_narrow, "width", "too-narrow"),
+    (held_down, "regularisation", "decay-too-strong"),
     (coincides, "data", "coinciding-samples"),
     (mixed, "data", "inseparable-classes"),
     (pulled_down, "regularisation", "decay-too-strong"),

@@ -19,14 +19,16 @@ from collapsekit.prediction import Prediction
 from collapsekit.prediction._fates import confidence_decides
 from collapsekit.validation import Array, numeric, shorten
 
-REFITS = 60
-"""Steps of iterative scaling for the bias: a step moves each class's share of the output to its share of the data."""
+REFITS, SETTLED = 30, 1e-3
+"""Steps of iterative scaling for the bias, each of which moves a class's share of the output to its share of the data;
+they end where none is off by more than the second."""
 MOST_TOLD_APART = 200
 """Classes for which a pair is told apart: a fraction of a second each."""
 SMALLEST = 1e-30
 """Squares below which head, force or features are nothing."""
 WITHIN = 0.05
-"""Share of the features' scatter up to which class means stand for the samples."""
+"""Mean square of a class's features around their mean, relative to that of all, up to which class means stand for
+samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,10 +159,10 @@ def _spread(measured: Measurement) -> float:
 
 
 def _gathered(measured: Measurement) -> bool:
-    """Whether features scatter so little around their class means that these stand for them."""
+    """Whether the features of every class scatter so little around their mean that it stands for them."""
     vectors, seen = measured.per_class(), measured.counts > 0
-    within = measured.counts[seen] @ vectors["within"][seen]
-    return bool(within <= WITHIN * (within + measured.counts[seen] @ vectors["feature_sqnorm"][seen]))
+    square = measured.counts[seen] @ (vectors["within"] + vectors["feature_sqnorm"])[seen] / measured.counts.sum()
+    return bool((vectors["within"][seen] <= WITHIN * square).all())
 
 
 def head_balance(measured: Measurement, samples: Samples, prediction: Prediction | None) -> tuple[float, float, Array]:
@@ -183,8 +185,8 @@ def head_balance(measured: Measurement, samples: Samples, prediction: Prediction
         return np.nan, np.nan, np.full(size, np.nan)
     pull = float((force * head).sum())
     decay = pull / square
-    with np.errstate(divide="ignore"):
-        cost = np.sqrt((size - 1) * measured.counts.sum() / (size * measured.counts))
+    counts = np.where(measured.counts > 0, measured.counts, np.nan)
+    cost = np.sqrt((size - 1) * measured.counts.sum() / (size * counts))
     return float(pull / strength / np.sqrt(square)), decay, max(decay, 0.0) * np.sqrt(square / spread) * cost
 
 
@@ -198,7 +200,10 @@ def bias_refit(logits: Array, samples: Samples, shares: Array) -> tuple[Array, A
     for _ in range(REFITS):
         named = weights @ _softmax(logits + shift)
         first = first if first.size else named
-        shift[seen] += np.log(shares[seen]) - np.log(np.maximum(named[seen], 1e-300))
+        step = np.log(shares[seen]) - np.log(np.maximum(named[seen], 1e-300))
+        shift[seen] += step
+        if np.abs(step).max() <= SETTLED:
+            break
     moved = logits + shift
     own = moved[np.arange(len(moved)), samples.labels]
     moved[np.arange(len(moved)), samples.labels] = -np.inf
@@ -242,9 +247,11 @@ def died(history: Mapping[str, Any], size: int) -> NDArray[np.bool_]:
 
 
 def _numbers(value: ArrayLike | None, name: str, ndim: int) -> Array | None:
-    if value is None or len(np.shape(value)) == 0 or not len(value):  # type: ignore[arg-type]
+    if value is None:
         return None
     found = numeric(f"history[{name!r}]", value)
+    if not found.size:
+        return None
     if found.ndim != ndim:
         raise CollapseError(f"history: {name}={shorten(value)}; give one {'number' if ndim == 1 else 'list'} an epoch")
     return found

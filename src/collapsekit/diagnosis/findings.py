@@ -260,7 +260,7 @@ def unknown_cause(told: Told) -> Words:
     clues = told.case.clues
     return (
         f"{told.subject}, and nothing that was given decides why.",
-        "collapsekit diagnose train.npz --held-out val.npz --weight-decay 5e-4 --learning-rate 0.1 --steps 1000  # with your numbers",
+        "diagnose(measured, samples=(features, labels), recipe=..., optimizer=..., history=...)  # whatever you have",
         {"alignment": clues.alignment, "falling": clues.falling, "horizon": clues.horizon},
     )
 

@@ -62,7 +62,7 @@ def _upper(recalls: Array, counts: Array) -> Array:
 def suspicious(case: Case, given: Given) -> list[int]:
     """Return the classes of whose samples many lie nearer to another class."""
     clues, recalls, chosen = case.clues, given.held_out_recalls, list[int]()
-    if not np.nanmedian(case.recalls) >= FITS:
+    if np.isnan(clues.straying).all() or not np.nanmedian(case.recalls) >= FITS:
         return chosen
     enough = max(STRAYS, TIMES_MEDIAN * float(np.nanmedian(clues.straying)))
     for k in np.flatnonzero((clues.straying >= enough) & (clues.straying * case.measured.counts >= LEAST_STRAYED)):
