@@ -14,7 +14,7 @@ from collapsekit.diagnosis.causes import Case, Cause, cause_of, narrow
 from collapsekit.diagnosis.clues import collect
 from collapsekit.diagnosis.findings import RANKS, Finding, Told, finding, listed
 from collapsekit.diagnosis.notes import Given, failing, notes
-from collapsekit.diagnosis.samples import Samples, checked_samples, confusions, suspects
+from collapsekit.diagnosis.samples import Samples, checked_samples, confusions, named_instead, suspects
 from collapsekit.diagnosis.status import GONE, Status, statuses
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import require_same_names
@@ -32,6 +32,8 @@ TIME_LIMIT = 30.0
 MOST_PROVED = 50
 """Classes that are proved unreachable or not."""
 MOST_PROVED_AMONG = 2_000
+MOST_NAMED = 12
+"""Classes of which it is told what their samples are taken for."""
 CAUSES: dict[str, str] = {
     "regularisation": "regularisation, a weight decay that is too strong for their few samples.",
     "optimiser": "optimiser, which came to rest, or never did, at a poor point; the recipe could keep them.",
@@ -74,6 +76,13 @@ class ClassDiagnosis:
     held_out_recall: float
     confused_with: str | None
 
+    @property
+    def badness(self) -> tuple[float, ...]:
+        """What puts the worst classes first: status, then recall (held-out if the class is alive), confidence, count."""
+        rank = TROUBLED.index(self.status) if self.status in TROUBLED else len(TROUBLED) + (self.cause is None)
+        tested = 1.0 if np.isnan(self.held_out_recall) else self.held_out_recall
+        return rank, self.recall if rank < len(TROUBLED) else tested, self.confidence, self.count
+
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
@@ -87,6 +96,9 @@ class Diagnosis:
         The worst first.
     suspects : dict of str to tuple of int
         For classes with coinciding or straying samples their positions among the samples given.
+    named : dict of str to dict of str to float
+        For the worst classes what their samples are taken for, in shares: held-out samples where the class fails only
+        there, else training samples.
     prediction : Prediction or None
         What the recipe's own problem says of each class, where there is one.
     measured : Measurement
@@ -96,6 +108,7 @@ class Diagnosis:
     classes: tuple[ClassDiagnosis, ...]
     findings: tuple[Finding, ...]
     suspects: dict[str, tuple[int, ...]] = field(repr=False)
+    named: dict[str, dict[str, float]] = field(repr=False)
     prediction: Prediction | None = field(repr=False)
     measured: Measurement = field(repr=False)
 
@@ -134,6 +147,7 @@ class Diagnosis:
             "classes": [{key: _known(value) for key, value in asdict(c).items()} for c in self.classes],
             "findings": [one.to_dict() for one in self.findings],
             "suspects": {name: list(rows) for name, rows in self.suspects.items()},
+            "named": self.named,
             "cause": self.cause,
             "verdict": list(self.verdict),
         }
@@ -209,7 +223,7 @@ def diagnose(
         measured = measured.measurement()
     _check(measured, optimizer, recipe, problem)
     given_samples = None if samples is None else checked_samples(samples, measured)
-    held, held_other = _held_out(held_out, measured)
+    held, tested = _held_out(held_out, measured)
     size = len(measured.counts)
     names = measured.names or tuple(str(k) for k in range(size))
     made, refusal = _problem(measured, problem, recipe, last, optimizer)
@@ -235,7 +249,8 @@ def diagnose(
     )
     unknown = np.full(size, np.nan)
     held_recalls = unknown if held is None or held.recalls is None else held.recalls
-    given = Given(names, recipe, optimizer, refusal, held, held_recalls, held_other)
+    other = np.full(size, -1) if tested is None else confusions(tested.logits(measured), tested.labels, tested.weights)[0]
+    given = Given(names, recipe, optimizer, refusal, held, held_recalls, other)
     causes = {int(k): cause_of(case, int(k)) for k in troubled}
     found = [*_findings(case, given, causes), *notes(case, given)]
     order = {id(one): i for i, one in enumerate(found)}
@@ -245,6 +260,7 @@ def diagnose(
         classes=tuple(_classes(case, given, known)),
         findings=tuple(found),
         suspects=_suspects(given_samples, case, found, names),
+        named=_named(known, [(given_samples, measured), (tested, held)], case, names),
         prediction=prediction,
         measured=measured,
     )
@@ -297,14 +313,12 @@ def _horizon(recipe: Recipe | None, optimizer: Optimizer | None, history: Mappin
 
 def _held_out(
     held_out: Measurement | tuple[ArrayLike, ArrayLike] | None, measured: Measurement
-) -> tuple[Measurement | None, NDArray[np.int64]]:
-    """The measurement of the held-out samples, and the class each class is mistaken for there, −1 where not known."""
-    size = len(measured.counts)
-    nobody = np.full(size, -1)
+) -> tuple[Measurement | None, Samples | None]:
+    """The measurement of the held-out samples, and these, where they are given."""
     if held_out is None or isinstance(held_out, Measurement):
-        if held_out is not None and (held_out.recalls is None or len(held_out.counts) != size):
+        if held_out is not None and (held_out.recalls is None or len(held_out.counts) != len(measured.counts)):
             raise CollapseError("held_out: measure it with the same head, over the same classes")
-        return held_out, nobody
+        return held_out, None
     try:
         features, labels = held_out
     except (TypeError, ValueError):
@@ -315,8 +329,7 @@ def _held_out(
         )
     except CollapseError as error:
         raise CollapseError(f"held_out: {error}") from None
-    samples = checked_samples(held_out, found, "held_out")
-    return found, confusions(samples.logits(found), samples.labels, samples.weights)[0]
+    return found, checked_samples(held_out, found, "held_out")
 
 
 def _unreachable(measured: Measurement, troubled: NDArray[np.intp]) -> frozenset[int]:
@@ -369,6 +382,23 @@ def _suspects(
         return {}
     about = {label for one in found if one.cause == "data" and one.code != "too-few-samples" for label in one.classes}
     return {label: suspects(samples, case.measured, k) for k, label in enumerate(names) if label in about}
+
+
+def _named(
+    causes: Mapping[int, Cause],
+    sources: Sequence[tuple[Samples | None, Measurement | None]],
+    case: Case,
+    names: Sequence[str],
+) -> dict[str, dict[str, float]]:
+    """What samples of the worst classes are taken for: training samples, or held-out ones if it fails only there."""
+    found = {}
+    for k in sorted(causes, key=lambda row: case.recalls[row])[:MOST_NAMED]:
+        samples, measured = sources[case.statuses[k] == "alive"]
+        if samples is None or measured is None or not (samples.labels == k).any():
+            continue
+        taken = named_instead(samples.logits(measured), samples.labels, k)
+        found[names[k]] = {names[j]: share for j, share in taken.items()}
+    return found
 
 
 def _known(value: Any) -> Any:

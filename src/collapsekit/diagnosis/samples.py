@@ -103,6 +103,13 @@ def confusions(logits: Array, labels: NDArray[np.int64], weights: Array) -> tupl
     return other, share
 
 
+def named_instead(logits: Array, labels: NDArray[np.int64], k: int, most: int = 4) -> dict[int, float]:
+    """Return the classes that samples of class k are given, k itself among them, with the largest shares first."""
+    found = np.bincount(logits[labels == k].argmax(axis=1), minlength=logits.shape[1])
+    order = np.argsort(-found, kind="stable")[:most]
+    return {int(j): float(found[j] / found.sum()) for j in order if found[j]}
+
+
 def coinciding(samples: Samples, size: int) -> tuple[Array, NDArray[np.int64]]:
     """Return the share of each class's samples that coincide with at least as many of another class, and with which.
 
