@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from collapsekit.diagnosis.clues import Clues
+from collapsekit.diagnosis.clues import WITHIN, Clues
+from collapsekit.diagnosis.samples import EMPTY
 from collapsekit.diagnosis.status import Status
 from collapsekit.metrics import Measurement
 from collapsekit.prediction import Prediction
@@ -39,6 +40,9 @@ PRICE = 0.03
 """Error probability that the decay costs a class from which it may have lost it; everyday decays cost below 0.01."""
 ACTED, LONG = 1.0, 10.0
 """E-folds from which a decay has moved what it decays, and from which nothing is left of the start."""
+SHIFTED = 2.0
+"""Range of what a bias that fits adds, in logits, from which the bias is wrong: 2.4 and more where it is, 1.8 under
+the noise of large steps."""
 UNDERNAMED, MENDED, ALL_MENDED = 0.6, 0.2, 0.85
 """A bias hides a class that has less than this part of its share of the output, gains so much recall by a bias that
 fits the shares, and this bias gives all classes together at least this recall: in unfinished networks it does not."""
@@ -143,7 +147,7 @@ def hidden_by_bias(case: Case, k: int) -> bool:
         return False
     rate = clues.named / np.where(clues.shares > 0, clues.shares, np.nan)
     hidden = (rate < UNDERNAMED) & (clues.refitted >= np.maximum(HALF, case.recalls + MENDED))
-    return bool(hidden.any() and rate[k] < ALONGSIDE and clues.refitted[k] >= HALF)
+    return bool(hidden.any() and np.ptp(clues.shift) >= SHIFTED and rate[k] < ALONGSIDE and clues.refitted[k] >= HALF)
 
 
 def coincides(case: Case, k: int) -> bool:
@@ -178,6 +182,14 @@ def _has_feature(case: Case, k: int) -> bool:
     return bool(case.clues.length[k] >= NO_FEATURE)
 
 
+def affordable(case: Case, k: int) -> bool:
+    """All features have collapsed, the class to nothing, although the decay would leave it more than one half."""
+    clues = case.clues
+    if case.prediction is not None or clues.alignment < AT_REST or not clues.scatter <= WITHIN:
+        return False
+    return bool(clues.length[k] < EMPTY and PRICE <= clues.prices[k] < HALF)
+
+
 def held_down(case: Case, k: int) -> bool:
     """The head stands still against a decay that costs a class of this size dearly."""
     return case.clues.alignment >= AT_REST and pulled_down(case, k)
@@ -189,7 +201,8 @@ def pulled_down(case: Case, k: int) -> bool:
     if case.prediction is not None or clues.horizon <= UNACTED or not clues.prices[k] >= PRICE:
         return False
     held = clues.alignment >= HELD and case.over is not False
-    acted = clues.horizon >= ACTED or clues.falling < LEVEL or clues.risen >= RISEN or clues.died[k]
+    died = clues.died[k] and case.over is not False
+    acted = clues.horizon >= ACTED or clues.falling < LEVEL or clues.risen >= RISEN or died
     return bool(held or (clues.alignment >= PULLED and acted))
 
 
@@ -227,6 +240,7 @@ RULES: tuple[tuple[Rule, Cause, str], ...] = (
     (decayed_to_nothing, "regularisation", "decay-too-strong"),
     (hidden_by_bias, "bias", "hidden-by-bias"),
     (too_narrow, "width", "too-narrow"),
+    (affordable, "optimiser", "lost-by-the-optimiser"),
     (held_down, "regularisation", "decay-too-strong"),
     (coincides, "data", "coinciding-samples"),
     (mixed, "data", "inseparable-classes"),

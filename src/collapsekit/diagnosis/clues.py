@@ -69,6 +69,8 @@ class Clues:
         Squared norm of each class mean over the largest.
     spread : float
         Mean square of the features around their mean over their mean square.
+    scatter : float
+        The largest mean square of a class's features around their own mean, over that of all features.
     """
 
     alignment: float
@@ -92,6 +94,7 @@ class Clues:
     apart: Array
     length: Array
     spread: float
+    scatter: float
 
 
 def collect(
@@ -108,7 +111,7 @@ def collect(
     sqnorms = measured.per_class()["feature_sqnorm"]
     largest, (fall, rise) = float(np.nanmax(sqnorms)), falling(history)
     shares = measured.counts / measured.counts.sum()
-    standing = samples if samples is not None else class_means(measured) if _gathered(measured) else None
+    standing = samples if samples is not None else class_means(measured) if _scatter(measured) <= WITHIN else None
     alignment, decay, prices = np.nan, np.nan, unknown
     named, refitted, shift = unknown, unknown, unknown
     if standing is not None:
@@ -147,6 +150,7 @@ def collect(
         apart=apart,
         length=sqnorms / largest if largest > 0 else np.zeros(size),
         spread=_spread(measured),
+        scatter=_scatter(measured),
     )
 
 
@@ -158,11 +162,10 @@ def _spread(measured: Measurement) -> float:
     return float(max(square - centre, 0.0) / square) if square > 0 else 0.0
 
 
-def _gathered(measured: Measurement) -> bool:
-    """Whether the features of every class scatter so little around their mean that it stands for them."""
+def _scatter(measured: Measurement) -> float:
     vectors, seen = measured.per_class(), measured.counts > 0
     square = measured.counts[seen] @ (vectors["within"] + vectors["feature_sqnorm"])[seen] / measured.counts.sum()
-    return bool((vectors["within"][seen] <= WITHIN * square).all())
+    return float(vectors["within"][seen].max() / square) if square > 0 else 0.0
 
 
 def head_balance(measured: Measurement, samples: Samples, prediction: Prediction | None) -> tuple[float, float, Array]:

@@ -221,7 +221,8 @@ def unfinished(told: Told) -> Words:
 def lost_by_the_optimiser(told: Told) -> Words:
     """A spurious point."""
     case, prediction = told.case, told.case.prediction
-    assert prediction is not None
+    if prediction is None:
+        return _affordable(told)
     k = told.worst(prediction.confidences)
     excess = case.measured.objective(prediction.problem) / prediction.objective - 1 if prediction.objective else np.nan
     rate = f"lr={told.rate / 3:.2g}" if told.rate > 0 else "lr=lr / 3"
@@ -231,6 +232,19 @@ def lost_by_the_optimiser(told: Told) -> Words:
         f"{prediction.confidences[k]:.2f} confidence.",
         f"{rate}, seed=1  # train again from another start, with decays that begin at 0 and grow over the first half",
         {"objective_excess": float(excess), "gap": prediction.gap, "predicted_confidence": float(prediction.confidences[k]), "confidence": float(case.confidences[k])},
+    )
+
+
+def _affordable(told: Told) -> Words:
+    """A spurious point, by the decay that the head itself shows."""
+    clues = told.case.clues
+    k = told.worst(-clues.prices)
+    rate = f"lr={told.rate / 3:.2g}" if told.rate > 0 else "lr=lr / 3"
+    return (
+        f"{told.subject}, although the decay that holds the head leaves {told.names[k]!r} a confidence of about "
+        f"{1 - clues.prices[k]:.2f}: training has come to rest at a poor point.",
+        f"{rate}, seed=1  # train again from another start, with decays that begin at 0 and grow over the first half",
+        {"implied_decay": clues.decay, "price": float(clues.prices[k]), "alignment": clues.alignment},
     )
 
 

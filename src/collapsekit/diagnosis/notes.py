@@ -26,7 +26,7 @@ STRAYS, TIMES_MEDIAN, MOST_STRAYED, LEAST_STRAYED = 0.25, 5.0, 0.7, 8
 class, at least so many samples, unless the
 held-out recall of both is above the second: in healthy networks up to 0.1 of a class does."""
 FITS = 0.9
-"""Median recall from which a network has learned its classes, so that strays mean something."""
+"""Recall of a class, and of the median class, from which it has been learned, strays included."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def suspicious(case: Case, given: Given) -> list[int]:
     enough = max(STRAYS, TIMES_MEDIAN * float(np.nanmedian(clues.straying)))
     for k in np.flatnonzero((clues.straying >= enough) & (clues.straying * case.measured.counts >= LEAST_STRAYED)):
         both = [recalls[k], recalls[clues.nearest[k]]]
-        if case.statuses[k] == "alive" and not np.min(both) > MOST_STRAYED:
+        if case.statuses[k] == "alive" and case.recalls[k] >= FITS and not np.min(both) > MOST_STRAYED:
             chosen.append(int(k))
     return chosen
 

@@ -29,10 +29,9 @@ def diagnosis_page(found: Diagnosis, path: str | os.PathLike[str]) -> Path:
     if target.is_dir():
         raise CollapseError(f"html={str(target)!r}: is a folder; give a file name")
     classes = sorted(found.classes, key=lambda c: c.badness)
-    pictures = list(_pictures(found))
     html = render(
         "diagnosis.html.j2",
-        pictures,
+        _pictures(found),
         found=found,
         gone=GONE,
         classes=classes[:MOST_ROWS],
