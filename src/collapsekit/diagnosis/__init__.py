@@ -7,3 +7,7 @@ from collapsekit.diagnosis._compare import Comparison as Comparison
 from collapsekit.diagnosis._compare import compare as compare
 from collapsekit.diagnosis._effective import EffectivePenalties as EffectivePenalties
 from collapsekit.diagnosis._effective import effective_penalties as effective_penalties
+from collapsekit.diagnosis._diagnose import ClassDiagnosis as ClassDiagnosis
+from collapsekit.diagnosis._diagnose import Diagnosis as Diagnosis
+from collapsekit.diagnosis._diagnose import diagnose as diagnose
+from collapsekit.diagnosis.findings import Finding as Finding
