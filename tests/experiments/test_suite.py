@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "experiments"))
-suite, harness = (importlib.import_module(name) for name in ("diagnosis_suite", "_tools.harness"))
+NAMES = ("diagnosis_suite", "_tools.suite_labels", "_tools.harness")
+suite, labels_of, harness = (importlib.import_module(name) for name in NAMES)
 FILES = sorted(suite.FILES.glob("*.npz"))
 CONTENT = harness.results("diagnosis_suite")
 ROWS = {row["name"]: row for row in CONTENT["runs"]}
@@ -33,11 +34,11 @@ def test_a_label_is_what_the_stored_network_shows(path):
     """Alive classes of healthy networks; a class that is hit is not alive, or does not generalise."""
     arrays, meta = suite.load(path)
     X, y, W, b = (arrays.get(key) for key in ("X", "y", "W", "b"))
-    found = suite.words(X, y, W, b, confidence_decides=meta["loss"] != "MSE")
+    found = labels_of.words(X, y, W, b, confidence_decides=meta["loss"] != "MSE")
     hit = meta["label"]["classes"]
     if "few" in path.stem.split("-") and meta["label"]["cause"] == "data":
-        recalls, _ = suite.outcome(arrays["Xt"], arrays["yt"], W, b)
-        assert max(recalls[hit]) < suite.FAR_BELOW
+        recalls, _ = labels_of.outcome(arrays["Xt"], arrays["yt"], W, b)
+        assert max(recalls[hit]) < labels_of.FAR_BELOW
     elif meta["label"]["cause"] is None:
         assert set(found) == {"alive"}
     else:
@@ -82,6 +83,6 @@ def test_a_wrong_answer_is_counted():
 def test_a_hit_leads_by_more_than_one_per_cent_of_the_median_lead():
     features = np.eye(3)
     W = np.array([[2.0, 0, 0.0], [0, 2.0, 0.999], [0, 0, 1.0]])
-    recalls, confidences = suite.outcome(features, np.arange(3), W)
+    recalls, confidences = labels_of.outcome(features, np.arange(3), W)
     assert recalls.tolist() == [1, 1, 0]
     assert confidences[0] == pytest.approx(np.exp(2) / (np.exp(2) + 2))
