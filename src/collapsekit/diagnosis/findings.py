@@ -17,7 +17,8 @@ RANKS: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 PAGE = "docs/diagnose.md"
 SAFE = 0.9
 """Share of the largest possible decay that is recommended."""
-LISTED = 6
+LISTED, MOST_TYPED, ALIKE = 6, 20, 2.0
+"""Names in a sentence; numbers in a line; range of what other classes' biases lack, in logits, that may be left."""
 
 
 @dataclass(frozen=True)
@@ -159,12 +160,7 @@ def hidden_by_bias(told: Told) -> Words:
     """The bias is wrong."""
     clues = told.case.clues
     k = told.worst(clues.named / np.maximum(clues.shares, 1e-300))
-    many = len(told.rows) > LISTED
-    added = {row: float(clues.shift[row]) for row in told.rows}
-    if told.case.measured.bias is None or many:
-        remedy = "collapsekit adjust train.npz --validation val.npz --out head.safetensors"
-    else:
-        remedy = f"head.bias.data[{list(added)}] += torch.tensor([{', '.join(f'{one:.2f}' for one in added.values())}])"
+    remedy = _added_to_bias(told)
     return (
         f"{told.subject}, although the features tell them apart: the bias of the output layer hides them, and another "
         f"bias gives {told.names[k]!r} a recall of {clues.refitted[k]:.0%} without retraining.",
@@ -173,9 +169,20 @@ def hidden_by_bias(told: Told) -> Words:
             "share_of_output": float(clues.named[k]),
             "share_of_samples": float(clues.shares[k]),
             "recall_with_another_bias": float(clues.refitted[k]),
-            "added_to_bias": added[k],
+            "added_to_bias": float(clues.shift[k]),
         },
     )
+
+
+def _added_to_bias(told: Told) -> str:
+    """The line that adds what fits: to the hidden rows where only they are off, else to all."""
+    shift, rows = told.case.clues.shift, told.rows
+    rest = np.delete(shift, rows)
+    alone = rest.size > 0 and float(np.ptp(rest)) < ALIKE and len(rows) <= LISTED
+    if told.case.measured.bias is None or not (alone or len(shift) <= MOST_TYPED):
+        return "collapsekit adjust train.npz --validation val.npz --out head.safetensors"
+    numbers = ", ".join(f"{one:.2f}" for one in (shift[rows] - np.median(rest) if alone else shift))
+    return f"head.bias.data{[rows] if alone else ''} += torch.tensor([{numbers}])"
 
 
 def coinciding_samples(told: Told) -> Words:
