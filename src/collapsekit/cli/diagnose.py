@@ -33,9 +33,9 @@ from collapsekit.validation import printable, short, shorten
 
 MOST_CLASSES = 20
 """Of more the worst are shown."""
+CHECKPOINTS = (".pt", ".pth", ".safetensors")
 TOGETHER = 256
 """Samples a forward pass."""
-ENVIRONMENT = "env.json"
 DROP = ("mistaken for", "confidence", "held-out\nrecall")
 """What a narrow terminal goes without, in this order; never class, count, recall, cause and status."""
 
@@ -118,12 +118,12 @@ def diagnose(
         Write a page for whoever owns the model.
     """
     penalties, trained = penalties or Penalties(), trained or Head()
-    table = {"label_column": label_column, "delimiter": delimiter, "keep_na": keep_na}
+    table: dict[str, Any] = {"label_column": label_column, "delimiter": delimiter, "keep_na": keep_na}
     path = model_or_features
     if (model is None) != (data is None):
         missing = "model" if model is None else "data"
         raise CollapseError(f"--{missing}: missing; a checkpoint needs --model module:function and --data PATH")
-    if model is None and (path / ENVIRONMENT).is_file():
+    if model is None and path.is_dir():
         found = _of_run(load_run(path))
     else:
 
@@ -157,7 +157,11 @@ def _of_features(
     penalties: Penalties,
     trained: Head,
 ) -> Found:
-    known = loaded(str(path), "features")
+    try:
+        known = loaded(str(path), "features")
+    except CollapseError as error:
+        told = f"{error}; or, of a checkpoint, --model module:function and --data PATH"
+        raise CollapseError(told if path.suffix in CHECKPOINTS else str(error)) from None
     if known.inputs.ndim != 2:
         raise CollapseError(
             f"features={str(path)!r}: a sample has the shape {known.inputs.shape[1:]}; give the vectors that enter the "
@@ -225,7 +229,7 @@ def _network(model: str, shape: tuple[int, ...], size: int) -> nn.Module:
 def _load(network: nn.Module, path: Path) -> None:
     """Put the tensors of a file into a network; nothing in the file runs."""
     suffix = path.suffix.lower()
-    if suffix not in (".pt", ".pth", ".safetensors"):
+    if suffix not in CHECKPOINTS:
         raise CollapseError(f"no state dict has the ending {shorten(suffix)}; give .pt, .pth or .safetensors")
     tensors = {key: torch.from_numpy(np.array(value)) for key, value in READERS[suffix](path, list).items()}
     own = set(network.state_dict())
@@ -291,7 +295,9 @@ def _of_run(run: Run) -> Found:
         run.problem,
         run.recipe,
         run.last_layer,
-        Optimizer(optimizer.name, optimizer.learning_rate, steps[-1] if steps else None, "cosine", momentum=optimizer.momentum),
+        Optimizer(
+            optimizer.name, optimizer.learning_rate, steps[-1] if steps else None, "cosine", momentum=optimizer.momentum
+        ),
         {"loss": losses.tolist()},
         note,
     )

@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from collapsekit.diagnosis.causes import Case, Cause, cause_of, narrow
 from collapsekit.diagnosis.clues import collect
-from collapsekit.diagnosis.findings import RANKS, Finding, Told, finding, listed
+from collapsekit.diagnosis.findings import RANKS, Finding, Told, finding
 from collapsekit.diagnosis.notes import Given, failing, notes
 from collapsekit.diagnosis.samples import Samples, checked_samples, confusions, named_instead, suspects
 from collapsekit.diagnosis.status import GONE, Status, statuses
@@ -23,9 +22,9 @@ from collapsekit.metrics import Measurement, NeuralCollapse, measure_features
 from collapsekit.metrics.measurement import as_array, has_free_shift
 from collapsekit.prediction import Prediction, fates, predict
 from collapsekit.problem import UFM
-from collapsekit.recipe import LastLayer, Optimizer, Penalty, Plain, Recipe
+from collapsekit.recipe import LastLayer, Optimizer, Penalty, Recipe
 from collapsekit.recipe._kinds import BatchNorm
-from collapsekit.validation import Array, shorten
+from collapsekit.validation import shorten
 
 TIME_LIMIT = 30.0
 """Seconds for a prediction that has to be searched for: past it the best point does."""
@@ -78,7 +77,7 @@ class ClassDiagnosis:
 
     @property
     def badness(self) -> tuple[float, ...]:
-        """What puts the worst classes first: status, then recall (held-out if the class is alive), confidence, count."""
+        """What puts the worst classes first: status, recall (held-out if the class is alive), confidence, count."""
         rank = TROUBLED.index(self.status) if self.status in TROUBLED else len(TROUBLED) + (self.cause is None)
         tested = 1.0 if np.isnan(self.held_out_recall) else self.held_out_recall
         return rank, self.recall if rank < len(TROUBLED) else tested, self.confidence, self.count
@@ -231,7 +230,7 @@ def diagnose(
         made = replace(made, dim=None)  # what the penalties lose where there is room: the width is a cause of its own
     prediction = None if made is None else predict(made, time_limit=TIME_LIMIT)
     if prediction is not None and np.isnan(prediction.confidences).any():
-        prediction, refusal = None, prediction.basis.value
+        refusal, prediction = prediction.basis.value, None
     seen_by = measured.centred() if prediction is not None and has_free_shift(prediction.problem) else measured
     words = statuses(measured)
     troubled = np.flatnonzero([word in TROUBLED for word in words])
@@ -244,12 +243,16 @@ def diagnose(
         confidences=np.asarray(measured.confidences),
         clues=clues,
         prediction=prediction,
-        fates=None if prediction is None else fates(prediction.problem.loss, prediction.confidences, prediction.collapses),
+        fates=None
+        if prediction is None
+        else fates(prediction.problem.loss, prediction.confidences, prediction.collapses),
         unreachable=_unreachable(measured, troubled),
     )
     unknown = np.full(size, np.nan)
     held_recalls = unknown if held is None or held.recalls is None else held.recalls
-    other = np.full(size, -1) if tested is None else confusions(tested.logits(measured), tested.labels, tested.weights)[0]
+    other = (
+        np.full(size, -1) if tested is None else confusions(tested.logits(measured), tested.labels, tested.weights)[0]
+    )
     given = Given(names, recipe, optimizer, refusal, held, held_recalls, other)
     causes = {int(k): cause_of(case, int(k)) for k in troubled}
     found = [*_findings(case, given, causes), *notes(case, given)]
@@ -273,13 +276,20 @@ def _check(measured: Measurement, optimizer: Optimizer | None, recipe: Recipe | 
         raise CollapseError("measured: without a head no class is predicted; measure with weight=")
     if not (measured.counts > 0).any():
         raise CollapseError("measured: no samples; measure at least one")
-    for name, value, kind in (("optimizer", optimizer, Optimizer), ("recipe", recipe, Recipe), ("problem", problem, UFM)):
+    kinds: dict[str, tuple[object, type, str]]
+    kinds = {"optimizer": (optimizer, Optimizer, "an Optimizer"), "problem": (problem, UFM, "a UFM")}
+    kinds["recipe"] = (recipe, Recipe, "a Penalty, BatchNorm or Plain")
+    for name, (value, kind, remedy) in kinds.items():
         if value is not None and not isinstance(value, kind):
-            raise CollapseError(f"{name}={shorten(value)}: give a collapsekit {kind.__name__}")
+            raise CollapseError(f"{name}={shorten(value)}: give {remedy}")
 
 
 def _problem(
-    measured: Measurement, problem: UFM | None, recipe: Recipe | None, last: LastLayer | None, optimizer: Optimizer | None
+    measured: Measurement,
+    problem: UFM | None,
+    recipe: Recipe | None,
+    last: LastLayer | None,
+    optimizer: Optimizer | None,
 ) -> tuple[UFM | None, str | None]:
     """The problem that training minimised, or why none is known."""
     if problem is not None:

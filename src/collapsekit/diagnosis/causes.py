@@ -52,7 +52,7 @@ COINCIDING = 0.5
 """Share of coinciding samples from which half the recall is out of reach."""
 MIXED, OVERLAPPING, NEARLY, ASTRAY = 0.75, 0.85, 0.88, 0.4
 """Mean recall of a linear rule on two classes, each sample left out, below which their samples are not told apart; up
-to the second if nothing else explains the loss, up to the third if this share of samples lies nearer to another mean."""
+to the second if nothing else explains the loss, up to the third if this share of samples is nearer to another mean."""
 LEARNED = 0.8
 """Median recall from which a network has learned its other classes: 0.95 and more beside spoiled data, 0.72 at most in
 unfinished networks whose classes overlap."""

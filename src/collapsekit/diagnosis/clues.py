@@ -132,7 +132,7 @@ def collect(
         alignment=alignment,
         decay=decay,
         prices=prices,
-        start=float(np.linalg.norm(as_array(measured.weight).sum(axis=0)) / np.sqrt(size / 3)),
+        start=float(np.linalg.norm(_head(measured).sum(axis=0)) / np.sqrt(size / 3)),
         falling=fall,
         risen=rise,
         horizon=horizon,
@@ -152,6 +152,11 @@ def collect(
         spread=_spread(measured),
         scatter=_scatter(measured),
     )
+
+
+def _head(measured: Measurement) -> Array:
+    assert measured.weight is not None  # as diagnose has checked
+    return as_array(measured.weight)
 
 
 def _spread(measured: Measurement) -> float:
@@ -181,7 +186,7 @@ def head_balance(measured: Measurement, samples: Samples, prediction: Prediction
     losses = sample_losses(logits, torch.from_numpy(samples.labels), measured.loss)
     (losses * torch.from_numpy(weights)).sum().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
-    force, head = -logits.grad.numpy().T @ samples.features, as_array(measured.weight)
+    force, head = -logits.grad.numpy().T @ samples.features, _head(measured)
     square, strength = float((head**2).sum()), float(np.linalg.norm(force))
     size, spread = len(head), float(weights @ (samples.features**2).sum(axis=1))
     if not min(square, strength, spread) > SMALLEST:

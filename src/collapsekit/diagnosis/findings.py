@@ -17,7 +17,8 @@ RANKS: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 PAGE = "docs/diagnose.md"
 SAFE = 0.9
 """Share of the largest possible decay that is recommended."""
-LISTED = 6
+LISTED, MOST_TYPED, ALIKE = 6, 20, 2.0
+"""Names in a sentence; numbers in a line; range of what other classes' biases lack, in logits, that may be left."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ class Told:
         """Who, and what is the matter with them."""
         words = [self.case.statuses[k] for k in self.rows]
         gone = sum(word in GONE for word in words)
-        what = "never predicted" if gone == len(words) else "hardly predicted" if not gone else "never or hardly predicted"
+        what = (
+            "never predicted" if gone == len(words) else "hardly predicted" if not gone else "never or hardly predicted"
+        )
         many = len(self.rows) > 1
         return f"{'Classes' if many else 'Class'} {listed(self.labels)} {'are' if many else 'is'} {what}"
 
@@ -119,7 +122,11 @@ def regularised_away(told: Told) -> Words:
     numbers = {"predicted_confidence": expected, "headroom": headroom, "count": float(told.case.measured.counts[k])}
     divide = 1 / (SAFE * np.sqrt(headroom)) if headroom > 0 else 10.0
     divide = max(divide, 2.0)
-    remedy = f"weight_decay={told.decay / divide:.2g}" if told.decay > 0 else f"lambda_w, lambda_h = lambda_w / {divide:.2g}, lambda_h / {divide:.2g}"
+    remedy = (
+        f"weight_decay={told.decay / divide:.2g}"
+        if told.decay > 0
+        else f"lambda_w, lambda_h = lambda_w / {divide:.2g}, lambda_h / {divide:.2g}"
+    )
     return (
         f"{told.subject}: the weight decay is too strong for so few samples, so that even perfect training gives "
         f"{told.names[k]!r} a confidence of only {expected:.2f}.",
@@ -132,11 +139,17 @@ def decay_too_strong(told: Told) -> Words:
     """The head is held by its decay."""
     clues = told.case.clues
     k = told.worst(-clues.prices)
-    numbers = {"alignment": clues.alignment, "implied_decay": clues.decay, "price": float(clues.prices[k]), "horizon": clues.horizon}
+    count = told.case.measured.counts[k]
+    numbers = {
+        "alignment": clues.alignment,
+        "implied_decay": clues.decay,
+        "price": float(clues.prices[k]),
+        "horizon": clues.horizon,
+    }
     decay = told.decay if told.decay > 0 else clues.decay
     value = f"weight_decay={decay / 10:.1g}" if np.isfinite(decay) else "weight_decay=0.0005"
     return (
-        f"{told.subject}: training has come to rest against its weight decay, which costs a class of {told.case.measured.counts[k]:.0f} "
+        f"{told.subject}: training has come to rest against its weight decay, which costs a class of {count:.0f} "
         "samples more than it can gain.",
         f"{value}  # a tenth of what now holds the head back; then train again",
         numbers,
@@ -147,18 +160,29 @@ def hidden_by_bias(told: Told) -> Words:
     """The bias is wrong."""
     clues = told.case.clues
     k = told.worst(clues.named / np.maximum(clues.shares, 1e-300))
-    many = len(told.rows) > LISTED
-    added = {row: float(clues.shift[row]) for row in told.rows}
-    if told.case.measured.bias is None or many:
-        remedy = "collapsekit adjust train.npz --validation val.npz --out head.safetensors"
-    else:
-        remedy = f"head.bias.data[{list(added)}] += torch.tensor([{', '.join(f'{one:.2f}' for one in added.values())}])"
+    remedy = _added_to_bias(told)
     return (
         f"{told.subject}, although the features tell them apart: the bias of the output layer hides them, and another "
         f"bias gives {told.names[k]!r} a recall of {clues.refitted[k]:.0%} without retraining.",
         remedy,
-        {"share_of_output": float(clues.named[k]), "share_of_samples": float(clues.shares[k]), "recall_with_another_bias": float(clues.refitted[k]), "added_to_bias": added[k]},
+        {
+            "share_of_output": float(clues.named[k]),
+            "share_of_samples": float(clues.shares[k]),
+            "recall_with_another_bias": float(clues.refitted[k]),
+            "added_to_bias": float(clues.shift[k]),
+        },
     )
+
+
+def _added_to_bias(told: Told) -> str:
+    """The line that adds what fits: to the hidden rows where only they are off, else to all."""
+    shift, rows = told.case.clues.shift, told.rows
+    rest = np.delete(shift, rows)
+    alone = rest.size > 0 and float(np.ptp(rest)) < ALIKE and len(rows) <= LISTED
+    if told.case.measured.bias is None or not (alone or len(shift) <= MOST_TYPED):
+        return "collapsekit adjust train.npz --validation val.npz --out head.safetensors"
+    numbers = ", ".join(f"{one:.2f}" for one in (shift[rows] - np.median(rest) if alone else shift))
+    return f"head.bias.data{[rows] if alone else ''} += torch.tensor([{numbers}])"
 
 
 def coinciding_samples(told: Told) -> Words:
@@ -180,8 +204,12 @@ def inseparable(told: Told) -> Words:
     return (
         f"{told.subject}: samples of {told.names[k]!r} lie among those of {told.partner(k)}; a linear rule tells the "
         f"two apart in only {clues.apart[k]:.0%}, so the labels or the inputs do not separate them.",
-        f"found.suspects[{told.names[k]!r}]  # positions of the samples to check: relabel them, or merge the two classes",
-        {"told_apart": float(clues.apart[k]), "straying": float(clues.straying[k]), "mistaken": float(clues.mistaken[k])},
+        f"found.suspects[{told.names[k]!r}]  # positions of samples to check: relabel them, or merge the classes",
+        {
+            "told_apart": float(clues.apart[k]),
+            "straying": float(clues.straying[k]),
+            "mistaken": float(clues.mistaken[k]),
+        },
     )
 
 
@@ -203,14 +231,22 @@ def too_narrow(told: Told) -> Words:
         f"{told.subject}: the output layer sees only {dim} numbers for {size} classes, and these lie between others "
         "there.",
         f"torch.nn.Linear({size}, {size})  # as output layer: widen the layer before it from {dim} to {size} or more",
-        {"dim": float(dim), "classes": float(size), "proved_unreachable": float(sum(k in told.case.unreachable for k in told.rows))},
+        {
+            "dim": float(dim),
+            "classes": float(size),
+            "proved_unreachable": float(sum(k in told.case.unreachable for k in told.rows)),
+        },
     )
 
 
 def unfinished(told: Told) -> Words:
     """Training is not over."""
     clues = told.case.clues
-    falls = f"in its second half the loss still made {clues.falling:.0%} of its way down" if clues.falling > FALLING else "the output layer is still on its way"
+    falls = (
+        f"in its second half the loss still made {clues.falling:.0%} of its way down"
+        if clues.falling > FALLING
+        else "the output layer is still on its way"
+    )
     return (
         f"{told.subject}: training stopped too early; {falls}.",
         "for epoch in range(2 * epochs): ...  # train on with the same optimizer, or with a larger learning rate",
@@ -231,7 +267,12 @@ def lost_by_the_optimiser(told: Told) -> Words:
         f"({excess:.1%} above the best), where {told.names[k]!r} has {case.confidences[k]:.2f} instead of "
         f"{prediction.confidences[k]:.2f} confidence.",
         f"{rate}, seed=1  # train again from another start, with decays that begin at 0 and grow over the first half",
-        {"objective_excess": float(excess), "gap": prediction.gap, "predicted_confidence": float(prediction.confidences[k]), "confidence": float(case.confidences[k])},
+        {
+            "objective_excess": float(excess),
+            "gap": prediction.gap,
+            "predicted_confidence": float(prediction.confidences[k]),
+            "confidence": float(case.confidences[k]),
+        },
     )
 
 
@@ -272,9 +313,12 @@ def degenerate_features(told: Told) -> Words:
 def unknown_cause(told: Told) -> Words:
     """Nothing decides."""
     clues = told.case.clues
+    remedy = "collapsekit diagnose train.npz --weight-decay 5e-4 --learning-rate 0.1 --steps 1000  # with your numbers"
+    if np.isnan(clues.straying).all():
+        remedy = "diagnose(measured, samples=(features, labels), history={'loss': losses})"
     return (
         f"{told.subject}, and nothing that was given decides why.",
-        "diagnose(measured, samples=(features, labels), recipe=..., optimizer=..., history=...)  # whatever you have",
+        remedy,
         {"alignment": clues.alignment, "falling": clues.falling, "horizon": clues.horizon},
     )
 

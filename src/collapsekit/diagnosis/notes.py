@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from collapsekit.diagnosis.causes import TOO_FEW, Case
 from collapsekit.diagnosis.findings import Finding, listed
 from collapsekit.metrics import Measurement
-from collapsekit.prediction._fates import HALF
 from collapsekit.recipe import BatchNorm, Optimizer, Plain, Recipe
 from collapsekit.recipe._optimizer import UNACTED
 from collapsekit.validation import Array
@@ -83,9 +82,13 @@ def notes(case: Case, given: Given) -> Iterator[Finding]:
             "warning",
             "data",
             tuple(names[row] for row in lost),
-            {"count": float(counts[k]), "recall": float(case.recalls[k]), "held_out_recall": float(given.held_out_recalls[k])},
-            f"{_classes(lost, names)} learned by heart: {names[k]!r} is found in {case.recalls[k]:.0%} of its {counts[k]:.0f} "
-            f"training samples, but in only {given.held_out_recalls[k]:.0%} of held-out ones.",
+            {
+                "count": float(counts[k]),
+                "recall": float(case.recalls[k]),
+                "held_out_recall": float(given.held_out_recalls[k]),
+            },
+            f"{_classes(lost, names)} learned by heart: {names[k]!r} has a recall of {case.recalls[k]:.0%} on its "
+            f"training samples ({counts[k]:.0f}), but of only {given.held_out_recalls[k]:.0%} on held-out ones.",
             "collapsekit adjust train.npz --validation val.npz --out head.safetensors  # and collect samples",
         )
     odd = suspicious(case, given)
@@ -97,15 +100,31 @@ def notes(case: Case, given: Given) -> Iterator[Finding]:
             "data",
             tuple(names[row] for row in odd),
             {"straying": float(clues.straying[k])},
-            f"{clues.straying[k]:.0%} of the samples labelled {names[k]!r} look like {names[clues.nearest[k]]!r}: their "
-            "labels may be wrong.",
+            f"{clues.straying[k]:.0%} of the samples labelled {names[k]!r} look like {names[clues.nearest[k]]!r}: "
+            "their labels may be wrong.",
             f"found.suspects[{names[k]!r}]  # positions of these samples: check their labels",
         )
-    unseen, single = np.flatnonzero(counts == 0), np.flatnonzero(counts == 1)
-    if unseen.size:
-        yield _note("no-samples", unseen, names, "without a single sample here; nothing can be said of it.", "collapsekit inspect model.safetensors  # says which classes the weights can output at all", severity="warning")
-    if single.size:
-        yield _note("one-sample-class", single, names, "with one sample: its recall is 0 or 1, and nothing tells how its samples scatter.", "collapsekit predict --help  # and collect samples of it")
+    unseen, single = np.flatnonzero(counts == 0).tolist(), np.flatnonzero(counts == 1).tolist()
+    if unseen:
+        yield Finding(
+            "no-samples",
+            "warning",
+            None,
+            tuple(names[row] for row in unseen),
+            {"classes": float(len(unseen))},
+            f"{_classes(unseen, names)} without a training sample here: nothing can be said of them.",
+            "collapsekit inspect head.safetensors  # says what the weights alone tell of them",
+        )
+    if single:
+        yield Finding(
+            "one-sample-class",
+            "note",
+            None,
+            tuple(names[row] for row in single),
+            {"classes": float(len(single))},
+            f"{_classes(single, names)} known from one training sample only: recall there is 0 or 1, and says little.",
+            "collapsekit measure val.npz --head train.npz  # their recall on other samples",
+        )
     yield from _recipe_notes(case, given)
 
 
@@ -113,48 +132,68 @@ def _classes(rows: list[int], names: tuple[str, ...]) -> str:
     return f"Class{'es' if len(rows) > 1 else ''} {listed([names[k] for k in rows])} {'are' if len(rows) > 1 else 'is'}"
 
 
-def _note(code: str, rows: NDArray[np.intp], names: tuple[str, ...], what: str, remedy: str, severity: str = "note") -> Finding:
-    labels = tuple(names[k] for k in rows)
-    return Finding(code, "warning" if severity == "warning" else "note", None, labels, {"classes": float(len(labels))}, f"{_classes(rows.tolist(), names)} {what}", remedy)
-
-
 def _recipe_notes(case: Case, given: Given) -> Iterator[Finding]:
     recipe, optimizer = given.recipe, given.optimizer
     decoupled = optimizer is not None and optimizer.name == "adamw"
     if decoupled:
         yield Finding(
-            "decoupled-decay", "note", None, (), {"horizon": case.clues.horizon},
+            "decoupled-decay",
+            "note",
+            None,
+            (),
+            {"horizon": case.clues.horizon},
             "AdamW's weight decay is no penalty of a loss, so no prediction says what it costs each class.",
             "torch.optim.Adam(model.parameters(), weight_decay=5e-4)  # only if you want a prediction",
         )
     if isinstance(recipe, BatchNorm) and recipe.decays == "none":
         yield Finding(
-            "norm-layers-excluded", "note", None, (), {"weight_decay": recipe.weight_decay},
+            "norm-layers-excluded",
+            "note",
+            None,
+            (),
+            {"weight_decay": recipe.weight_decay},
             "Norm layers and biases do not decay, so no class can be lost to the decay of features.",
             "collapsekit predict --help  # nothing to do",
         )
     elif given.refusal is not None and not decoupled:
         yield Finding(
-            "no-prediction", "note", None, (), {}, f"No prediction: {given.refusal}.",
+            "no-prediction",
+            "note",
+            None,
+            (),
+            {},
+            f"No prediction: {given.refusal}.",
             "collapsekit predict --help  # which recipes have one",
         )
     if case.clues.horizon <= UNACTED:
         yield Finding(
-            "decay-has-not-acted", "note", None, (), {"horizon": case.clues.horizon},
-            f"Over the whole training the weight decay alone would have shrunk a weight by {1 - np.exp(-case.clues.horizon):.0%}: "
-            "no class was lost to it.",
-            "collapsekit diagnose --help  # nothing to do",
+            "decay-has-not-acted",
+            "note",
+            None,
+            (),
+            {"horizon": case.clues.horizon},
+            "Over the whole training the weight decay alone would have shrunk a weight by "
+            f"{1 - np.exp(-case.clues.horizon):.0%}: no class was lost to it.",
+            "collapsekit predict --help  # nothing to do",
         )
     if case.measured.nonnegative is False and not (recipe is None or isinstance(recipe, Plain)):
         yield Finding(
-            "features-not-nonnegative", "note", None, (), {},
+            "features-not-nonnegative",
+            "note",
+            None,
+            (),
+            {},
             "Features are negative, so they do not come from a ReLU as the prediction assumes.",
             "collapsekit predict COUNTS --no-relu  # with your recipe",
         )
     reasons = case.measured.reasons
     if reasons and not case.dead and case.measured.moments.seen.sum() > 1:
         yield Finding(
-            "degenerate-features", "note", None, (), {"metrics": float(len(reasons))},
+            "degenerate-features",
+            "note",
+            None,
+            (),
+            {"metrics": float(len(reasons))},
             f"Some numbers of the geometry are not known: {next(iter(reasons.values()))}.",
             "collapsekit measure train.npz",
         )

@@ -38,7 +38,7 @@ RIDGES = (1e-3, 1e-1)
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Features (n, d), labels (n,), how many samples each stands for (n,), and where it stood among those given (n,)."""
+    """Features (n, d), labels (n,), how many samples each stands for, and where it stood among those given, (n,)."""
 
     features: Array
     labels: NDArray[np.int64]
@@ -91,7 +91,7 @@ def _evenly(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
 
 
 def confusions(logits: Array, labels: NDArray[np.int64], weights: Array) -> tuple[NDArray[np.int64], Array]:
-    """Return for each class the class it is mistaken for most often, −1 for none, and the share of its samples, (K,)."""
+    """Return the class each class is mistaken for most often, −1 for none, and the share of its samples, (K,)."""
     size = logits.shape[1]
     named, other, share = logits.argmax(axis=1), np.full(size, -1), np.zeros(size)
     for k in range(size):
@@ -129,7 +129,9 @@ def coinciding(samples: Samples, size: int) -> tuple[Array, NDArray[np.int64]]:
     mixed = np.flatnonzero(np.bincount(group[full], minlength=group.max() + 1) > 1)
     met: dict[int, list[int]] = {}
     rows = np.flatnonzero(full & np.isin(group, mixed))
-    for one in np.split(rows[np.argsort(group[rows], kind="stable")], np.flatnonzero(np.diff(np.sort(group[rows]))) + 1):
+    for one in np.split(
+        rows[np.argsort(group[rows], kind="stable")], np.flatnonzero(np.diff(np.sort(group[rows]))) + 1
+    ):
         classes, times = np.unique(y[one], return_counts=True)
         for k, n in zip(classes, times, strict=True):
             rest = np.where(classes == k, 0, times)
