@@ -75,6 +75,7 @@ TABLES = {
     "olive": ("dslabs", "olive", "area"),
     "storms": ("dplyr", "storms", "status"),
     "penguins": ("palmerpenguins", "penguins", "species"),
+    "cells": ("modeldata", "cells", "class"),
     "iris": ("datasets", "iris", "Species"),
 }
 """Package, table and the column that names the class."""
