@@ -72,11 +72,24 @@ def test_the_verdicts_follow_from_the_rows_and_the_bands_are_met():
     assert all(row["statuses_right"] for row in ROWS.values())
 
 
+def test_what_the_frozen_rules_said_is_kept():
+    frozen = json.loads(suite.AS_FROZEN.read_text(encoding="utf-8"))["found"]
+    assert frozen.keys() == ROWS.keys()
+    late = [name for name, row in ROWS.items() if row["half"] == "B" and row["label"]["cause"]]
+    wrong = [name for name in late if frozen[name] != ROWS[name]["label"]["cause"]]
+    line = next(entry for entry in CONTENT["table"] if entry["tested_on"].startswith("half B, by the rules as frozen"))
+    assert line["measured"].startswith(f"{len(late) - len(wrong)} of {len(late)} ")
+    assert all(name in line["measured"] for name in wrong)
+
+
 def test_a_wrong_answer_is_counted():
     rows = [row | {"found": "nothing"} for row in ROWS.values()]
     rows[0] = rows[0] | {"statuses_right": False}
     lines = suite.judge(rows, suite.BANDS)
-    assert [entry["verdict"] for entry in lines if "first cause" in entry["claim"]] == ["fails"] * 2
+    first = [
+        entry["verdict"] for entry in lines if "first cause" in entry["claim"] and "as frozen" not in entry["tested_on"]
+    ]
+    assert first == ["fails"] * 2
     assert "fails" in [entry["verdict"] for entry in lines if "logits" in entry["claim"]]
     alarm = {"findings": [["code", "warning", None, 1]], "label": {"cause": None, "classes": []}}
     assert not suite.right(alarm)
