@@ -80,9 +80,9 @@ def test_features_and_their_table(folder, capsys):
 def test_json_has_the_keys_that_are_promised(folder, capsys):
     content = printed(capsys, "train.npz", "--held-out", "val.npz", "--weight-decay", "0.02", "--steps", "900",
                       "--learning-rate", "0.1", "--momentum", "0.9")  # fmt: skip
-    keys = "label count status cause recall confidence margin held_out_recall confused_with".split()
+    keys = ["label", "count", "status", "cause", "recall", "confidence", "margin", "held_out_recall", "confused_with"]
     assert all(list(one) == keys for one in content["classes"])
-    keys = "code severity cause classes numbers sentence remedy".split()
+    keys = ["code", "severity", "cause", "classes", "numbers", "sentence", "remedy"]
     assert all(set(keys) <= set(one) for one in content["findings"])
     assert len(content["verdict"]) == 3
     assert content["cause"] == "regularisation"
@@ -155,7 +155,7 @@ def test_names_are_escaped_and_a_thousand_classes_fit(folder, capsys):
     page = (folder / "many.html").read_text(encoding="utf-8")
     assert "<b>class" not in page
     assert "&lt;b&gt;class" in page
-    assert "800 classes" in page
+    assert "The other 970 classes" in page
 
 
 def commands():

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from collapsekit import UFM, CollapseError
-from collapsekit.cli._console import print_json, print_note, print_table
+from collapsekit.cli._console import print_json, print_note, print_table, progress
 from collapsekit.cli._inputs import Head, Penalties
 from collapsekit.data import LabelledData, read, read_head
 from collapsekit.data.arrays import READERS
@@ -134,7 +134,8 @@ def diagnose(
             found = _of_features(path, loaded, head, held_out, class_names, penalties, trained)
         else:
             found = _of_checkpoint(path, model, loaded, data, head, held_out, class_names, penalties, trained)
-    result = found.diagnosis()
+    with progress("diagnosing"):
+        result = found.diagnosis()
     page = None if html is None else _page(result, html)
     if json:
         print_json(result.to_dict() | ({} if page is None else {"page": str(page)}))

@@ -17,8 +17,8 @@ RANKS: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 PAGE = "docs/diagnose.md"
 SAFE = 0.9
 """Share of the largest possible decay that is recommended."""
-LISTED, MOST_TYPED, ALIKE = 6, 20, 2.0
-"""Names in a sentence; numbers in a line; range of what other classes' biases lack, in logits, that may be left."""
+LISTED, LETTERS, MOST_TYPED, ALIKE = 6, 40, 20, 2.0
+"""Names in a sentence; letters of a name; numbers in a line; range of what other classes' biases lack, in logits, that may be left."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Finding:
 
 def listed(labels: Sequence[str], most: int = LISTED) -> str:
     """Return names in words."""
-    shown = [f"{short(label)!r}" for label in labels[:most]]
+    shown = [f"{short(label, LETTERS)!r}" for label in labels[:most]]
     if len(labels) > most:
         return f"{', '.join(shown)} and {len(labels) - most} more"
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

@@ -21,6 +21,8 @@ from collapsekit.validation import short
 
 NAMED = 8
 """Of the worst classes so many are named in a picture."""
+APART = 0.05
+"""Decades between two class sizes from which slanted names do not meet."""
 WIDE = 0.18
 """Share of a bar from which a name fits into it."""
 SHADES = (ORANGE, "#E69F00", "#F0E442", "#CCCCCC")
@@ -55,9 +57,9 @@ def _name_worst(ax: Axes, classes: Sequence[ClassDiagnosis], x: np.ndarray, y: n
     worst = [k for k in np.argsort(y, kind="stable") if classes[k].cause is not None and np.isfinite(y[k])]
     for k in worst[: 4 * NAMED]:
         place = (float(np.log10(x[k])), float(y[k]))
-        if len(taken) < NAMED and all(abs(a - place[0]) > 0.25 or abs(b - place[1]) > 0.06 for a, b in taken):
+        if len(taken) < NAMED and all(abs(a - place[0]) > APART or abs(b - place[1]) > 0.2 for a, b in taken):
             taken.append(place)
-            _label(ax, short(classes[k].label, MOST_LETTERS), (x[k], y[k]), (5, 4))
+            _label(ax, short(classes[k].label, MOST_LETTERS), (x[k], y[k]), (2, 5), rotation=45)
 
 
 def taken_for(named: Mapping[str, Mapping[str, float]], *, ax: Axes | None = None) -> Axes:

@@ -17,8 +17,8 @@ from collapsekit.metrics.measurement import as_array, has_free_shift
 from collapsekit.report import diagnosis_figures, figures
 from collapsekit.report._report import render
 
-MOST_ROWS = 200
-"""Of more classes the table shows the worst."""
+FIRST_ROWS, MOST_ROWS = 30, 1_000
+"""Classes in sight, and in the page; of more the worst."""
 MOST_ANGLES = 100
 """Classes up to which angles between class means are drawn: a cell of more is a dot."""
 
@@ -35,6 +35,7 @@ def diagnosis_page(found: Diagnosis, path: str | os.PathLike[str]) -> Path:
         found=found,
         gone=GONE,
         classes=classes[:MOST_ROWS],
+        first=FIRST_ROWS,
         omitted=max(0, len(classes) - MOST_ROWS),
         tested=any(np.isfinite(c.held_out_recall) for c in classes),
         confused=any(c.confused_with for c in classes),
