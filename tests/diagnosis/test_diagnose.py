@@ -48,6 +48,8 @@ def shown(result):
         assert one.sentence.endswith("."), one.sentence
         assert "\n" not in one.sentence + one.remedy
         assert set(one.classes) <= set(NAMES)
+        if not one.remedy.startswith("collapsekit "):
+            compile(one.remedy, "remedy", "exec")  # it can be typed
     assert len(result.verdict) == 3
     return result
 

@@ -18,7 +18,8 @@ PAGE = "docs/diagnose.md"
 SAFE = 0.9
 """Share of the largest possible decay that is recommended."""
 LISTED, LETTERS, MOST_TYPED, ALIKE = 6, 40, 20, 2.0
-"""Names in a sentence; letters of a name; numbers in a line; range of what other classes' biases lack, in logits, that may be left."""
+"""Names in a sentence; letters of a name; numbers in a line; range, in logits, of what other biases lack that may be
+left."""
 
 
 @dataclass(frozen=True)
@@ -261,12 +262,12 @@ def lost_by_the_optimiser(told: Told) -> Words:
         return _affordable(told)
     k = told.worst(prediction.confidences)
     excess = case.measured.objective(prediction.problem) / prediction.objective - 1 if prediction.objective else np.nan
-    rate = f"lr={told.rate / 3:.2g}" if told.rate > 0 else "lr=lr / 3"
+    rate = f"lr={told.rate / 3:.2g}" if told.rate > 0 else "lr /= 3"
     return (
         f"{told.subject}, although this recipe can keep them: training has come to rest at a poor point "
         f"({excess:.1%} above the best), where {told.names[k]!r} has {case.confidences[k]:.2f} instead of "
         f"{prediction.confidences[k]:.2f} confidence.",
-        f"{rate}, seed=1  # train again from another start, with decays that begin at 0 and grow over the first half",
+        f"torch.manual_seed(1); {rate}  # train again, with decays that begin at 0 and grow over the first half",
         {
             "objective_excess": float(excess),
             "gap": prediction.gap,
@@ -280,11 +281,11 @@ def _affordable(told: Told) -> Words:
     """A spurious point, by the decay that the head itself shows."""
     clues = told.case.clues
     k = told.worst(-clues.prices)
-    rate = f"lr={told.rate / 3:.2g}" if told.rate > 0 else "lr=lr / 3"
+    rate = f"lr={told.rate / 3:.2g}" if told.rate > 0 else "lr /= 3"
     return (
         f"{told.subject}, although the decay that holds the head leaves {told.names[k]!r} a confidence of about "
         f"{1 - clues.prices[k]:.2f}: training has come to rest at a poor point.",
-        f"{rate}, seed=1  # train again from another start, with decays that begin at 0 and grow over the first half",
+        f"torch.manual_seed(1); {rate}  # train again, with decays that begin at 0 and grow over the first half",
         {"implied_decay": clues.decay, "price": float(clues.prices[k]), "alignment": clues.alignment},
     )
 
@@ -292,7 +293,7 @@ def _affordable(told: Told) -> Words:
 def unstable_training(told: Told) -> Words:
     """Steps too large."""
     clues = told.case.clues
-    rate = f"lr={told.rate / 10:.2g}" if told.rate > 0 else "lr=lr / 10"
+    rate = f"lr={told.rate / 10:.2g}" if told.rate > 0 else "lr /= 10"
     return (
         f"{told.subject}: the loss no longer falls, yet the weights do not come to rest, as under too large steps.",
         f"{rate}  # train again, with a learning rate that falls to 0",
@@ -302,7 +303,7 @@ def unstable_training(told: Told) -> Words:
 
 def degenerate_features(told: Told) -> Words:
     """All features are 0."""
-    rate = f"lr={told.rate / 10:.2g}" if told.rate > 0 else "lr=lr / 10"
+    rate = f"lr={told.rate / 10:.2g}" if told.rate > 0 else "lr /= 10"
     return (
         f"{told.subject}: no input reaches the output layer any more, every feature is 0, as after too large a step.",
         f"{rate}  # train again from the start",
