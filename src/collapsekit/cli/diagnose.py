@@ -1,0 +1,345 @@
+"""`collapsekit diagnose`: which classes of a trained model are lost or weak, why, and what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from cyclopts import Parameter
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from collapsekit import UFM, CollapseError
+from collapsekit.cli._console import print_json, print_note, print_table, progress
+from collapsekit.cli._inputs import Head, Penalties
+from collapsekit.data import LabelledData, read, read_head
+from collapsekit.data.arrays import READERS
+from collapsekit.data.files import one_line
+from collapsekit.diagnosis import ClassDiagnosis, Diagnosis
+from collapsekit.diagnosis import diagnose as find
+from collapsekit.diagnosis.status import GONE
+from collapsekit.losses import Loss
+from collapsekit.metrics import Measurement, features_of, measure_features
+from collapsekit.recipe import LastLayer, Optimizer, Recipe
+from collapsekit.training import Run, load_run
+from collapsekit.training._run_samples import run_samples
+from collapsekit.training.models import build
+from collapsekit.validation import printable, short, shorten
+
+MOST_CLASSES = 20
+"""Of more the worst are shown."""
+CHECKPOINTS = (".pt", ".pth", ".safetensors")
+TOGETHER = 256
+"""Samples a forward pass."""
+DROP = ("mistaken for", "confidence", "held-out\nrecall")
+"""What a narrow terminal goes without, in this order; never class, count, recall, cause and status."""
+
+Pair = tuple[ArrayLike, ArrayLike]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A measured network with its samples, and whatever else is known of it."""
+
+    measured: Measurement
+    samples: Pair | None = None
+    held_out: Pair | None = None
+    problem: UFM | None = None
+    recipe: Recipe | None = None
+    last: LastLayer | None = None
+    optimizer: Optimizer | None = None
+    history: Mapping[str, Any] | None = None
+    note: str | None = None
+
+    def diagnosis(self) -> Diagnosis:
+        """Diagnose it."""
+        given = {key: value for key, value in vars(self).items() if key not in ("measured", "note")}
+        return find(self.measured, **given)
+
+
+def diagnose(
+    model_or_features: Path,
+    /,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    head: str | None = None,
+    held_out: str | None = None,
+    label_column: str | None = None,
+    delimiter: str | None = None,
+    keep_na: bool = False,
+    class_names: tuple[str, ...] | None = None,
+    trained: Annotated[Head | None, Parameter(name="*")] = None,
+    penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
+    json: bool = False,
+    html: Path | None = None,
+) -> None:
+    """Say which classes of a trained model are lost or weak, why, and what to do about it.
+
+    Give stored features of the TRAINING samples, as measure takes them (.npz with features, labels, weight, bias); or
+    a checkpoint (.pt, .safetensors) with --model and --data; or the folder of a run of train. What you know of the
+    training (--weight-decay, --optimizer, --learning-rate, --steps) sharpens the causes; nothing of it is needed.
+
+    --model module:function runs that function, and so whatever code its module holds: name only what you trust.
+
+    Example: collapsekit diagnose train.npz --held-out val.npz
+
+    Example: collapsekit diagnose checkpoint.pt --model mynets:build --data images/ --weight-decay 5e-4
+
+    Parameters
+    ----------
+    model_or_features : Path
+        Features, a checkpoint, or a folder of a run.
+    model : str
+        module:function that makes the network of a checkpoint, called with the shape of an input and the number of
+        classes.
+    data : str
+        Training data of a checkpoint, as train reads it; inputs are given to the network as they are.
+    head : str
+        File of the head, as measure takes it; of a checkpoint the layer that makes the logits.
+    held_out : str
+        Held-out features, or held-out data of a checkpoint. Left out: those that the file or folder brings.
+    label_column : str
+        Column of a table that holds the labels.
+    delimiter : str
+        Delimiter of a table, where it is none of comma, semicolon and tab.
+    keep_na : bool
+        Labels like NA, null, none and ? are classes, not missing.
+    class_names : tuple of str
+        One name a row of the head, in the order of its rows.
+    json : bool
+        Print one JSON object.
+    html : Path
+        Write a page for whoever owns the model.
+    """
+    penalties, trained = penalties or Penalties(), trained or Head()
+    table: dict[str, Any] = {"label_column": label_column, "delimiter": delimiter, "keep_na": keep_na}
+    path = model_or_features
+    if (model is None) != (data is None):
+        missing = "model" if model is None else "data"
+        raise CollapseError(f"--{missing}: missing; a checkpoint needs --model module:function and --data PATH")
+    if model is None and path.is_dir():
+        found = _of_run(load_run(path))
+    else:
+
+        def loaded(name: str, argument: str) -> LabelledData:
+            return read(name, argument=argument, **table)
+
+        if model is None or data is None:
+            found = _of_features(path, loaded, head, held_out, class_names, penalties, trained)
+        else:
+            found = _of_checkpoint(path, model, loaded, data, head, held_out, class_names, penalties, trained)
+    with progress("diagnosing"):
+        result = found.diagnosis()
+    page = None if html is None else _page(result, html)
+    if json:
+        print_json(result.to_dict() | ({} if page is None else {"page": str(page)}))
+        return
+    _print(result)
+    for sentence in (found.note, None if page is None else f"page: {page}"):
+        if sentence:
+            print_note(sentence)
+
+
+Load = Callable[[str, str], LabelledData]
+
+
+def _of_features(
+    path: Path,
+    loaded: Load,
+    head: str | None,
+    held_out: str | None,
+    names: tuple[str, ...] | None,
+    penalties: Penalties,
+    trained: Head,
+) -> Found:
+    try:
+        known = loaded(str(path), "features")
+    except CollapseError as error:
+        told = f"{error}; or, of a checkpoint, --model module:function and --data PATH"
+        raise CollapseError(told if path.suffix in CHECKPOINTS else str(error)) from None
+    if known.inputs.ndim != 2:
+        raise CollapseError(
+            f"features={str(path)!r}: a sample has the shape {known.inputs.shape[1:]}; give the vectors that enter the "
+            "head, (N, d), or the checkpoint with --model and --data"
+        )
+    weight, bias = read_head(str(path) if head is None else head, required=head is not None)
+    if weight is None:
+        raise CollapseError("--head: missing; a diagnosis needs the output layer: give --head FILE")
+    rows, shown = known.rows(len(weight), names)
+    tested = None
+    if held_out is not None:
+        other = loaded(held_out, "held_out")
+        places, _ = other.rows(len(weight), shown)
+        tested = other.inputs, places[other.labels]
+    elif known.test_inputs is not None and known.test_labels is not None:
+        tested = known.test_inputs, rows[known.test_labels]
+    order = None
+    if known.sorted_words and names is None:
+        listed = shorten(", ".join(known.names))
+        order = f"The head's rows are taken to be the classes in sorted order ({listed}); --class-names gives another."
+    return _with_recipe((known.inputs, rows[known.labels]), weight, bias, shown, tested, penalties, trained, order)
+
+
+def _of_checkpoint(
+    path: Path,
+    model: str,
+    loaded: Load,
+    data: str,
+    head: str | None,
+    held_out: str | None,
+    names: tuple[str, ...] | None,
+    penalties: Penalties,
+    trained: Head,
+) -> Found:
+    known = loaded(data, "data")
+    rows, shown = known.rows(len(known.names), names)
+    network = _network(model, known.inputs.shape[1:], len(shown))
+    with one_line("checkpoint", str(path), "give a state dict, .pt or .safetensors"):
+        _load(network, path)
+    found = features_of(network, _batches(known.inputs, rows[known.labels]), head)
+    tested = None
+    if held_out is not None:
+        other = loaded(held_out, "held_out")
+        places, _ = other.rows(len(shown), shown)
+        tested = features_of(network, _batches(other.inputs, places[other.labels]), head)[:2]
+    elif known.test_inputs is not None and known.test_labels is not None:
+        tested = features_of(network, _batches(known.test_inputs, rows[known.test_labels]), head)[:2]
+    return _with_recipe(found[:2], found.weight, found.bias, shown, tested, penalties, trained, None)
+
+
+def _batches(inputs: NDArray[Any], labels: NDArray[np.int64]) -> list[tuple[Tensor, Tensor]]:
+    parts = (torch.split(torch.from_numpy(values), TOGETHER) for values in (inputs, labels))
+    return list(zip(*parts, strict=True))
+
+
+def _network(model: str, shape: tuple[int, ...], size: int) -> nn.Module:
+    if ":" not in model:
+        raise CollapseError(f"--model={shorten(model)}: give module:function, which returns a torch.nn.Module")
+    try:
+        return build(model, shape, size, hidden=(), feature_dim=0, width=0, batchnorm=False)
+    except CollapseError as error:
+        raise CollapseError(str(error).replace("network=", "--model=", 1)) from None
+
+
+def _load(network: nn.Module, path: Path) -> None:
+    """Put the tensors of a file into a network; nothing in the file runs."""
+    suffix = path.suffix.lower()
+    if suffix not in CHECKPOINTS:
+        raise CollapseError(f"no state dict has the ending {shorten(suffix)}; give .pt, .pth or .safetensors")
+    tensors = {key: torch.from_numpy(np.array(value)) for key, value in READERS[suffix](path, list).items()}
+    own = set(network.state_dict())
+    for prefix in ("module.", "model.", "_orig_mod."):  # of DistributedDataParallel, Lightning and torch.compile
+        if not own & set(tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    missing, strange = sorted(own - set(tensors)), sorted(set(tensors) - own)
+    if missing or strange:
+        kind, key = ("lacks", missing[0]) if missing else ("holds", strange[0])
+        raise CollapseError(f"it {kind} {shorten(key)}, unlike the network that --model makes; give its own checkpoint")
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()[-20:])
+        raise CollapseError(f"other shapes than the network that --model makes ({reason}); give its own") from None
+
+
+def _with_recipe(
+    samples: Pair,
+    weight: Any,
+    bias: Any,
+    names: tuple[str, ...],
+    held_out: Pair | None,
+    penalties: Penalties,
+    trained: Head,
+    note: str | None,
+) -> Found:
+    counts = np.bincount(np.asarray(samples[1]), minlength=len(weight))
+    loss: Loss = trained.made(penalties, np.maximum(counts, 1))
+    measured = measure_features(*samples, weight, bias, names=names, loss=loss)
+    biased = measured.bias is not None
+    problem = None
+    if penalties.given and counts.all() and penalties.refusal(counts) is None:
+        problem = trained.problem(penalties, counts, biased=biased)
+    told = penalties.optimizer != "sgd" or penalties.learning_rate is not None or penalties.steps is not None
+    return Found(
+        measured,
+        samples,
+        held_out,
+        problem,
+        penalties.recipe if penalties.given else None,
+        LastLayer(penalties.feature_dim, biased, penalties.batchnorm_branches or 0),
+        penalties.takes_steps if told else None,
+        note=note,
+    )
+
+
+def _of_run(run: Run) -> Found:
+    optimizer = run.config.optimizer_used
+    steps = [entry["step"] for entry in run.history]
+    grid = np.linspace(steps[0], steps[-1], len(steps)) if steps else np.empty(0)
+    losses = np.interp(grid, steps, [entry["loss"] for entry in run.history]) if steps else grid
+    samples = held_out = note = None
+    try:
+        found, tested = run_samples(run)
+        samples, held_out = found[:2], None if tested is None else tested[:2]
+    except CollapseError as error:
+        note = f"Only what the run has measured is diagnosed: {error}."
+    return Found(
+        run.measured,
+        samples,
+        held_out,
+        run.problem,
+        run.recipe,
+        run.last_layer,
+        Optimizer(
+            optimizer.name, optimizer.learning_rate, steps[-1] if steps else None, "cosine", momentum=optimizer.momentum
+        ),
+        {"loss": losses.tolist()},
+        note,
+    )
+
+
+def _page(result: Diagnosis, path: Path) -> Path:
+    try:
+        from collapsekit.report.diagnosis_page import diagnosis_page
+    except ModuleNotFoundError as missing:
+        raise CollapseError(
+            f"--html: {missing.name} is not installed; run: pip install 'collapsekit[report,torch]'"
+        ) from None
+    return diagnosis_page(result, path)
+
+
+def _print(result: Diagnosis) -> None:
+    for line in result.verdict:
+        print_note(line)
+    if result.findings:
+        print_note("")
+    for number, one in enumerate(result.findings, start=1):
+        print_note(f"{number}. {one.severity}: {one.sentence}")
+        print_note(f"   {one.remedy}")
+        print_note(f"   {one.page}")
+    rows = sorted(result.classes, key=lambda one: one.badness)[:MOST_CLASSES]
+    print_note("")
+    print_table(HEADERS, [_row(one) for one in rows], drop=DROP, muted=[one.status in GONE for one in rows])
+    if len(rows) < len(result.classes):
+        print_note(f"The worst {len(rows)} of {len(result.classes)} classes are shown; --json prints all.")
+
+
+HEADERS = ("class", "count", "recall", "held-out\nrecall", "confidence", "mistaken for", "cause", "status")
+
+
+def _row(one: ClassDiagnosis) -> list[str]:
+    numbers = [one.recall, one.held_out_recall, one.confidence]
+    return [
+        short(one.label, 20),
+        str(one.count),
+        *("" if math.isnan(value) else f"{value:.3f}" for value in numbers),
+        short(printable(one.confused_with or ""), 12),
+        one.cause or "",
+        one.status,
+    ]

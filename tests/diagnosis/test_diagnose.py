@@ -1,0 +1,266 @@
+"""diagnose: networks that were spoiled in a known way are told apart, healthy ones are left alone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from _support.spoiled import LONG_TAIL, NAMES, digits, network, sgd, train
+from collapsekit import UFM, CollapseError, predict
+from collapsekit.diagnosis import diagnose
+from collapsekit.diagnosis.causes import RULES
+from collapsekit.diagnosis.findings import WORDS
+from collapsekit.metrics import features_of, measure_features
+from collapsekit.recipe import BatchNorm, LastLayer, Optimizer, Penalty, Plain
+
+PRIOR = np.log(LONG_TAIL / LONG_TAIL.sum())
+
+
+def diagnosed(model, data, **told):
+    """What is said of a network; statuses are checked against the logits themselves."""
+    inputs, labels, test_inputs, test_labels = data
+    found = features_of(model, [(torch.from_numpy(inputs), torch.from_numpy(labels))])
+    tested = features_of(model, [(torch.from_numpy(test_inputs), torch.from_numpy(test_labels))])
+    measured = measure_features(*found, names=NAMES)
+    result = diagnose(measured, samples=found[:2], held_out=tested[:2], **told)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(inputs)).numpy()
+    ranked = np.sort(logits, axis=1)
+    leads = ranked[:, -1] - ranked[:, -2]
+    right = (logits.argmax(axis=1) == labels) & (leads > 0.01 * np.median(leads))
+    for k, one in enumerate(result.classes):
+        if (labels == k).any():
+            assert one.recall == pytest.approx(right[labels == k].mean(), abs=0.02)
+        assert (one.status in ("lost", "never predicted")) == (one.recall == 0)
+        assert (one.cause is None) == (one.status == "alive" and one.held_out_recall > 0.3) or one.cause == "data"
+    return result
+
+
+def shown(result):
+    """JSON-ready, ranked, and every finding can be read by a person."""
+    json.dumps(result.to_dict(), allow_nan=False)
+    ranks = [["error", "warning", "note"].index(one.severity) for one in result.findings]
+    assert ranks == sorted(ranks)
+    for one in result.findings:
+        assert one.sentence[0].isupper() or one.sentence[0].isdigit(), one.sentence
+        assert one.sentence.endswith("."), one.sentence
+        assert "\n" not in one.sentence + one.remedy
+        assert set(one.classes) <= set(NAMES)
+        if not one.remedy.startswith("collapsekit "):
+            compile(one.remedy, "remedy", "exec")  # it can be typed
+    assert len(result.verdict) == 3
+    return result
+
+
+@pytest.mark.parametrize("kind", ["plain", "gelu-layernorm-adamw", "batchnorm", "balanced without bias"])
+def test_healthy_networks_are_left_alone(kind):
+    data = digits([100] * 10 if "balanced" in kind else LONG_TAIL)
+    made = {
+        "gelu-layernorm-adamw": {"act": nn.GELU, "norm": nn.LayerNorm},
+        "batchnorm": {"norm": nn.BatchNorm1d},
+        "balanced without bias": {"bias": False},
+    }
+    model = network(**made.get(kind, {}))
+    adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    train(model, *data[:2], adamw if "adamw" in kind else sgd(model))
+    result = shown(diagnosed(model, data))
+    assert {one.severity for one in result.findings} <= {"note"}
+    assert result.cause is None
+    assert result.verdict[1] == "Nothing is wrong that can be seen here."
+
+
+def test_decay_that_is_too_strong_without_any_recipe():
+    data, model = digits(LONG_TAIL), network()
+    train(model, *data[:2], sgd(model, decay=0.02), epochs=120)
+    result = shown(diagnosed(model, data))
+    assert result.cause == "regularisation"
+    worst = result.findings[0]
+    assert worst.code == "decay-too-strong"
+    assert "nine" in worst.classes
+    assert worst.numbers["implied_decay"] == pytest.approx(0.02, rel=0.05)  # which it was not told
+    assert worst.remedy.startswith("weight_decay=0.002 ")
+
+
+def test_what_the_recipe_itself_gives_up():
+    penalties = 0.05, 0.005
+    recipe = Penalty(*penalties, batch_size=64)
+    data, model = digits(LONG_TAIL), network(bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    train(model, *data[:2], optimizer, epochs=120, penalties=penalties)
+    result = shown(diagnosed(model, data, recipe=recipe))
+    expected = predict(recipe.problem(LONG_TAIL, LastLayer()))
+    lost = {NAMES[k] for k in np.flatnonzero(expected.confidences < 0.5)}
+    assert {one.label for one in result.classes if one.cause == "regularisation"} == lost
+    assert result.findings[0].code == "regularised-away"
+    assert result.findings[0].numbers["headroom"] == pytest.approx(expected.headroom.min())
+
+
+def test_a_network_that_was_stopped_early():
+    data, model = digits(LONG_TAIL), network()
+    losses = train(model, *data[:2], sgd(model, rate=0.01), epochs=4)
+    for told in ({}, {"history": {"loss": losses}}):
+        assert shown(diagnosed(model, data, **told)).cause == "unfinished"
+
+
+@pytest.mark.parametrize("which", ["hidden", "reversed prior", "wrong sign"])
+def test_a_wrong_bias_is_found_and_its_remedy_mends_it(which):
+    data, model = digits(LONG_TAIL), network()
+    offsets = torch.tensor(-2 * PRIOR, dtype=torch.float32) if which == "wrong sign" else 0.0
+    train(model, *data[:2], sgd(model, decay=5e-3 if which == "wrong sign" else 5e-4), offsets=offsets)
+    added = {"hidden": -30 * (np.arange(10) == 4), "reversed prior": 3 * PRIOR, "wrong sign": 0 * PRIOR}[which]
+    model[1].bias.data += torch.tensor(added, dtype=torch.float32)
+    result = shown(diagnosed(model, data))
+    assert result.cause == "bias"
+    head = model[1]
+    exec(result.findings[0].remedy, {"head": head, "torch": torch})
+    again = diagnosed(model, data)
+    assert all(one.recall > 0.5 for one in again.classes if one.label in result.findings[0].classes)
+
+
+def test_equal_inputs_under_two_labels():
+    inputs, labels, *held_out = digits([100] * 10)
+    twins = np.flatnonzero(labels == 3)[:30]
+    inputs = np.concatenate([inputs[labels != 9], inputs[twins]])
+    labels = np.concatenate([labels[labels != 9], np.full(30, 9)])
+    model = network()
+    train(model, inputs, labels, sgd(model))
+    result = shown(diagnosed(model, (inputs, labels, *held_out)))
+    assert (result.cause, result.findings[0].code) == ("data", "coinciding-samples")
+    assert result.findings[0].classes == ("nine",)
+    assert set(result.suspects["nine"]) == set(np.flatnonzero(labels == 9).tolist())
+    assert "three" in result.findings[0].sentence
+
+
+def test_a_class_that_is_part_of_another():
+    inputs, labels, *held_out = digits([100] * 10)
+    labels = labels.copy()
+    kept = labels != 9
+    labels[np.flatnonzero(labels == 3)[:30]] = 9
+    model = network()
+    train(model, inputs[kept], labels[kept], sgd(model, decay=2e-3), epochs=30)
+    result = shown(diagnosed(model, (inputs[kept], labels[kept], *held_out)))
+    assert (result.cause, result.findings[0].code) == ("data", "inseparable-classes")
+    assert next(one for one in result.classes if one.label == "nine").confused_with == "three"
+
+
+def test_two_samples_are_learned_by_heart():
+    data, model = digits([100] * 8 + [1, 1]), network()
+    train(model, *data[:2], sgd(model))
+    result = shown(diagnosed(model, data))
+    assert (result.cause, result.findings[0].code) == ("data", "too-few-samples")
+    assert result.classes[8].cause == "data" or result.classes[9].cause == "data"
+    assert "one-sample-class" in {one.code for one in result.findings}
+
+
+def test_features_that_are_too_narrow():
+    data, model = digits([100] * 10), network(1)
+    train(model, *data[:2], sgd(model, rate=0.05), epochs=60)
+    assert shown(diagnosed(model, data)).cause == "width"
+
+
+def test_what_the_optimiser_loses():
+    """In as few dimensions as classes, with λ_W far above λ_H and no warm-up, Adam loses classes that can live."""
+    decay = 0.15
+    recipe = Penalty(decay, decay / 900, batch_size=64)
+    data, model = digits(LONG_TAIL), network(10, bias=False)
+    train(model, *data[:2], torch.optim.Adam(model.parameters(), lr=3e-3), epochs=100, penalties=(decay, decay / 900))
+    result = shown(diagnosed(model, data, recipe=recipe))
+    assert (result.cause, result.findings[0].code) == ("optimiser", "lost-by-the-optimiser")
+    assert result.findings[0].numbers["objective_excess"] > 0.01
+
+
+def test_dead_units():
+    data, model = digits(LONG_TAIL), network(16)
+    model[0][2].bias.data.fill_(-100.0)
+    result = shown(diagnosed(model, data))
+    assert (result.cause, result.findings[0].code) == ("optimiser", "degenerate-features")
+
+
+def test_every_rule_has_words_and_a_section():
+    from pathlib import Path
+
+    page = (Path(__file__).parents[2] / "docs" / "diagnose.md").read_text(encoding="utf-8")
+    assert {code for _, _, code in RULES} | {"unknown-cause"} == set(WORDS)
+    for code in WORDS:
+        assert f"\n## {code}\n" in page
+
+
+def square(labels=(0, 0, 1, 1, 2, 2)):
+    features = np.eye(3)[list(labels)]
+    return features, np.array(labels), measure_features(features, labels, 5 * np.eye(3))
+
+
+def test_a_measurement_alone_is_enough():
+    *_, measured = square()
+    result = diagnose(measured)
+    assert repr(result) == ("Diagnosis(All 3 classes are alive on their training samples; cause: none; 0 findings)")
+    assert result.to_dict()["classes"][0] == {
+        "label": "0",
+        "count": 2,
+        "status": "alive",
+        "cause": None,
+        "recall": 1.0,
+        "confidence": pytest.approx(result.classes[0].confidence),
+        "margin": 5.0,
+        "held_out_recall": None,
+        "confused_with": None,
+    }
+
+
+def test_notes_on_the_recipe():
+    features, labels, measured = square()
+    told = {"optimizer": Optimizer("adamw", 1e-3, steps=10), "recipe": Plain(0.01)}
+    assert {one.code for one in diagnose(measured, **told).findings} == {"decoupled-decay", "decay-has-not-acted"}
+    excluded = diagnose(measured, recipe=BatchNorm(0.01, "none"))
+    assert [one.code for one in excluded.findings] == ["norm-layers-excluded"]
+    shifted = measure_features(features - 0.5, labels, 5 * np.eye(3))
+    assert "features-not-nonnegative" in {one.code for one in diagnose(shifted, recipe=Penalty(1e-3, 1e-5)).findings}
+
+
+def test_a_class_without_samples_and_one_that_nothing_explains():
+    rng = np.random.default_rng(0)
+    features, labels = np.abs(rng.normal(size=(30, 6))), np.arange(30) % 3
+    result = diagnose(measure_features(features, labels, rng.normal(size=(4, 6))))
+    assert {one.code for one in result.findings} == {"no-samples", "unknown-cause"}
+    assert result.classes[3].status == "unseen"
+    assert result.classes[3].cause is None
+
+
+@pytest.mark.parametrize(
+    ("told", "names"),
+    [
+        ({"samples": 3}, "samples=3"),
+        ({"samples": (np.eye(3), [0, 1, 2])}, "samples"),
+        ({"held_out": 3}, "held_out=3"),
+        ({"held_out": (np.eye(3), [0, 1, 7])}, "held_out"),
+        ({"recipe": 3}, "recipe=3"),
+        ({"optimizer": "adam"}, "optimizer='adam'"),
+        ({"problem": UFM([1, 2], 0.1, 0.1)}, "problem"),
+        ({"history": {"loss": "abc"}}, "history"),
+        ({"history": {"loss": [[1.0]]}}, "history"),
+        ({"history": {"recalls": [[1.0]]}}, "history"),
+    ],
+)
+def test_misuse_is_named(told, names):
+    *_, measured = square()
+    with pytest.raises(CollapseError, match=f"^{names}") as error:
+        diagnose(measured, **told)
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_head_nothing_is_predicted():
+    with pytest.raises(CollapseError, match="without a head"):
+        diagnose(measure_features(np.eye(3), [0, 1, 2]))
+
+
+def test_features_of_gives_what_the_head_gets():
+    data, model = digits([5] * 10), network()
+    inputs, labels = (torch.from_numpy(values) for values in data[:2])
+    found = features_of(model, list(zip(inputs.split(7), labels.split(7), strict=True)))
+    with torch.no_grad():
+        torch.testing.assert_close(found.features @ found.weight.T + found.bias, model(inputs))
+    assert torch.equal(found.labels, labels)
+    with pytest.raises(CollapseError, match="no batches"):
+        features_of(model, [])

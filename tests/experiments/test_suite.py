@@ -1,0 +1,115 @@
+"""The labelled suite of networks, as it is stored: its files, its labels, and what diagnose says of them today."""
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "experiments"))
+NAMES = ("diagnosis_suite", "_tools.suite_labels", "_tools.harness")
+suite, labels_of, harness = (importlib.import_module(name) for name in NAMES)
+Made = importlib.import_module("_tools.suite_training").Made
+FILES = sorted(suite.FILES.glob("*.npz"))
+CONTENT = harness.results("diagnosis_suite")
+ROWS = {row["name"]: row for row in CONTENT["runs"]}
+ONE_OF_EACH = {(path.name[0], path.name.split("-")[1]): path for path in FILES}
+
+
+def test_the_suite_is_as_large_and_as_small_as_promised():
+    labels = [suite.load(path)[1]["label"]["cause"] for path in FILES]
+    assert list(ROWS) == [path.stem for path in FILES]  # in the order of the files, each once
+    assert len(labels) >= 80
+    assert labels.count(None) >= 28
+    assert min(labels.count(cause) for cause in suite.CAUSES) >= 9
+    assert sum(path.stat().st_size for path in FILES) <= 4 * 2**20
+    planned = {made.name for networks in suite.HALVES.values() for made in networks}
+    assert planned == set(ROWS) | {gone["name"] for gone in CONTENT["thrown_out"]}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_label_is_what_the_stored_network_shows(path):
+    """Alive classes of healthy networks; a class that is hit is not alive, or does not generalise."""
+    arrays, meta = suite.load(path)
+    X, y, W, b = (arrays.get(key) for key in ("X", "y", "W", "b"))
+    found = labels_of.words(X, y, W, b, confidence_decides=meta["loss"] != "MSE")
+    hit = meta["label"]["classes"]
+    if "few" in path.stem.split("-") and meta["label"]["cause"] == "data":
+        recalls, _ = labels_of.outcome(arrays["Xt"], arrays["yt"], W, b)
+        assert max(recalls[hit]) < labels_of.FAR_BELOW
+    elif meta["label"]["cause"] is None:
+        assert set(found) == {"alive"}
+    else:
+        assert hit
+        assert "alive" not in {found[k] for k in hit}
+    assert ROWS[path.stem]["label"] == meta["label"]
+
+
+@pytest.mark.parametrize("path", ONE_OF_EACH.values(), ids=lambda path: path.stem)
+def test_diagnose_says_today_what_was_stored(path):
+    row = json.loads(json.dumps(suite.diagnosed(path)))
+    assert row == ROWS[path.stem]
+    assert row["statuses_right"]
+
+
+@pytest.mark.heavy
+def test_diagnose_says_today_what_was_stored_of_all():
+    assert [json.loads(json.dumps(suite.diagnosed(path))) for path in FILES] == [*ROWS.values()]
+
+
+def test_the_verdicts_follow_from_the_rows_and_the_bands_are_met():
+    assert CONTENT["bands"] == suite.BANDS
+    assert CONTENT["table"] == suite.judge([*ROWS.values()], suite.BANDS)
+    ill = [row for row in ROWS.values() if row["label"]["cause"]]
+    well = [row for row in ROWS.values() if not row["label"]["cause"]]
+    assert sum(map(suite.right, ill)) >= suite.BANDS["right first cause"] * len(ill)
+    assert len(well) >= suite.BANDS["healthy"]
+    assert all(map(suite.right, well))
+    assert all(row["statuses_right"] for row in ROWS.values())
+
+
+def test_what_the_frozen_rules_said_is_kept():
+    frozen = json.loads(suite.AS_FROZEN.read_text(encoding="utf-8"))["found"]
+    assert frozen.keys() == ROWS.keys()
+    late = [name for name, row in ROWS.items() if row["half"] == "B" and row["label"]["cause"]]
+    wrong = [name for name in late if frozen[name] != ROWS[name]["label"]["cause"]]
+    line = next(entry for entry in CONTENT["table"] if entry["tested_on"].startswith("half B, by the rules as frozen"))
+    assert line["measured"].startswith(f"{len(late) - len(wrong)} of {len(late)} ")
+    assert all(name in line["measured"] for name in wrong)
+
+
+def test_a_wrong_answer_is_counted():
+    rows = [row | {"found": "nothing"} for row in ROWS.values()]
+    rows[0] = rows[0] | {"statuses_right": False}
+    lines = suite.judge(rows, suite.BANDS)
+    first = [
+        entry["verdict"] for entry in lines if "first cause" in entry["claim"] and "as frozen" not in entry["tested_on"]
+    ]
+    assert first == ["fails"] * 2
+    assert "fails" in [entry["verdict"] for entry in lines if "logits" in entry["claim"]]
+    alarm = {"findings": [["code", "warning", None, 1]], "label": {"cause": None, "classes": []}}
+    assert not suite.right(alarm)
+
+
+def test_a_network_that_nothing_was_done_to_is_thrown_out_by_every_check_but_that_of_the_healthy():
+    made = Made("H", None, "mixture:3:4:5", (20, 20, 20), 7, hidden=(8,), dim=4, steps=100, rate=0.02)
+    run = labels_of.trained(made)
+    assert labels_of.healthy(run, made)[0] == []
+    for check in (labels_of.unfinished, labels_of.bias, labels_of.width):
+        with pytest.raises(labels_of.ThrownOut):
+            check(run, made)
+    few = replace(made, change="few", pairs=((2, 0),), twin=30)
+    with pytest.raises(labels_of.ThrownOut, match="held-out recall"):
+        labels_of.data(run, few)
+
+
+def test_a_hit_leads_by_more_than_one_per_cent_of_the_median_lead():
+    features = np.eye(3)
+    W = np.array([[2.0, 0, 0.0], [0, 2.0, 0.999], [0, 0, 1.0]])
+    recalls, confidences = labels_of.outcome(features, np.arange(3), W)
+    assert recalls.tolist() == [1, 1, 0]
+    assert confidences[0] == pytest.approx(np.exp(2) / (np.exp(2) + 2))
