@@ -5,6 +5,7 @@ import pickle
 import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -277,6 +278,19 @@ def test_predict_says_at_which_decay_each_class_dies(capsys):
 def test_help_has_an_example(capsys, command):
     main([command, "--help"])
     assert f"Example: collapsekit {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fills_its_lines_and_has_no_markup(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    main([command, "--help"])
+    text = capsys.readouterr().out
+    assert "``" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    above = text.split("╭")[0].split("Example:")[0].split("\n\n")[1:]
+    for paragraph in above:  # no line ends where the next word would have found room
+        lines = paragraph.splitlines()
+        assert all(len(f"{a.rstrip()} {b.split()[0]}") > 80 for a, b in pairwise(lines)), paragraph
 
 
 @pytest.mark.parametrize("command", COMMANDS)

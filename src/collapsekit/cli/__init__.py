@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from importlib import import_module
+from inspect import getdoc
 from io import TextIOWrapper
 
 SOME_FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
@@ -50,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     words = sys.argv[1:] if arguments is None else arguments
     listing = not words or words[0].startswith("-")  # a command's own help is its docstring, with its examples
+    if words and words[0] in COMMANDS and {"--help", "-h"} & set(words):
+        _unwrap_help(words[0])
     for name, summary in COMMANDS.items():
         app.command(f"collapsekit.cli.{name}:{name}", name=name, help=summary if listing else None)
     try:
@@ -78,6 +82,44 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
     print_error(message)
     return USER_ERROR
+
+
+def _unwrap_help(name: str) -> None:
+    """Join the lines of each paragraph of a command's docstring and of its flags: a terminal wraps them itself."""
+    from collapsekit.cli import _inputs
+
+    module = import_module(f"collapsekit.cli.{name}")
+    shared = (_inputs.Counting, _inputs.Penalties, _inputs.Head, getattr(module, "TrainConfig", _inputs.Head))
+    for documented in (getattr(module, name), *shared):
+        documented.__doc__ = unwrapped(getdoc(documented) or "").replace("``", "")
+
+
+def unwrapped(doc: str) -> str:
+    """Return a docstring whose paragraphs, and whose descriptions of parameters, are one line each.
+
+    Examples
+    --------
+    >>> print(unwrapped("Say what\\nis.\\n\\nParameters\\n---\\na : int\\n    One\\n    two.\\nb : int\\n    Three."))
+    Say what is.
+    <BLANKLINE>
+    Parameters
+    ---
+    a : int
+        One two.
+    b : int
+        Three.
+    """
+    lines, listed = list[str](), False
+    for line in doc.splitlines():
+        listed = listed or line.startswith("---")
+        indent = len(line) - len(line.lstrip())
+        before = lines[-1] if lines else ""
+        same = bool(before) and bool(line) and indent == len(before) - len(before.lstrip())
+        if same and (indent or not (listed or line in ("Parameters", "Attributes"))):
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def _version() -> str:
