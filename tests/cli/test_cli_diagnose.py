@@ -48,6 +48,7 @@ def folder(tmp_path, monkeypatch, spoiled):
         arrays = {key: value.detach().numpy() for key, value in found._asdict().items()}
         np.savez(name, names=names, **arrays)
     torch.save(model.state_dict(), "checkpoint.pt")
+    save_file({"fc.weight": model[-1].weight.detach(), "fc.bias": model[-1].bias.detach()}, "model.safetensors")
     return tmp_path
 
 
@@ -159,7 +160,10 @@ def test_names_are_escaped_and_a_thousand_classes_fit(folder, capsys):
 
 
 def commands():
-    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    """All of the page, and the way of somebody who has a model in the README."""
+    readme = (PAGE.parents[1] / "README.md").read_text(encoding="utf-8").split("\n## ")[1]
+    text = PAGE.read_text(encoding="utf-8") + readme
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if line]
 
 
