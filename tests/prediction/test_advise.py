@@ -5,10 +5,11 @@ import re
 import numpy as np
 import pytest
 
-from collapsekit import MSE, UFM, CollapseError, CrossEntropy, long_tail, predict
+from collapsekit import MSE, UFM, CollapseError, CrossEntropy, Focal, long_tail, predict
 from collapsekit.prediction import advise, largest_decays
 from collapsekit.prediction._advise import scaled
 from collapsekit.recipe import BatchNorm, LastLayer, Penalty
+from collapsekit.solver.progress import Progress
 from collapsekit.theory import counts_for
 
 
@@ -111,3 +112,69 @@ def test_what_cannot_be_asked_for_says_so():
         advise(UFM([500, 300, 40, 10], 1e-2, 1e-3), min_confidence=0.2)
     with pytest.raises(CollapseError, match=r"min_confidence=0\.5: MSE aims at no confidence; leave it out"):
         advise(UFM([500, 300, 40, 10], 1e-2, 1e-3, loss=MSE()), min_confidence=0.5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (Focal(), "losses = losses * torch.tensor(["),
+        (MSE(), "losses = losses * torch.tensor(["),
+        (CrossEntropy(smoothing=0.1), "label_smoothing=0.1)"),
+        (CrossEntropy(), "CrossEntropyLoss(weight=torch.tensor(["),
+    ],
+    ids=str,
+)
+def test_weights_are_pasted_into_the_loss_that_they_were_made_for(loss, said):
+    remedies = {one.name: one for one in advise(UFM([500, 300, 40, 10], 3e-3, 1e-4, loss=loss)).remedies}
+    assert said in remedies["class weights"].line
+
+
+def test_target_margins_are_those_of_raw_logits_at_any_temperature():
+    torch = pytest.importorskip("torch")
+    problem = UFM([50, 20, 5], 5e-4, 5e-4, loss=CrossEntropy(temperature=2.0))
+    remedy = next(one for one in advise(problem).remedies if one.name == "target margins")
+    W, H = (torch.tensor(side) for side in remedy.prediction.weights_and_features())
+    labels = torch.arange(3).repeat_interleave(torch.tensor([50, 20, 5]))
+    logits = (H @ W.T)[labels].double()
+    exec(remedy.line, {"torch": torch, "logits": logits, "labels": labels})
+    loss = torch.nn.functional.cross_entropy(logits / 2, labels)
+    penalties = 5e-4 * (W.square().sum() + torch.tensor([50.0, 20.0, 5.0], dtype=W.dtype) @ H.square().sum(1))
+    assert float(loss + penalties / 2) == pytest.approx(remedy.prediction.objective, rel=1e-3)  # four digits pasted
+
+
+def test_a_confidence_out_of_reach_leaves_the_other_advice():
+    advice = advise(UFM([500, 300, 40, 10], 1e-3, 1e-4, loss=CrossEntropy(smoothing=0.1)), min_confidence=0.99)
+    assert advice.largest is None
+    assert "smoothing or offsets keep it lower" in advice.impossible["decays"]
+
+
+def test_weighted_smoothing_is_advised_from_the_plain_twin():
+    loss = CrossEntropy(smoothing=0.1, smoothing_weights=[1.0, 1.0, 2.0, 3.0])
+    problem = UFM([500, 300, 40, 10], 3e-2, 1e-3, loss=loss, class_weights=[1, 1, 2, 3])
+    assert "class weights" in {one.name for one in advise(problem, min_confidence=0.4).remedies}
+
+
+def test_what_is_enough_is_not_told_to_decay_more():
+    advice = advise(UFM([500, 300, 40, 10], 3e-4, 1e-3))
+    assert "decays" not in {one.name for one in advice.remedies}
+
+
+def test_the_decay_of_a_bias_is_pasted_with_the_others():
+    problem = UFM([500, 300, 40, 10], 3e-2, 1e-3, bias=0.02)
+    numbers = pasted(advise(problem, min_confidence=0.4).remedies[0].line)
+    again = predict(UFM([500, 300, 40, 10], numbers["lambda_w"], numbers["lambda_h"], bias=numbers["bias"]))
+    assert again.confidences.min() == pytest.approx(0.4, abs=5e-4)
+
+
+def test_an_interruption_ends_the_search(monkeypatch):
+    """Ctrl-C in the middle of one optimum, which keeps its best point, is no answer about the decays."""
+    steps = iter(range(10**6))
+
+    def interrupted(_):
+        if next(steps) == 3:
+            raise KeyboardInterrupt
+        return False
+
+    monkeypatch.setattr(Progress, "spent", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        largest_decays(UFM([500, 300, 40, 10], 3e-2, 1e-3, dim=1))

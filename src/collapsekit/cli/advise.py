@@ -101,7 +101,7 @@ def advise(
             "problem": problem.to_dict(),
             "confidences": now.confidences.tolist(),
             "thresholds": limits and limits.to_dict(),
-            "largest_penalty": asdict(advice.largest),
+            "largest_penalty": advice.largest and asdict(advice.largest),
             "min_confidence": min_confidence,
             "enough": advice.enough,
             "remedies": [
@@ -146,9 +146,10 @@ def _columns(advice: Advice, names: list[str], limits: Thresholds | None, decay:
 
 def _steps(advice: Advice, names: list[str], wanted: str) -> list[str]:
     """How far the decays may grow, then each remedy with what to paste and what it leaves, then what is impossible."""
-    limit = advice.largest
-    change = "may grow by a factor below" if limit.factor > 1 else "must be multiplied by less than"
-    sentences = [f"Decays: all {change} {limit.factor:.4g} for {wanted} (λ_W λ_H below {limit.product:.4g})."]
+    limit, sentences = advice.largest, list[str]()
+    if limit is not None:
+        change = "may grow by a factor below" if limit.factor > 1 else "must be multiplied by less than"
+        sentences.append(f"Decays: all {change} {limit.factor:.4g} for {wanted} (λ_W λ_H below {limit.product:.4g}).")
     if advice.enough:
         sentences.append("Nothing has to change; each of these changes what classes keep:")
     elif any(remedy.reaches for remedy in advice.remedies):

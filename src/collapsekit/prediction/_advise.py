@@ -15,6 +15,8 @@ from collapsekit.prediction._predict import predict
 from collapsekit.prediction._prediction import Basis, Prediction
 from collapsekit.problem import UFM
 from collapsekit.recipe import Penalty, Recipe
+from collapsekit.solver import Solution
+from collapsekit.solver.progress import Status
 from collapsekit.theory import LargestPenalty, NoClosedForm, counts_for, largest_penalty, margins_for, weights_for
 from collapsekit.theory._counts import needed_headroom, with_counts
 from collapsekit.theory._inverse import class_label, class_position
@@ -26,6 +28,12 @@ FARTHEST = 2.0**40
 """Beyond this factor, up or down, no answer is looked for."""
 SAFE = 0.9
 """Share of the largest decays that is advised: at the largest themselves a class dies."""
+SECONDS = 5.0
+"""For the optimum of one problem, dozens of which are asked for; past them the best point found counts."""
+
+
+class NoFactor(CollapseError):
+    """The fate of a class does not depend on the decays."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +71,9 @@ class Advice:
         Of the recipe as it stands.
     enough : bool
         Whether it keeps every class already.
-    largest : LargestPenalty
-        How far the decays may grow before a class falls short; below 1: by how much they must shrink.
+    largest : LargestPenalty or None
+        How far the decays may grow before a class falls short; below 1: by how much they must shrink. None if no
+        decays do: `impossible` says why.
     remedies : tuple of Remedy
         Those that reach what is wanted first; the simplest first among them.
     impossible : dict of str to str
@@ -73,7 +82,7 @@ class Advice:
 
     now: Prediction
     enough: bool
-    largest: LargestPenalty
+    largest: LargestPenalty | None
     remedies: tuple[Remedy, ...]
     impossible: dict[str, str]
 
@@ -131,13 +140,19 @@ def advise(
     """
     position = None if keep is None else class_position(problem, keep)
     needed_headroom(plain_twin(problem), min_confidence)  # refuses what cannot be asked for
-    now, largest = predict(problem), largest_decays(problem, position, min_confidence=min_confidence)
+    now, largest, impossible = predict(problem), None, dict[str, str]()
+    enough = not _short(now, position, min_confidence).any()
+    try:
+        largest = largest_decays(problem, position, min_confidence=min_confidence)
+    except NoFactor as error:
+        impossible["decays"] = str(error).split(": ", 1)[-1]
 
     def remedy(name: Any, line: str, values: Array | None, after: UFM) -> Remedy:
-        found = predict(after)
+        found = _expected(after)
         return Remedy(name, line, values, found, not _short(found, position, min_confidence).any())
 
     def decays() -> Remedy:
+        assert largest is not None
         factor = largest.factor * (SAFE if min_confidence is None else 1.0)
         line, factor = _decays_line(problem, recipe, factor)
         return remedy("decays", line, None, scaled(problem, factor))
@@ -147,16 +162,17 @@ def advise(
         loss = problem.loss
         if isinstance(loss, CrossEntropy) and loss.smooths:  # torch's weights weigh its smoothing, too
             loss = replace(loss, smoothing_weights=tuple(found.tolist()))
-        line = f"torch.nn.CrossEntropyLoss(weight=torch.tensor({_listed(found)}))"
-        return remedy("class weights", line, found, replace(problem, class_weights=found, loss=loss))
+        return remedy(
+            "class weights", _weights_line(problem, found), found, replace(problem, class_weights=found, loss=loss)
+        )
 
     def targets() -> Remedy:
         shifted: Any = margins_for(plain_twin(problem), margins).loss
-        values = np.array(shifted.margins)
-        line = f"logits[torch.arange(len(labels)), labels] -= torch.tensor({_listed(values)})[labels]"
         loss: Any = problem.loss
-        after = replace(problem, loss=replace(loss, margins=shifted.margins))
-        return remedy("target margins", line, values, after)
+        values = loss.temperature * np.array(shifted.margins)  # on the logits as the head gives them
+        line = f"logits[torch.arange(len(labels)), labels] -= torch.tensor({_listed(values)})[labels]"
+        line += "" if loss.margins is None else "  # in place of the margins that you have"
+        return remedy("target margins", line, values, replace(problem, loss=replace(loss, margins=shifted.margins)))
 
     def oversampling() -> Remedy:
         counts = counts_for(plain_twin(problem), hold=recipe, min_confidence=min_confidence)
@@ -164,15 +180,17 @@ def advise(
             "indices = np.concatenate([np.resize(np.flatnonzero(labels == k), n) "
             f"for k, n in enumerate({counts.astype(int).tolist()})])"
         )
+        if isinstance(problem.loss, CrossEntropy) and (problem.loss.margins or problem.loss.offsets):
+            line += "  # margins and offsets of the loss stay those of today's counts"
         return remedy("oversampling", line, counts, with_counts(problem, counts, recipe))
 
     made: dict[str, Callable[[], Remedy]] = {
-        "decays": decays,
+        **({} if largest is None or enough else {"decays": decays}),
         "class weights": weights,
         "target margins": targets,
         "oversampling": oversampling,
     }
-    possible, impossible = list[Remedy](), dict[str, str]()
+    possible = list[Remedy]()
     for name, make in made.items():
         try:
             found = make()
@@ -182,7 +200,7 @@ def advise(
         if found.values is None or not np.array_equal(found.values, problem.counts):  # enough already
             possible.append(found)
     ranked = sorted(possible, key=lambda one: not one.reaches)  # stable
-    return Advice(now, not _short(now, position, min_confidence).any(), largest, tuple(ranked), impossible)
+    return Advice(now, enough, largest, tuple(ranked), impossible)
 
 
 def largest_decays(
@@ -230,7 +248,7 @@ def largest_decays(
     k = None if label is None else class_position(problem, label)
 
     def lost(factor: float) -> int | None:
-        found = predict(scaled(problem, factor))
+        found = _expected(scaled(problem, factor))
         if found.basis is Basis.BOUNDS:
             raise CollapseError(
                 f"counts: {problem.num_classes} classes are too many to search for their largest decays; see what "
@@ -248,7 +266,12 @@ def largest_decays(
         while (dead := lost(low)) is not None and low > 1 / FARTHEST:
             high, first, low = low, dead, low / 2
     if first is None or low <= 1 / FARTHEST:
-        raise CollapseError(
+        if min_confidence is not None and first is not None:
+            raise NoFactor(
+                f"min_confidence={min_confidence:g}: no decays give every class that confidence, smoothing or offsets "
+                "keep it lower; ask for less"
+            )
+        raise NoFactor(
             "label: the fate of the class is the same at all penalties that can be tried; see what predict says of it"
         )
     while high / low > CLOSE:
@@ -269,7 +292,7 @@ def plain_twin(problem: UFM) -> UFM:
     """Return the problem that has a closed form, with the same counts and penalties: no bias, no offsets, a ReLU."""
     loss = problem.loss
     if isinstance(loss, CrossEntropy):
-        loss = replace(loss, offsets=None, scales=None)
+        loss = replace(loss, offsets=None, scales=None, smoothing_weights=None)
     if problem.types is not None:
         raise NoClosedForm("types: samples of several classes coincide, and no weights tell them apart")
     return replace(problem, bias=None, relu=True, dim=None, loss=loss)
@@ -283,13 +306,31 @@ def _short(found: Prediction, position: int | None, min_confidence: float | None
     return short if position is None else short & (np.arange(len(short)) == position)
 
 
+def _expected(problem: UFM) -> Prediction:
+    """What is expected of a problem, found in a short time; an interruption ends the whole search."""
+    found = predict(problem, time_limit=SECONDS)
+    if isinstance(found.source, Solution) and found.source.status is Status.INTERRUPTED:
+        raise KeyboardInterrupt
+    return found
+
+
+def _weights_line(problem: UFM, weights: Array) -> str:
+    """The weights as the loss takes them: torch's own where it is cross-entropy, else as factors of the losses."""
+    listed, loss = f"torch.tensor({_listed(weights)})", problem.loss
+    if not isinstance(loss, CrossEntropy) or isinstance(loss.smoothing, tuple):
+        return f"losses = losses * {listed}[labels]  # one loss a sample, before their mean"
+    smoothing = f", label_smoothing={loss.smoothing:g}" if loss.smooths else ""
+    return f"torch.nn.CrossEntropyLoss(weight={listed}{smoothing})"
+
+
 def _decays_line(problem: UFM, recipe: Recipe | None, factor: float) -> tuple[str, float]:
     """The decays times a factor, rounded down to four digits so that they can be typed, and the factor that makes."""
     decay = problem.lambda_w if recipe is None else recipe.weight_decay
     typed = _rounded_down(factor * decay)
     factor = typed / decay
     if recipe is None:
-        return f"lambda_w={typed:g}, lambda_h={_number(factor * problem.lambda_h)}", factor
+        bias = f", bias={factor * problem.bias:.4g}" if isinstance(problem.bias, float) else ""
+        return f"lambda_w={typed:g}, lambda_h={_number(factor * problem.lambda_h)}{bias}", factor
     features = f", feature_decay={factor * recipe.feature_decay:.4g}" if isinstance(recipe, Penalty) else ""
     return f"weight_decay={typed:g}{features}", factor
 

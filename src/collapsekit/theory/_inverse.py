@@ -148,7 +148,9 @@ def weights_for(problem: UFM, margins: Wish = "equal") -> WeightAdvice:
     array([4.997693, 4.997693])
     """
     if isinstance(problem.loss, Hinge):
-        raise CollapseError("loss=Hinge(): its margins are 1 or 0, whatever the weights; use largest_penalty")
+        raise CollapseError(
+            "loss=Hinge(): its margins are 1 or 0, whatever the weights; lower the penalties (largest_penalty)"
+        )
     plain = replace(problem, class_weights=None)
     require_closed_form(plain)
     costs, shares = margin_prices(plain), plain.counts / plain.num_samples
@@ -206,7 +208,9 @@ def margins_for(problem: UFM, margins: Wish = "equal") -> UFM:
     """
     loss = problem.loss
     if not isinstance(loss, CrossEntropy):
-        raise CollapseError(f"loss={type(loss).__name__}: target margins belong to CrossEntropy; use weights_for")
+        raise CollapseError(
+            f"loss={type(loss).__name__}: target margins belong to CrossEntropy; weigh the classes (weights_for)"
+        )
     plain = replace(problem, loss=replace(loss, margins=None))
     require_closed_form(plain)
     size, temperature = plain.num_classes, loss.temperature
