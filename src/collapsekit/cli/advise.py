@@ -152,10 +152,11 @@ def _steps(advice: Advice, names: list[str], wanted: str) -> list[str]:
         sentences.append(f"Decays: all {change} {limit.factor:.4g} for {wanted} (λ_W λ_H below {limit.product:.4g}).")
     if advice.enough:
         sentences.append("Nothing has to change; each of these changes what classes keep:")
-    elif any(remedy.reaches for remedy in advice.remedies):
-        sentences.append("One of these is enough, the simplest first:" if advice.remedies[0].reaches else "")
+    elif advice.remedies and advice.remedies[0].reaches:
+        sentences.append("One of these is enough, the simplest first:")
     else:
-        sentences.append("Nothing below is enough alone; take them together with smaller decays:")
+        together = "" if limit is None else "; take them together with smaller decays"
+        sentences.append(f"Nothing below is enough alone{together}:")
     for i, remedy in enumerate(advice.remedies, 1):
         enough = "" if remedy.reaches or advice.enough else ", not enough alone"
         sentences.append(f"{i}. {remedy.name.capitalize()}{enough}: {_line(remedy, len(names))}")
