@@ -116,8 +116,8 @@ def added(model: Balanced, point: Point, directions: Array, slopes: Array) -> Po
 def staircase(point: Point, rows: Index, rank: Index) -> Point:
     """Return a point with triangular features in the order of `rank`, one coordinate for each of `rows` (so ordered).
 
-    The Gram matrix of these rows and their logits stay as they are, if the factor of Cholesky is nonnegative; what other
-    rows have beyond their projection onto them is lost.
+    The Gram matrix of these rows and their logits stay as they are if the factor of Cholesky is nonnegative; what
+    other rows have beyond their projection onto them is lost.
     """
     gram, logits = point.V @ point.V[rows].T, point.V[rows] @ point.U.T
     factor, order = np.linalg.cholesky(gram[rows]), np.argsort(rows)
