@@ -169,8 +169,8 @@ class Search:
         own = np.linalg.norm(frame.point.U, axis=0) * np.diag(frame.point.V)
         lives = own > DEAD * model.penalty(frame.point) / model.kappa
         first = Point(frame.point.U[:, lives], frame.point.V[:, lives], frame.point.b)
-        starts = [first, *(self._leaned(model, frame, (alone, lives), rank) if model.has_bias and not self.over else [])]
-        here = Local(model, min(starts, key=model.objective))
+        leaned = self._leaned(model, frame, (alone, lives), rank) if model.has_bias and not self.over else []
+        here = Local(model, min([first, *leaned], key=model.objective))
         for goal in GOALS:
             here = descend(model, here.point, goal, self.progress, shared[:, lives])
             if goal <= CERTIFIABLE:
