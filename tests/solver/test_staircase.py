@@ -6,6 +6,8 @@ import pytest
 from _support.tolerances import CERTIFIED
 from collapsekit import UFM, CrossEntropy, long_tail, solve
 from collapsekit.solver import search
+from collapsekit.solver.coordinates import staircase
+from collapsekit.solver.model import Point
 
 COUNTS = long_tail(3000, 40, 40)
 
@@ -41,3 +43,19 @@ def test_it_ends_where_the_search_without_it_does(monkeypatch):
     assert without.lower_bound <= with_it.objective
     assert with_it.lower_bound <= without.objective
     assert with_it.steps < without.steps
+
+
+def test_a_frame_that_leans_along_one_direction_fits_onto_the_staircase():
+    """Its Gram matrix, a diagonal plus one of rank 1, has a nonnegative triangular factor in every order."""
+    rng = np.random.default_rng(0)
+    V = np.hstack([np.diag(rng.uniform(0.5, 2, 12)), rng.uniform(0, 1, (12, 1))])
+    U, rank = rng.normal(size=(12, 13)), rng.permutation(12)
+    point = staircase(Point(U, V, np.zeros(12)), np.argsort(rank), rank)
+    assert (point.V[rank[:, None] < rank] == 0).all()
+    np.testing.assert_allclose(point.V @ point.V.T, V @ V.T, rtol=1e-12)
+    np.testing.assert_allclose(point.V @ point.U.T, V @ U.T, rtol=0, atol=1e-12)
+    assert np.linalg.norm(point.U) <= np.linalg.norm(U)
+    some = np.argsort(rank)[:9]  # the others, dead ones in the frame, keep what they share with these
+    fewer = staircase(Point(U, V, np.zeros(12)), some, rank)
+    np.testing.assert_allclose(fewer.V @ fewer.V[some].T, V @ V[some].T, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(fewer.V[some] @ fewer.U.T, V[some] @ U.T, rtol=0, atol=1e-12)

@@ -6,6 +6,7 @@ import numpy as np
 
 from collapsekit.losses.sums import EPS
 from collapsekit.solver.model import Balanced, Point
+from collapsekit.solver.strips import Index
 from collapsekit.validation import Array
 
 NEGLIGIBLE = 1e-12
@@ -110,6 +111,18 @@ def added(model: Balanced, point: Point, directions: Array, slopes: Array) -> Po
         elif best is not None:
             break
     return best
+
+
+def staircase(point: Point, rows: Index, rank: Index) -> Point:
+    """Return a point with triangular features in the order of `rank`, one coordinate for each of `rows` (so ordered).
+
+    The Gram matrix of these rows and their logits stay as they are if the factor of Cholesky is nonnegative; what
+    other rows have beyond their projection onto them is lost.
+    """
+    gram, logits = point.V @ point.V[rows].T, point.V[rows] @ point.U.T
+    factor, order = np.linalg.cholesky(gram[rows]), np.argsort(rows)
+    V, U = np.linalg.solve(factor, gram.T).T[:, order], np.linalg.solve(factor, logits).T[:, order]
+    return Point(U, np.where(rank[:, None] >= rank[rows[order]], np.maximum(V, 0.0), 0.0), point.b)
 
 
 def largest(point: Point, count: int) -> Point:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from collapsekit.solver.model import Balanced, Point
 from collapsekit.solver.progress import Progress
-from collapsekit.solver.strips import Index, pattern
+from collapsekit.solver.strips import FEW, Index, pattern
 from collapsekit.validation import Array
 
 Mask = NDArray[np.bool_]
@@ -38,14 +38,16 @@ NEARLY = 0.999
 With 0.9 steps of 1,000 classes cost 2.5 times the products at decay 0.02, and somewhat fewer at 5e-4."""
 
 
-def effort(size: int, stationarity: float) -> tuple[float, int, int]:
+def effort(size: int, stationarity: float, sparse: bool = False) -> tuple[float, int, int]:
     """Return how well a step is solved for K classes; with many, steps along manifolds of equivalent optima cost most.
+
+    There are none in the frame, nor with a few coordinates more (`sparse`).
 
     The shift of the Hessian, in units of its diagonal, for a stationarity of 1 or more and in proportion below;
     products of one run of conjugate gradients; and such runs, one a face, in one step.
     """
     # measured: with these the steps to a gap of 1e-10 cost the least time at 10, 100 and 1,000 classes
-    if size <= SMALL:
+    if size <= SMALL or sparse:
         return 0.1, 400, 12
     return (10.0, 20, 3) if stationarity > EARLY and size > MANY else (10.0, 60, 5)
 
@@ -86,6 +88,7 @@ class Face:
         self.mask = unpack(here.free.astype(np.float64), point.V.shape)[1] > 0
         self.pattern = pattern(self.mask)
         self.ends = np.cumsum([point.U.size, self.pattern.rows.size])
+        self.effort = effort(here.model.size, here.stationarity, self.pattern.rows.size <= FEW * here.model.rows)
         self._U, self._V = np.ascontiguousarray(point.U.T), self.pattern.laid(point.V[self.mask])
         floor = -point.V[self.mask] if here.model.problem.relu else np.full(self.pattern.rows.size, -np.inf)
         self.lower = np.concatenate([np.full(self.ends[0], -np.inf), floor, np.full(self.biases, -np.inf)])
@@ -273,7 +276,7 @@ def _trial(face: Face, metric: Metric, radius: float, progress: Progress) -> tup
     Conjugate gradients on the free entries, a projected search where they leave the orthant, and again on the face
     that is left (Lin and Moré, 1999).
     """
-    here, (_, _, faces) = face.here, effort(face.here.model.size, face.here.stationarity)
+    here, (_, _, faces) = face.here, face.effort
     gradient, free = face.reduced(*unpack(here.gradient, here.point.V.shape)), np.ones(metric.diagonal.size, dtype=bool)
     step, bent, edge, fall, first = np.zeros_like(gradient), np.zeros_like(gradient), False, 0.0, None
     for _ in range(faces):
@@ -335,7 +338,7 @@ def _steihaug(
     shift of the size of the gradient keeps the steps along them short and the convergence quadratic.
     """
     (metric, inverse), (free, residual, base), (radius, wanted) = scale, start, ends
-    shift, products, _ = effort(face.here.model.size, face.here.stationarity)
+    shift, products, _ = face.effort
     shift = shift * min(1.0, face.here.stationarity)
     step = np.zeros_like(residual)
     scaled = inverse(residual)

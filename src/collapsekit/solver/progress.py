@@ -47,6 +47,11 @@ class Progress:
         return time.monotonic() > self.deadline
 
     @property
+    def over(self) -> bool:
+        """Whether the search has been ended, or its time is over."""
+        return self.ended is not None or self.late
+
+    @property
     def patience(self) -> float:
         """Until when a bound may be sharpened, by the monotonic clock."""
         end = 0.0 if self.ended is Status.INTERRUPTED else self.deadline

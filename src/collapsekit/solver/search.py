@@ -16,14 +16,16 @@ from collapsekit.solver.coordinates import (
     responding,
     room,
     rounded,
+    staircase,
     tidied,
     widened,
 )
 from collapsekit.solver.model import Balanced, Point
-from collapsekit.solver.newton import SMALL, Local, descend
-from collapsekit.solver.polar import escape_directions
+from collapsekit.solver.newton import SMALL, Local, Mask, descend
+from collapsekit.solver.polar import ascents, escape_directions
 from collapsekit.solver.progress import Progress, Status
 from collapsekit.solver.solution import Solution
+from collapsekit.solver.strips import Index
 from collapsekit.validation import frozen
 
 START_SCALE = 0.1
@@ -163,9 +165,12 @@ class Search:
         alone, shared = np.eye(rows, dtype=bool), rank[:, None] >= rank
         empty = Point(np.zeros((model.size, rows)), np.diag(1 / model.factors**0.5), np.zeros(model.size))
         start = responding(model, empty)
-        frame = descend(model, start, COARSE, self.progress, alone).point
-        lives = np.linalg.norm(frame.U, axis=0) * np.diag(frame.V) > DEAD * model.penalty(frame) / model.kappa
-        here = Local(model, Point(frame.U[:, lives], frame.V[:, lives], frame.b))
+        frame = descend(model, start, COARSE, self.progress, alone)
+        own = np.linalg.norm(frame.point.U, axis=0) * np.diag(frame.point.V)
+        lives = own > DEAD * model.penalty(frame.point) / model.kappa
+        first = Point(frame.point.U[:, lives], frame.point.V[:, lives], frame.point.b)
+        leaned = self._leaned(model, frame, (alone, lives), rank) if model.has_bias and not self.over else []
+        here = Local(model, min([first, *leaned], key=model.objective))
         for goal in GOALS:
             here = descend(model, here.point, goal, self.progress, shared[:, lives])
             if goal <= CERTIFIABLE:
@@ -174,6 +179,22 @@ class Search:
             if self.over:
                 break
         return here.point
+
+    def _leaned(self, model: Balanced, frame: Local, own: tuple[Mask, Mask], rank: Index) -> list[Point]:
+        """The frame with one coordinate for all classes, brought onto the staircase; empty if none helps.
+
+        With a bias rare classes want features that lean towards each other: little but one direction of them.
+        """
+        A, (alone, lives) = frame.scaled @ frame.scaled.T, own
+        direction = ascents(A, True, np.maximum(A, 0.0).sum(axis=1)[None] + 1e-300)
+        if float((direction @ A @ direction.T).item()) <= model.kappa**2 * (1 + 4 * frame.stationarity):
+            return []
+        wider = added(model, frame.point, direction, frame.slopes)
+        if wider is None:
+            return []
+        within = np.hstack([alone, np.ones((len(alone), 1), dtype=bool)])
+        leaning = descend(model, wider, COARSE, self.progress, within).point
+        return [staircase(leaning, np.flatnonzero(lives)[np.argsort(rank[lives])], rank)]
 
     def _escaped(self, model: Balanced, here: Local, most: int) -> Point | None:
         """The point with coordinates along escape directions, or None if there are none, or no room.
@@ -262,6 +283,8 @@ class Search:
         """Take the point if it is the best that fits into `dim`, and its bound if it is the highest."""
         # a polar this close to κ needs no tighter bound: what remains is a thousandth of the tolerance
         target = min(1e-3 * self.tol, 1e-11) if target is None else target
+        if self.progress.over and model.size > SMALL and here.stationarity > RANKED:
+            target = np.inf  # no bound closes the gap there, and with many classes a second one takes seconds
         offered, bound = certificate_at(model, here.point, target, self.progress.patience), self.found.lower_bound
         objective, dim, count = offered.objective, self.problem.dim, here.point.V.shape[1]
         if objective < self.relaxed * (1 - TIE) or (objective <= self.relaxed * (1 + TIE) and count < self.needed):
