@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from collapsekit.solver.cones import by_cones, factor, highest
 from collapsekit.validation import Array
 
 EXACT_LEAST_SQUARES, LARGEST_SEMIDEFINITE = 40, 60
@@ -26,12 +27,16 @@ EXACT_LEAST_SQUARES, LARGEST_SEMIDEFINITE = 40, 60
 second or so each."""
 LARGEST_EXACT = 15
 """Classes up to which all supports are enumerated: 2^15 small eigenproblems, half a second."""
+MANY_TYPES = 400
+"""Types of samples up to which escapes are also looked for from random starts, 0.1 s or so; classes alone, of which no
+matrix has a low rank, need none."""
 PATIENT = 10.0
 """Seconds that must be left for a semidefinite program, which cannot be stopped, to be begun."""
-POSITIVE_PART, COMPLEMENTARY, EXACT, SEMIDEFINITE, SPECTRAL = (
+POSITIVE_PART, COMPLEMENTARY, EXACT, CONES, SEMIDEFINITE, SPECTRAL = (
     "positive-part eigenvalue",
     "eigenvalue complementary to the features",
     "exact by supports",
+    "exact by cones",
     "doubly non-negative",
     "spectral norm",
 )
@@ -66,14 +71,17 @@ def upper_bound(A: Array, V: Array | None, relu: bool, target: float, until: flo
         bounds.append((COMPLEMENTARY, lambda: largest_eigenvalue(A + target * complement(A / target, V, until))))
     if len(A) <= LARGEST_EXACT:
         bounds.append((EXACT, lambda: by_supports(A)[0]))
-    elif until - time.monotonic() > PATIENT and len(A) <= LARGEST_SEMIDEFINITE and find_spec("cvxpy") is not None:
+    else:
+        bounds.append((CONES, lambda: by_cones(A, target, until)))
+    patient = LARGEST_EXACT < len(A) <= LARGEST_SEMIDEFINITE and until - time.monotonic() > PATIENT
+    if patient and find_spec("cvxpy") is not None:
         bounds.append((SEMIDEFINITE, lambda: semidefinite(A)))
     best, name = np.inf, ""
     for kind, bound in bounds:
         value = raised * bound()
         if value < best:
             best, name = value, kind
-        if best <= target:
+        if best <= target or name == CONES:  # nothing is tighter
             break
     return best, name
 
@@ -218,7 +226,19 @@ def escape_directions(A: Array, relu: bool, above: float, most: int) -> Array:
         return np.asarray(np.eye(size)[order[alone[order] > above]])
     if relu and size > LARGEST_EXACT and largest_eigenvalue(np.maximum(A, 0.0)) <= above:
         return np.zeros((0, size))  # no v reaches it, and one eigenvalue costs less than K ascents
-    found = ascents(A, relu, np.concatenate([np.eye(size), np.maximum(A, 0.0).sum(axis=1)[None] + 1e-300]))
+    starts = np.concatenate([np.eye(size), np.maximum(A, 0.0).sum(axis=1)[None] + 1e-300])
+    chosen = _steepest(A, ascents(A, relu, starts), above, most)
+    if len(chosen) or not relu:
+        return chosen
+    if size <= LARGEST_EXACT:
+        height, v = by_supports(A)
+        return v[None] if height > above else chosen
+    L = factor(A)[0] if size <= MANY_TYPES else A
+    return _steepest(A, highest(L), above, most) if L.shape[1] <= size // 2 else chosen
+
+
+def _steepest(A: Array, found: Array, above: float, most: int) -> Array:
+    """Return the distinct ones of the directions (m, K) that are higher than `above`, steepest first."""
     heights = np.einsum("ij,ij->i", found @ A, found)
     chosen: list[int] = []
     for i in np.argsort(-heights):
@@ -226,7 +246,4 @@ def escape_directions(A: Array, relu: bool, above: float, most: int) -> Array:
             break
         if all(abs(found[i] @ found[j]) < 0.999 for j in chosen):
             chosen.append(int(i))
-    if not chosen and relu and size <= LARGEST_EXACT:
-        height, v = by_supports(A)
-        return v[None] if height > above else np.zeros((0, size))
     return np.asarray(found[chosen])
