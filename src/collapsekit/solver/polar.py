@@ -27,16 +27,22 @@ EXACT_LEAST_SQUARES, LARGEST_SEMIDEFINITE = 40, 60
 second or so each."""
 LARGEST_EXACT = 15
 """Classes up to which all supports are enumerated: 2^15 small eigenproblems, half a second."""
+LARGEST_DESCENT, SMOOTHED = 128, (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+"""Classes or types up to which N is found by descent, half a second for a hundred; and how the largest eigenvalue is
+smoothed, relative to κ²."""
+NEAR = 1 + 1e-4
+"""How near to the target, relative, a descent must come for a semidefinite program to be solved."""
 MANY_TYPES = 400
 """Types of samples up to which escapes are also looked for from random starts, 0.1 s or so; classes alone, of which no
 matrix has a low rank, need none."""
 PATIENT = 10.0
 """Seconds that must be left for a semidefinite program, which cannot be stopped, to be begun."""
-POSITIVE_PART, COMPLEMENTARY, EXACT, CONES, SEMIDEFINITE, SPECTRAL = (
+POSITIVE_PART, COMPLEMENTARY, EXACT, CONES, DESCENT, SEMIDEFINITE, SPECTRAL = (
     "positive-part eigenvalue",
     "eigenvalue complementary to the features",
     "exact by supports",
     "exact by cones",
+    "doubly non-negative by descent",
     "doubly non-negative",
     "spectral norm",
 )
@@ -64,19 +70,28 @@ def upper_bound(A: Array, V: Array | None, relu: bool, target: float, until: flo
     raised = 1 + SLACK * len(A)
     if not relu:
         return raised * largest_eigenvalue(A), SPECTRAL
+    size, N, best, name = len(A), np.maximum(-A, 0.0), np.inf, ""
+
+    def complementary() -> float:
+        nonlocal N
+        N = target * complement(A / target, V, until)
+        return largest_eigenvalue(A + N)
+
+    def semidefinite_if_near() -> float:
+        patient = size <= LARGEST_SEMIDEFINITE and until - time.monotonic() > PATIENT and find_spec("cvxpy") is not None
+        return semidefinite(A) if patient and best <= NEAR * target else np.inf
+
     bounds: list[tuple[str, Callable[[], float]]] = [
-        (POSITIVE_PART, lambda: largest_eigenvalue(np.maximum(A, 0.0))),
+        (POSITIVE_PART, lambda: largest_eigenvalue(np.maximum(A, 0.0)))
     ]
     if V is not None and V.size and np.isfinite(target):
-        bounds.append((COMPLEMENTARY, lambda: largest_eigenvalue(A + target * complement(A / target, V, until))))
-    if len(A) <= LARGEST_EXACT:
+        bounds.append((COMPLEMENTARY, complementary))
+    if size <= LARGEST_EXACT:
         bounds.append((EXACT, lambda: by_supports(A)[0]))
     else:
         bounds.append((CONES, lambda: by_cones(A, target, until)))
-    patient = LARGEST_EXACT < len(A) <= LARGEST_SEMIDEFINITE and until - time.monotonic() > PATIENT
-    if patient and find_spec("cvxpy") is not None:
-        bounds.append((SEMIDEFINITE, lambda: semidefinite(A)))
-    best, name = np.inf, ""
+        bounds.append((DESCENT, lambda: target * by_descent(A / target, N / target, until)))
+        bounds.append((SEMIDEFINITE, semidefinite_if_near))
     for kind, bound in bounds:
         value = raised * bound()
         if value < best:
@@ -151,6 +166,44 @@ def _descended(V: Array, wanted: Array, pairs: tuple[Any, Any], start: Array, un
     bounds = Bounds(np.zeros(rows.size), np.inf)
     done = minimize(value, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=stop)
     return np.asarray(done.x)
+
+
+def by_descent(A: Array, N: Array, until: float = np.inf) -> float:
+    """Return a bound near ``min λ_max(A + N)`` over ``N ≥ 0``; whether it is at most 1 decides how far it goes.
+
+    ``μ log tr exp((A + N)/μ)`` for a falling μ: smooth, and at most ``μ log K`` above. Its slope in N is a density
+    matrix. The eigenvalue that counts is that of N itself, whatever the descents' accuracy.
+    """
+    from scipy.optimize import Bounds, minimize
+
+    if len(A) > LARGEST_DESCENT:
+        return np.inf
+    pairs = np.tril_indices(len(A), -1)  # a diagonal would only raise the eigenvalue
+    x, best = N[pairs], np.inf
+
+    def value(x: Array, mu: float) -> tuple[float, Array]:
+        values, vectors = np.linalg.eigh(A + _symmetric(len(A), pairs, x))
+        shares = np.exp((values - values[-1]) / mu)
+        keep, total = shares > 1e-17, shares.sum()
+        density = (vectors[:, keep] * (shares[keep] / total)) @ vectors[:, keep].T
+        return float(values[-1] + mu * np.log(total)), 2 * density[pairs]
+
+    options = {"maxiter": 150, "maxcor": 20, "ftol": 0, "gtol": 1e-14}
+    for mu in SMOOTHED:
+        if time.monotonic() > until:
+            break
+        bounds = Bounds(np.zeros(x.size), np.inf)
+        x = minimize(value, x, args=(mu,), jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+        last, best = best, min(best, largest_eigenvalue(A + _symmetric(len(A), pairs, np.maximum(x, 0.0))))
+        if best <= 1 or best - 1 > max(10 * mu, 0.7 * (last - 1)):  # done, or loose: smoothing is not what is left
+            break
+    return best
+
+
+def _symmetric(size: int, pairs: tuple[Any, Any], x: Array) -> Array:
+    N = np.zeros((size, size))
+    N[pairs] = x
+    return np.asarray(N + N.T)
 
 
 def by_supports(A: Array) -> tuple[float, Array]:
