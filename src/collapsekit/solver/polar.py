@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from collapsekit.solver import signs
 from collapsekit.solver.cones import by_cones, factor, highest
 from collapsekit.validation import Array
 
@@ -27,9 +28,11 @@ EXACT_LEAST_SQUARES, LARGEST_SEMIDEFINITE = 40, 60
 second or so each."""
 LARGEST_EXACT = 15
 """Classes up to which all supports are enumerated: 2^15 small eigenproblems, half a second."""
-LARGEST_DESCENT, SMOOTHED = 128, (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
-"""Classes or types up to which N is found by descent, half a second for a hundred; and how the largest eigenvalue is
-smoothed, relative to κ²."""
+LARGEST_DESCENT = 128
+"""Classes or types up to which N is found by descent: half a second for a hundred."""
+HOPEFUL, CLOSE, LONGEST = 1.1, 1e-8, 20.0
+"""How near to the target, relative, a bound must be for branches to be tried; what they prove, relative to it; and
+seconds after which they give up: 5 are usual at 50 types of ten classes."""
 NEAR = 1 + 1e-4
 """How near to the target, relative, a descent must come for a semidefinite program to be solved."""
 MANY_TYPES = 400
@@ -37,12 +40,13 @@ MANY_TYPES = 400
 matrix has a low rank, need none."""
 PATIENT = 10.0
 """Seconds that must be left for a semidefinite program, which cannot be stopped, to be begun."""
-POSITIVE_PART, COMPLEMENTARY, EXACT, CONES, DESCENT, SEMIDEFINITE, SPECTRAL = (
+POSITIVE_PART, COMPLEMENTARY, EXACT, CONES, DESCENT, BRANCHES, SEMIDEFINITE, SPECTRAL = (
     "positive-part eigenvalue",
     "eigenvalue complementary to the features",
     "exact by supports",
     "exact by cones",
     "doubly non-negative by descent",
+    "exact by branches",
     "doubly non-negative",
     "spectral norm",
 )
@@ -72,6 +76,15 @@ def upper_bound(A: Array, V: Array | None, relu: bool, target: float, until: flo
         return raised * largest_eigenvalue(A), SPECTRAL
     size, N, best, name = len(A), np.maximum(-A, 0.0), np.inf, ""
 
+    def by_descent() -> float:
+        nonlocal N
+        found = signs.relaxed(A / target, np.eye(size), N / target, until=until)
+        N = target * found.N
+        return target * found.bound
+
+    def branched() -> float:
+        return target * by_branches(A / target, N / target, until) if best <= HOPEFUL * target else np.inf
+
     def complementary() -> float:
         nonlocal N
         N = target * complement(A / target, V, until)
@@ -90,13 +103,14 @@ def upper_bound(A: Array, V: Array | None, relu: bool, target: float, until: flo
         bounds.append((EXACT, lambda: by_supports(A)[0]))
     else:
         bounds.append((CONES, lambda: by_cones(A, target, until)))
-        bounds.append((DESCENT, lambda: target * by_descent(A / target, N / target, until)))
+        if size <= LARGEST_DESCENT:
+            bounds += [(DESCENT, by_descent), (BRANCHES, branched)]
         bounds.append((SEMIDEFINITE, semidefinite_if_near))
     for kind, bound in bounds:
         value = raised * bound()
         if value < best:
             best, name = value, kind
-        if best <= target or name == CONES:  # nothing is tighter
+        if best <= target or name in (CONES, BRANCHES):  # nothing is tighter
             break
     return best, name
 
@@ -168,42 +182,17 @@ def _descended(V: Array, wanted: Array, pairs: tuple[Any, Any], start: Array, un
     return np.asarray(done.x)
 
 
-def by_descent(A: Array, N: Array, until: float = np.inf) -> float:
-    """Return a bound near ``min λ_max(A + N)`` over ``N ≥ 0``; whether it is at most 1 decides how far it goes.
+def by_branches(A: Array, N: Array, until: float = np.inf) -> float:
+    """Return 1 and a rounding if ``Ω°² ≤ 1`` is proved by branch and bound over signs, ∞ if not, or not tried.
 
-    ``μ log tr exp((A + N)/μ)`` for a falling μ: smooth, and at most ``μ log K`` above. Its slope in N is a density
-    matrix. The eigenvalue that counts is that of N itself, whatever the descents' accuracy.
+    Tried only where A has a low rank (types of samples) and no direction is found above.
     """
-    from scipy.optimize import Bounds, minimize
-
-    if len(A) > LARGEST_DESCENT:
+    L = factor(A)[0]
+    v = highest(L)
+    if L.shape[1] > len(A) // 2 or ((v @ L) ** 2).sum(axis=1).max(initial=0.0) > 1 + CLOSE:
         return np.inf
-    pairs = np.tril_indices(len(A), -1)  # a diagonal would only raise the eigenvalue
-    x, best = N[pairs], np.inf
-
-    def value(x: Array, mu: float) -> tuple[float, Array]:
-        values, vectors = np.linalg.eigh(A + _symmetric(len(A), pairs, x))
-        shares = np.exp((values - values[-1]) / mu)
-        keep, total = shares > 1e-17, shares.sum()
-        density = (vectors[:, keep] * (shares[keep] / total)) @ vectors[:, keep].T
-        return float(values[-1] + mu * np.log(total)), 2 * density[pairs]
-
-    options = {"maxiter": 150, "maxcor": 20, "ftol": 0, "gtol": 1e-14}
-    for mu in SMOOTHED:
-        if time.monotonic() > until:
-            break
-        bounds = Bounds(np.zeros(x.size), np.inf)
-        x = minimize(value, x, args=(mu,), jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
-        last, best = best, min(best, largest_eigenvalue(A + _symmetric(len(A), pairs, np.maximum(x, 0.0))))
-        if best <= 1 or best - 1 > max(10 * mu, 0.7 * (last - 1)):  # done, or loose: smoothing is not what is left
-            break
-    return best
-
-
-def _symmetric(size: int, pairs: tuple[Any, Any], x: Array) -> Array:
-    N = np.zeros((size, size))
-    N[pairs] = x
-    return np.asarray(N + N.T)
+    proved = signs.below(A / (1 + CLOSE), N / (1 + CLOSE), min(until, time.monotonic() + LONGEST))
+    return 1 + CLOSE if proved else np.inf
 
 
 def by_supports(A: Array) -> tuple[float, Array]:
