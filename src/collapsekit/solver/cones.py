@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 
 from collapsekit.losses.sums import EPS
 from collapsekit.validation import Array
@@ -64,13 +65,14 @@ def by_cones(A: Array, target: float, until: float = np.inf) -> float:
     if L.shape[1] > MOST_DIMENSIONS:
         return np.inf
     v = highest(L)
-    height = max(target if np.isfinite(target) else 0.0, float(((v @ L) ** 2).sum(axis=1).max()) * (1 + ABOVE))
+    found = float(((v @ L) ** 2).sum(axis=1).max())
+    height = max(target if np.isfinite(target) else 0.0, found * (1 + ABOVE))
     if not below(L / np.sqrt(height), until):
         return np.inf
-    return height * (1 + ROUNDING + L.shape[1] * len(L) * EPS * float((L**2).sum()) / height) + rest
+    return float(height * (1 + ROUNDING + L.shape[1] * len(L) * EPS * float((L**2).sum()) / height) + rest)
 
 
-def below(L: Array, until: float = np.inf) -> bool:
+def below(L: Array, until: float = np.inf, most: int = MOST_CONES) -> bool:
     """Return whether ``‖(L w)_+‖ ≤ 1`` for every unit w, up to rounding, is proved."""
     n = L.shape[1]
     signs = np.array(np.meshgrid(*[[1.0, -1.0]] * n)).reshape(n, -1).T
@@ -81,7 +83,7 @@ def below(L: Array, until: float = np.inf) -> bool:
             stack.append(G[AT_ONCE:])
             G = G[:AT_ONCE]
         tried += len(G)
-        if tried > MOST_CONES or time.monotonic() > until:
+        if tried > most or time.monotonic() > until:
             return False
         C = L @ G
         left = ~_done(G, C)
@@ -90,7 +92,7 @@ def below(L: Array, until: float = np.inf) -> bool:
     return True
 
 
-def _done(G: Array, C: Array) -> Array:
+def _done(G: Array, C: Array) -> NDArray[np.bool_]:
     """Return of which cones B is copositive for a plain reason; generators (m, n, n), their products (m, T, n)."""
     positive = np.maximum(C, 0.0)
     mostly = positive.max(axis=2) >= -C.min(axis=2)

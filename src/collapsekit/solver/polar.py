@@ -87,6 +87,7 @@ def upper_bound(A: Array, V: Array | None, relu: bool, target: float, until: flo
 
     def complementary() -> float:
         nonlocal N
+        assert V is not None
         N = target * complement(A / target, V, until)
         return largest_eigenvalue(A + N)
 
@@ -94,9 +95,7 @@ def upper_bound(A: Array, V: Array | None, relu: bool, target: float, until: flo
         patient = size <= LARGEST_SEMIDEFINITE and until - time.monotonic() > PATIENT and find_spec("cvxpy") is not None
         return semidefinite(A) if patient and best <= NEAR * target else np.inf
 
-    bounds: list[tuple[str, Callable[[], float]]] = [
-        (POSITIVE_PART, lambda: largest_eigenvalue(np.maximum(A, 0.0)))
-    ]
+    bounds: list[tuple[str, Callable[[], float]]] = [(POSITIVE_PART, lambda: largest_eigenvalue(np.maximum(A, 0.0)))]
     if V is not None and V.size and np.isfinite(target):
         bounds.append((COMPLEMENTARY, complementary))
     if size <= LARGEST_EXACT:

@@ -18,8 +18,10 @@ from heapq import heappop, heappush
 from itertools import count
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import Bounds, minimize
 
+from collapsekit.losses.sums import EPS
 from collapsekit.validation import Array
 
 SMOOTHED = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
@@ -28,6 +30,10 @@ FEW = 100
 """Steps of a descent for each smoothing."""
 MOST_BRANCHES = 400
 """Of one bound: a tenth of a second each at 50 types, a third at 100."""
+
+
+ROUNDING = 1e-11
+"""How far below 1 a descent ends, more than what rows of E of unit length and N add to its bound by rounding."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ def relaxed(A: Array, E: Array, N: Array, start: float = 1.0, until: float = np.
         return float(values[-1] + mu * np.log(total)), (slopes @ slopes.T)[pairs]
 
     def stop(_: Array) -> None:
-        if best <= 1 or time.monotonic() > until:
+        if best <= 1 - ROUNDING or time.monotonic() > until:
             raise StopIteration
 
     options = {"maxiter": FEW, "maxcor": 20, "ftol": 0, "gtol": 1e-14}
@@ -71,23 +77,23 @@ def relaxed(A: Array, E: Array, N: Array, start: float = 1.0, until: float = np.
         last, bounds = best, Bounds(np.zeros(x.size), np.inf)
         x = minimize(value, x, (mu,), "L-BFGS-B", True, bounds=bounds, options=options, callback=stop).x
         # done, late, or loose: smoothing is not what is left
-        if best <= 1 or time.monotonic() > until or best - 1 > max(10 * mu, 0.7 * (last - 1)):
+        if best <= 1 - ROUNDING or time.monotonic() > until or best - 1 > max(10 * mu, 0.7 * (last - 1)):
             break
     N = np.zeros((size, size))
     N[pairs] = 0.5 * lowest
-    return Relaxed(best, N + N.T, density)
+    return Relaxed(best + 4 * size * EPS * 2 * float(N.sum()), N + N.T, density)
 
 
 @dataclass(frozen=True)
 class Branch:
     """Rows of ``[I; ±A]`` that are nonnegative in it, by number, the sign of each decided type, and its bound."""
 
-    rows: Array
+    rows: NDArray[np.intp]
     signs: Array
     found: Relaxed
 
     @property
-    def types(self) -> Array:
+    def types(self) -> NDArray[np.intp]:
         """The types that may be active."""
         return self.rows[self.rows < len(self.signs)]
 
@@ -95,8 +101,10 @@ class Branch:
 def below(A: Array, N: Array, until: float = np.inf) -> bool:
     """Return whether ``vᵀA v ≤ 1`` for every unit ``v ≥ 0`` is proved; N is where the first descent starts."""
     T, order = len(A), count()
-    first = Branch(np.arange(T), np.zeros(T), relaxed(A, np.eye(T), N, until=until))
+    first = Branch(np.arange(T, dtype=np.intp), np.zeros(T), relaxed(A, np.eye(T), N, until=until))
     heap = [(-first.found.bound, next(order), first)]
+    if T and np.diagonal(A).max() > 1:
+        return False
     while heap and heap[0][0] < -1:
         branch = heappop(heap)[2]
         t = _undecided(A, branch)
