@@ -30,7 +30,7 @@ LARGEST_EXACT = 15
 """Classes up to which all supports are enumerated: 2^15 small eigenproblems, half a second."""
 LARGEST_DESCENT = 128
 """Classes or types up to which N is found by descent: half a second for a hundred."""
-HOPEFUL, CLOSE, LONGEST = 1.1, 1e-8, 20.0
+HOPEFUL, CLOSE, LONGEST = 1.5, 1e-8, 20.0
 """How near to the target, relative, a bound must be for branches to be tried; what they prove, relative to it; and
 seconds after which they give up: 5 are usual at 50 types of ten classes."""
 NEAR = 1 + 1e-4
@@ -46,7 +46,7 @@ POSITIVE_PART, COMPLEMENTARY, EXACT, CONES, DESCENT, BRANCHES, SEMIDEFINITE, SPE
     "exact by supports",
     "exact by cones",
     "doubly non-negative by descent",
-    "exact by branches",
+    "doubly non-negative in branches",
     "doubly non-negative",
     "spectral norm",
 )
@@ -182,16 +182,16 @@ def _descended(V: Array, wanted: Array, pairs: tuple[Any, Any], start: Array, un
 
 
 def by_branches(A: Array, N: Array, until: float = np.inf) -> float:
-    """Return 1 and a rounding if ``Ω°² ≤ 1`` is proved by branch and bound over signs, ∞ if not, or not tried.
+    """Return a bound on ``Ω°²`` by branch and bound over signs, 1 and a rounding if that is proved, ∞ if not tried.
 
-    Tried only where A has a low rank (types of samples) and no direction is found above.
+    Tried where A has a low rank (types of samples) and no direction is found above.
     """
     L = factor(A)[0]
     v = highest(L)
     if L.shape[1] > len(A) // 2 or ((v @ L) ** 2).sum(axis=1).max(initial=0.0) > 1 + CLOSE:
         return np.inf
-    proved = signs.below(A / (1 + CLOSE), N / (1 + CLOSE), min(until, time.monotonic() + LONGEST))
-    return 1 + CLOSE if proved else np.inf
+    until = min(until, time.monotonic() + LONGEST)
+    return (1 + CLOSE) * signs.branched(A / (1 + CLOSE), N / (1 + CLOSE), until)
 
 
 def by_supports(A: Array) -> tuple[float, Array]:

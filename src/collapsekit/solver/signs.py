@@ -98,24 +98,22 @@ class Branch:
         return self.rows[self.rows < len(self.signs)]
 
 
-def below(A: Array, N: Array, until: float = np.inf) -> bool:
-    """Return whether ``vᵀA v ≤ 1`` for every unit ``v ≥ 0`` is proved; N is where the first descent starts."""
+def branched(A: Array, N: Array, until: float = np.inf) -> float:
+    """Return a bound on ``vᵀA v`` for unit ``v ≥ 0``: 1 if that is proved, else the highest of the branches left.
+
+    N is where the first descent starts.
+    """
     T, order = len(A), count()
     first = Branch(np.arange(T, dtype=np.intp), np.zeros(T), relaxed(A, np.eye(T), N, until=until))
     heap = [(-first.found.bound, next(order), first)]
-    if T and np.diagonal(A).max() > 1:
-        return False
-    while heap and heap[0][0] < -1:
-        branch = heappop(heap)[2]
-        t = _undecided(A, branch)
+    while heap and heap[0][0] < -1 and time.monotonic() < until and next(order) < MOST_BRANCHES:
+        t = _undecided(A, heap[0][2])
         if t is None:
-            return False
-        for child in _children(A, branch, t, until):
+            break
+        for child in _children(A, heappop(heap)[2], t, until):
             if child.found.bound > 1:
                 heappush(heap, (-child.found.bound, next(order), child))
-        if next(order) > MOST_BRANCHES or time.monotonic() > until:
-            return False
-    return True
+    return max(1.0, -heap[0][0]) if heap else 1.0
 
 
 def _undecided(A: Array, branch: Branch) -> int | None:
@@ -125,7 +123,7 @@ def _undecided(A: Array, branch: Branch) -> int | None:
     active = np.diagonal(X)
     inactive = np.einsum("ij,ij->i", B @ X, B) - active
     split = np.where(branch.signs[types] == 0, np.minimum(active, inactive), -np.inf)
-    return int(types[split.argmax()]) if split.max(initial=-np.inf) > -np.inf else None
+    return int(types[split.argmax()]) if len(types) > 1 and split.max() > -np.inf else None
 
 
 def _children(A: Array, branch: Branch, t: int, until: float) -> Iterator[Branch]:
@@ -147,4 +145,4 @@ def _bounded(A: Array, branch: Branch, N: Array, until: float) -> Branch:
     start = max(1e-6, 3 * (branch.found.bound - 1))
     B = A[np.ix_(branch.types, branch.types)]
     found = relaxed(B, E, np.zeros_like(N) if np.linalg.eigvalsh(B)[-1] <= 1 else N, start, until)
-    return replace(branch, found=found)
+    return replace(branch, found=replace(found, bound=min(found.bound, branch.found.bound)))
