@@ -188,7 +188,7 @@ def by_branches(A: Array, N: Array, until: float = np.inf) -> float:
     """
     L = factor(A)[0]
     v = highest(L)
-    if L.shape[1] > len(A) // 2 or ((v @ L) ** 2).sum(axis=1).max(initial=0.0) > 1 + CLOSE:
+    if 4 * L.shape[1] > 3 * len(A) or ((v @ L) ** 2).sum(axis=1).max(initial=0.0) > 1 + CLOSE:
         return np.inf
     until = min(until, time.monotonic() + LONGEST)
     return (1 + CLOSE) * signs.branched(A / (1 + CLOSE), N / (1 + CLOSE), until)
@@ -275,7 +275,7 @@ def escape_directions(A: Array, relu: bool, above: float, most: int) -> Array:
         height, v = by_supports(A)
         return v[None] if height > above else chosen
     L = factor(A)[0] if size <= MANY_TYPES else A
-    return _steepest(A, highest(L), above, most) if L.shape[1] <= size // 2 else chosen
+    return _steepest(A, highest(L), above, most) if 4 * L.shape[1] <= 3 * size else chosen
 
 
 def _steepest(A: Array, found: Array, above: float, most: int) -> Array:
