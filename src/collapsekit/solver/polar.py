@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from collapsekit.solver import signs
+from collapsekit.solver.cones import by_cones, factor, highest
 from collapsekit.validation import Array
 
 EXACT_LEAST_SQUARES, LARGEST_SEMIDEFINITE = 40, 60
@@ -26,12 +28,25 @@ EXACT_LEAST_SQUARES, LARGEST_SEMIDEFINITE = 40, 60
 second or so each."""
 LARGEST_EXACT = 15
 """Classes up to which all supports are enumerated: 2^15 small eigenproblems, half a second."""
+LARGEST_DESCENT = 128
+"""Classes or types up to which N is found by descent: half a second for a hundred."""
+HOPEFUL, CLOSE, LONGEST = 1.5, 1e-8, 20.0
+"""How near to the target, relative, a bound must be for branches to be tried; what they prove, relative to it; and
+seconds after which they give up: 5 are usual at 50 types of ten classes."""
+NEAR = 1 + 1e-4
+"""How near to the target, relative, a descent must come for a semidefinite program to be solved."""
+MANY_TYPES = 400
+"""Types of samples up to which escapes are also looked for from random starts, 0.1 s or so; classes alone, of which no
+matrix has a low rank, need none."""
 PATIENT = 10.0
 """Seconds that must be left for a semidefinite program, which cannot be stopped, to be begun."""
-POSITIVE_PART, COMPLEMENTARY, EXACT, SEMIDEFINITE, SPECTRAL = (
+POSITIVE_PART, COMPLEMENTARY, EXACT, CONES, DESCENT, BRANCHES, SEMIDEFINITE, SPECTRAL = (
     "positive-part eigenvalue",
     "eigenvalue complementary to the features",
     "exact by supports",
+    "exact by cones",
+    "doubly non-negative by descent",
+    "doubly non-negative in branches",
     "doubly non-negative",
     "spectral norm",
 )
@@ -59,21 +74,42 @@ def upper_bound(A: Array, V: Array | None, relu: bool, target: float, until: flo
     raised = 1 + SLACK * len(A)
     if not relu:
         return raised * largest_eigenvalue(A), SPECTRAL
-    bounds: list[tuple[str, Callable[[], float]]] = [
-        (POSITIVE_PART, lambda: largest_eigenvalue(np.maximum(A, 0.0))),
-    ]
+    size, N, best, name = len(A), np.maximum(-A, 0.0), np.inf, ""
+
+    def by_descent() -> float:
+        nonlocal N
+        found = signs.relaxed(A / target, np.eye(size), N / target, until=until)
+        N = target * found.N
+        return target * found.bound
+
+    def branched() -> float:
+        return target * by_branches(A / target, N / target, until) if best <= HOPEFUL * target else np.inf
+
+    def complementary() -> float:
+        nonlocal N
+        assert V is not None
+        N = target * complement(A / target, V, until)
+        return largest_eigenvalue(A + N)
+
+    def semidefinite_if_near() -> float:
+        patient = size <= LARGEST_SEMIDEFINITE and until - time.monotonic() > PATIENT and find_spec("cvxpy") is not None
+        return semidefinite(A) if patient and best <= NEAR * target else np.inf
+
+    bounds: list[tuple[str, Callable[[], float]]] = [(POSITIVE_PART, lambda: largest_eigenvalue(np.maximum(A, 0.0)))]
     if V is not None and V.size and np.isfinite(target):
-        bounds.append((COMPLEMENTARY, lambda: largest_eigenvalue(A + target * complement(A / target, V, until))))
-    if len(A) <= LARGEST_EXACT:
+        bounds.append((COMPLEMENTARY, complementary))
+    if size <= LARGEST_EXACT:
         bounds.append((EXACT, lambda: by_supports(A)[0]))
-    elif until - time.monotonic() > PATIENT and len(A) <= LARGEST_SEMIDEFINITE and find_spec("cvxpy") is not None:
-        bounds.append((SEMIDEFINITE, lambda: semidefinite(A)))
-    best, name = np.inf, ""
+    else:
+        bounds.append((CONES, lambda: by_cones(A, target, until)))
+        if size <= LARGEST_DESCENT:
+            bounds += [(DESCENT, by_descent), (BRANCHES, branched)]
+        bounds.append((SEMIDEFINITE, semidefinite_if_near))
     for kind, bound in bounds:
         value = raised * bound()
         if value < best:
             best, name = value, kind
-        if best <= target:
+        if best <= target or name in (CONES, BRANCHES):  # nothing is tighter
             break
     return best, name
 
@@ -143,6 +179,19 @@ def _descended(V: Array, wanted: Array, pairs: tuple[Any, Any], start: Array, un
     bounds = Bounds(np.zeros(rows.size), np.inf)
     done = minimize(value, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=stop)
     return np.asarray(done.x)
+
+
+def by_branches(A: Array, N: Array, until: float = np.inf) -> float:
+    """Return a bound on ``Ω°²`` by branch and bound over signs, 1 and a rounding if that is proved, ∞ if not tried.
+
+    Tried where A has a low rank (types of samples) and no direction is found above.
+    """
+    L = factor(A)[0]
+    v = highest(L)
+    if 4 * L.shape[1] > 3 * len(A) or ((v @ L) ** 2).sum(axis=1).max(initial=0.0) > 1 + CLOSE:
+        return np.inf
+    until = min(until, time.monotonic() + LONGEST)
+    return (1 + CLOSE) * signs.branched(A / (1 + CLOSE), N / (1 + CLOSE), until)
 
 
 def by_supports(A: Array) -> tuple[float, Array]:
@@ -218,7 +267,19 @@ def escape_directions(A: Array, relu: bool, above: float, most: int) -> Array:
         return np.asarray(np.eye(size)[order[alone[order] > above]])
     if relu and size > LARGEST_EXACT and largest_eigenvalue(np.maximum(A, 0.0)) <= above:
         return np.zeros((0, size))  # no v reaches it, and one eigenvalue costs less than K ascents
-    found = ascents(A, relu, np.concatenate([np.eye(size), np.maximum(A, 0.0).sum(axis=1)[None] + 1e-300]))
+    starts = np.concatenate([np.eye(size), np.maximum(A, 0.0).sum(axis=1)[None] + 1e-300])
+    chosen = _steepest(A, ascents(A, relu, starts), above, most)
+    if len(chosen) or not relu:
+        return chosen
+    if size <= LARGEST_EXACT:
+        height, v = by_supports(A)
+        return v[None] if height > above else chosen
+    L = factor(A)[0] if size <= MANY_TYPES else A
+    return _steepest(A, highest(L), above, most) if 4 * L.shape[1] <= 3 * size else chosen
+
+
+def _steepest(A: Array, found: Array, above: float, most: int) -> Array:
+    """Return the distinct ones of the directions (m, K) that are higher than `above`, steepest first."""
     heights = np.einsum("ij,ij->i", found @ A, found)
     chosen: list[int] = []
     for i in np.argsort(-heights):
@@ -226,7 +287,4 @@ def escape_directions(A: Array, relu: bool, above: float, most: int) -> Array:
             break
         if all(abs(found[i] @ found[j]) < 0.999 for j in chosen):
             chosen.append(int(i))
-    if not chosen and relu and size <= LARGEST_EXACT:
-        height, v = by_supports(A)
-        return v[None] if height > above else np.zeros((0, size))
     return np.asarray(found[chosen])
