@@ -277,7 +277,7 @@ def test_what_is_held_is_a_recipe(call, hold):
         (lambda: weights_for(replace(MILD, loss=MSE()), [1.5, 0.5, 0.5, 0.5]), "no weight gives class 0"),
         (lambda: weights_for(UFM([400, 100], 1e-1, 1e-1), "equal"), "weights of mean 1 cannot"),
         (lambda: margins_for(FIRST, [1, 1, 1, 1]), "class d is dead at every target margin"),
-        (lambda: margins_for(replace(MILD, loss=Focal())), "use weights_for"),
+        (lambda: margins_for(replace(MILD, loss=Focal())), "weigh the classes .weights_for."),
         (lambda: counts_for(FIRST.__class__([500, 300, 40, 10], 1.0, 1.0)), "no oversampling saves class 3"),
         (lambda: weights_for(UFM([4, 3], 1e-3, 1e-3, loss=CrossEntropy(smoothing=0.1)), [50, 1]), "no weight"),
         (lambda: largest_penalty(UFM([4, 3], 1e-3, 1e-3, bias="free")), "bias"),

@@ -19,7 +19,6 @@ from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, minimize
 
 from collapsekit.losses.sums import EPS
 from collapsekit.validation import Array
@@ -51,6 +50,8 @@ def relaxed(A: Array, E: Array, N: Array, start: float = 1.0, until: float = np.
     ``μ log tr exp((A + EᵀNE)/μ)`` for a falling μ (at most `start`), smooth and at most ``μ log T`` above, by descents
     of FEW steps. Bounds are eigenvalues without smoothing, so that they hold whatever the descents' accuracy.
     """
+    from scipy.optimize import Bounds, minimize
+
     pairs, best, size = np.tril_indices(len(E), -1), np.inf, len(E)  # a diagonal would only raise the eigenvalue
     x = 2 * N[pairs]
     lowest, density = x, np.eye(len(A)) / len(A)
