@@ -43,7 +43,7 @@ def adjust(
 
     FEATURES holds the inputs of the head on the training samples, one row a sample, and labels: an .npz or .safetensors
     with the arrays features and labels (or X and y), or .npy, .csv, .parquet. The head stays untouched unless a method
-    gains more balanced accuracy, in cross-validation on the validation samples, than the standard error of its gain.
+    gains more balanced accuracy, in cross-validation on the validation samples, than two standard errors of its gain.
 
     Example: collapsekit adjust train.npz --validation val.npz --head model.safetensors --out head.safetensors
 
