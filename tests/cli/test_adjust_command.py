@@ -1,6 +1,7 @@
 """`collapsekit adjust`: from features and a model's file to a repaired head, also in the model's own place."""
 
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -371,9 +372,9 @@ def _with_output_first(nodes, arrays):
             ("net.safetensors", "--write-back", "new.onnx"),
             "--write-back='new.onnx': a copy of 'net.safetensors'; give a name",
         ),
-        (("net.safetensors", "--write-back", "."), "give a name that ends in .safetensors"),
+        (("net.safetensors", "--write-back", "."), "--write-back='.': is a folder; give the name of a file"),
         (("net.safetensors", "--out", "head.npz"), "--out='head.npz': give a name that ends in .safetensors"),
-        (("net.safetensors", "--out", "no/head.safetensors"), "no/head.safetensors cannot be written"),
+        (("net.safetensors", "--out", "no/head.safetensors"), "there is no folder 'no'; make it, or give another"),
         (("net.safetensors", "--method", "magic"), "magic"),
         (("net.safetensors", "--cuts", "5", "50"), "--cuts=(5.0, 50.0): the first count must not be below"),
     ],
@@ -418,3 +419,28 @@ def test_every_command_of_the_page_runs(folder, capsys, problem):
         assert words[:2] == ["collapsekit", "adjust"]
         assert main(words[1:]) == 0, command
     assert {"head.safetensors", "repaired.safetensors", "repaired.onnx"} <= {path.name for path in folder.iterdir()}
+
+
+def test_no_output_replaces_what_is_read_and_all_are_refused_before_the_work(folder, capsys, problem):
+    (x, y), _, head = problem
+    save_file({"features": x, "labels": y, **head}, "all.safetensors")
+    save_file(head, "head.safetensors")
+    os.link("head.safetensors", "linked.safetensors")
+    os.mkfifo("pipe.safetensors")
+    before = {path: path.read_bytes() for path in Path().glob("*.[ns]*") if path.is_file()}
+    own = (*WORDS, "head.safetensors")
+    for words, said in (
+        (("all.safetensors", "--validation", "val.npz", "--out", "all.safetensors"), "--out='all.safetensors': is read"),
+        (("train.npz", "--validation", "all.safetensors", *own[3:], "--out", "./all.safetensors"), "is read"),
+        ((*own, "--out", "head.safetensors"), "--out='head.safetensors': is read"),
+        ((*own, "--out", "linked.safetensors"), "is read"),
+        ((*own, "--out", "a.safetensors", "--write-back", "./a.safetensors"), "is the file of --out, too"),
+        (("all.safetensors", *own[1:], "--write-back", "all.safetensors"), "--write-back='all.safetensors': is read"),
+        ((*own, "--out", "pipe.safetensors"), "--out='pipe.safetensors': is a device, pipe or socket"),
+        ((*own, "--write-back", "pipe.safetensors"), "--write-back='pipe.safetensors': is a device, pipe"),
+        ((*own, "--write-back", "none/a.safetensors"), "--write-back='none/a.safetensors': there is no folder 'none'"),
+    ):
+        assert said in refused(capsys, *words)
+    assert before == {path: path.read_bytes() for path in before}
+    assert main(["adjust", *own, "--write-back", "head.safetensors", "--method", "retrained"]) == 0  # given explicitly
+    assert load_file("head.safetensors")["weight"].shape == (5, 8)

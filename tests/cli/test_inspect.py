@@ -1,6 +1,7 @@
 """`collapsekit inspect`: from a model's file to names of classes; hostile files cost one line."""
 
 import json
+import os
 
 import numpy as np
 import onnx
@@ -198,3 +199,15 @@ def test_a_matrix_of_a_shard_is_read_as_it_is_stored(tmp_path, kind):
     found = read_model(str(tmp_path / "m.safetensors")).weight
     assert found.dtype == (np.float64 if kind == torch.float64 else np.float32)
     assert (found == stored["head.weight"].double().numpy()).all()
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "labels.txt", "model/config.json", "pipe", "none/page.html"])
+def test_a_page_replaces_nothing_that_is_read(folder, capsys, head, name):
+    (folder / "model").mkdir()
+    save_file(head, "model/model.safetensors")
+    (folder / "model/config.json").write_text("{}", encoding="utf-8")
+    os.mkfifo("pipe")
+    model = "model" if name.startswith("model") else "head.safetensors"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert f"--html='{name}': " in refused(capsys, model, "--labels", "labels.txt", "--html", name)
+    assert before == {path: path.read_bytes() for path in before}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from collapsekit import CollapseError, files
 from collapsekit.cli._console import MOST_ROWS, print_json, print_note, print_table, progress
 from collapsekit.cli._inputs import Head, Penalties, by_flags
+from collapsekit.cli._outputs import check_output, same
 from collapsekit.data import LabelledData, read, read_head
 from collapsekit.diagnosis import Adjustment
 from collapsekit.diagnosis import adjust as repaired
@@ -75,10 +76,7 @@ def adjust(
     """
     penalties, trained = penalties or Penalties(), trained or Head()
     found, source, layer = _head(features, head)
-    if write_back is not None and head is None:
-        raise CollapseError("--write-back: writes a copy of the file of --head; give --head FILE")
-    if out is not None and out.suffix.lower() != ".safetensors":
-        raise CollapseError(f"--out={str(out)!r}: give a name that ends in .safetensors")
+    _check_outputs((features, validation), source, out, write_back, named=head is not None)
     if write_back is not None:
         with by_flags():
             rewritten(source, write_back, found.weight, found.bias, head=layer)  # refused before the work
@@ -101,10 +99,11 @@ def adjust(
         )
     said = [one for one in (obstacle, order) if one is not None]
     if out is not None:
-        _save(out, result)
+        with by_flags():
+            _save(out, result)
         said.append(f"The head is in {out}.")
     if write_back is not None:
-        with by_flags():
+        with by_flags(out="--write-back"):
             files.replace(Path(write_back), rewritten(source, write_back, *result.head, head=layer))
         said.append(f"{source} with that head is in {write_back}.")
     if out is None and write_back is None:
@@ -116,6 +115,21 @@ def adjust(
         )
         return
     _print(result, said)
+
+
+def _check_outputs(data: tuple[Path, Path], source: str, out: Path | None, write_back: str | None, *, named: bool) -> None:
+    """Refuse outputs before the work; of what is read only the head's own file may be written back."""
+    if out is not None:
+        if out.suffix.lower() != ".safetensors":
+            raise CollapseError(f"--out={str(out)!r}: give a name that ends in .safetensors")
+        check_output("--out", out, (*data, source))
+    if write_back is not None:
+        if not named:
+            raise CollapseError("--write-back: writes a copy of the file of --head; give --head FILE")
+        own = same(write_back, source)
+        check_output("--write-back", Path(write_back), () if own else data)
+        if out is not None and same(out, write_back):
+            raise CollapseError(f"--write-back={write_back!r}: is the file of --out, too; give another name")
 
 
 def _head(features: Path, head: str | None) -> tuple[ModelHead, str, str | None]:

@@ -9,6 +9,8 @@ import numpy as np
 
 from collapsekit import CollapseError
 from collapsekit.cli._console import MOST_ROWS, print_json, print_note, print_table, progress
+from collapsekit.cli._inputs import by_flags
+from collapsekit.cli._outputs import check_output
 from collapsekit.cli.predict import pages
 from collapsekit.data import class_sizes
 from collapsekit.data.lists import Lines
@@ -75,6 +77,8 @@ def inspect(
     json : bool
         Print one JSON object.
     """
+    if html is not None:
+        check_output("--html", html, (model, labels, counts))
     found = read_model(model, head)
     names = found.names if labels is None else read_labels(labels, len(found.weight))
     samples = None if counts is None else _samples(counts, lines, names, len(found.weight))
@@ -94,7 +98,8 @@ def inspect(
             least_norm=least_norm,
             advance=advance,
         )
-    page = {} if html is None else {"page": str(_page().head_page(result, found.weight, found.layer, html))}
+    with by_flags(out="--html", path="--html"):
+        page = {} if html is None else {"page": str(_page().head_page(result, found.weight, found.layer, html))}
     if json:
         print_json(result.to_dict() | page)
         return
