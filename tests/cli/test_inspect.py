@@ -211,3 +211,31 @@ def test_a_page_replaces_nothing_that_is_read(folder, capsys, head, name):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert f"--html='{name}': " in refused(capsys, model, "--labels", "labels.txt", "--html", name)
     assert before == {path: path.read_bytes() for path in before}
+
+
+DEAD = np.vstack([3 * np.eye(3), np.full((2, 3), -1.0)]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "said", "not_said"),
+    [
+        ("Softmax", (), "can never be output, whatever the input (proved;", "if the output"),
+        ("Sigmoid", (), "are never the largest of the outputs, whatever the input (proved;", "never be output"),
+        ("Neg", ("--head", "w"), "if the output is the largest of these logits", "proved"),
+    ],
+)
+def test_a_proof_says_what_it_takes_of_the_output(folder, capsys, kind, words, said, not_said):
+    make = onnx.helper
+    nodes = [
+        make.make_node("Relu", ["x"], ["r"]),
+        make.make_node("Gemm", ["r", "w", "b"], ["l"], transB=1),
+        make.make_node(kind, ["l"], ["y"]),
+    ]
+    ends = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "xy"]
+    bias = np.array([10, 10, 10, 5, 5], np.float32)  # behind a sigmoid all are above one half at 0
+    arrays = [onnx.numpy_helper.from_array(array, name) for name, array in (("w", DEAD), ("b", bias))]
+    onnx.save(make.make_model(make.make_graph(nodes, "g", ends[:1], ends[1:], arrays)), "m.onnx")
+    verdict = printed(capsys, "m.onnx", *words)["verdict"]
+    assert said in verdict
+    assert not_said not in verdict
+    assert ("above one half" in verdict) == (kind == "Sigmoid")

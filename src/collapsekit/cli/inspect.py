@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,6 +99,7 @@ def inspect(
             least_norm=least_norm,
             advance=advance,
         )
+    result = replace(result, output=found.output)
     with by_flags(out="--html", path="--html"):
         page = {} if html is None else {"page": str(_page().head_page(result, found.weight, found.layer, html))}
     if json:
@@ -140,9 +142,10 @@ def _print(result: Inspection, found: ModelHead) -> None:
     )
     rows = result.table()[:MOST_ROWS]
     cells = [_row(one) for one in rows]
+    headers = (*HEADERS[:-1], "can be\nlargest") if result.output == "sigmoids" else HEADERS
     known = [i for i in range(len(HEADERS)) if any(row[i] for row in cells)]  # a column in which nothing is known goes
     print_table(
-        [HEADERS[i] for i in known],
+        [headers[i] for i in known],
         [[row[i] for i in known] for row in cells],
         drop=[name for name in DROP if HEADERS.index(name) in known],
         muted=[one["reachable"] is False for one in rows],

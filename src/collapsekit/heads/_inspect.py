@@ -14,6 +14,7 @@ from collapsekit.errors import CollapseError
 from collapsekit.heads.activations import Activation, ActivationName, as_activation
 from collapsekit.heads.coincidence import Group, coinciding_groups, distances_from
 from collapsekit.heads.least_norm import least_norm as shortest
+from collapsekit.heads.model_head import Output
 from collapsekit.heads.proofs import Head, Proof, decide_all, twins
 from collapsekit.heads.verdict import LARGE, nc0_share, sentences
 from collapsekit.validation import Array, class_names, numeric, positive_number, shorten
@@ -66,6 +67,8 @@ class Inspection:
         For each class that is never output the mixture of other rows that beats it.
     counts : (K,) array or None
         Samples of each class, where given.
+    output : {"largest", "sigmoids", "unknown"}
+        What becomes of the logits, as far as a graph says it; left out: the class is that of the largest.
     """
 
     names: tuple[str, ...]
@@ -82,6 +85,7 @@ class Inspection:
     activation: Activation | None
     proofs: dict[int, Proof] = field(repr=False)
     counts: Array | None = None
+    output: Output = "largest"
 
     def __repr__(self) -> str:
         return f"Inspection({len(self.names)} classes: {self.verdict[0]})"
@@ -119,6 +123,7 @@ class Inspection:
             "groups": [{"rows": one.rows.tolist(), "can_win": self.winners(one)} for one in self.groups],
             "nc0": self.nc0,
             "bias_sum": self.bias_sum,
+            "output": self.output,
             "verdict": " ".join(self.verdict),
         }
 
