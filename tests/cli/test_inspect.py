@@ -239,3 +239,62 @@ def test_a_proof_says_what_it_takes_of_the_output(folder, capsys, kind, words, s
     assert said in verdict
     assert not_said not in verdict
     assert ("above one half" in verdict) == (kind == "Sigmoid")
+
+
+def stored(path, **shapes):
+    rng = np.random.default_rng(0)
+    save_file({name.replace("__", "."): rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        ({"fc1__weight": (16, 8), "out__weight": (1, 16)}, "no matrix is sure to be the head; name one with --head: 'fc1'"),
+        ({"fc1__weight": (16, 8), "fc__weight": (1, 16)}, "'fc' (1 × 16) has a single row"),
+        ({"embeddings__word__weight": (100, 8)}, "no matrix is sure to be the head"),
+        ({"wte__weight": (100, 8), "h__0__attn__weight": (8, 8)}, "no matrix is sure to be the head"),
+        ({"fc__weight": (1, 8)}, "it holds no matrix with a row a class"),
+    ],
+)
+def test_no_other_matrix_is_taken_for_the_head(folder, capsys, shapes, said):
+    stored("m.safetensors", **shapes)
+    assert said in refused(capsys, "m.safetensors")
+
+
+def test_a_matrix_of_two_kinds_of_tokens_is_no_head_of_two_labels(folder, capsys):
+    (folder / "model").mkdir()
+    (folder / "model/config.json").write_text('{"id2label": {"0": "a", "1": "b"}}', encoding="utf-8")
+    shapes = {"token_type_embeddings__weight": (2, 8), "query__weight": (8, 8)}
+    stored("model/model.safetensors", **shapes)
+    assert "no matrix is sure to be the head" in refused(capsys, "model")
+    stored("model/model.safetensors", **shapes, final__weight=(2, 8))
+    assert [one["label"] for one in printed(capsys, "model")["classes"]] == ["a", "b"]
+
+
+FOLDERS = sorted(map(str, range(12)))  # 0, 1, 10, 11, 2, …
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (json.dumps({name: k for k, name in enumerate(FOLDERS)}), FOLDERS),
+        (json.dumps({str(k): name for k, name in enumerate(FOLDERS)}), FOLDERS),
+        (str(dict(enumerate(FOLDERS))), FOLDERS),
+        ("\n".join(["[PAD]", "[UNK]", *"abcdefghij"]), ["[PAD]", "[UNK]", *"abcdefghij"]),
+        ("\n".join(["[", "]", *"abcdefghij"]), ["[", "]", *"abcdefghij"]),
+        ("\n".join(["{", "a", "a (row 2)", *"aabcdefgh"]), None),
+    ],
+)
+def test_names_are_in_the_order_of_the_rows(folder, capsys, text, names):
+    stored("m.safetensors", fc__weight=(12, 8))
+    (folder / "labels.txt").write_text(text, encoding="utf-8")
+    found = [one["label"] for one in printed(capsys, "m.safetensors", "--labels", "labels.txt")["classes"]]
+    assert found == (names or found)
+    assert len(set(found)) == 12
+
+
+@pytest.mark.parametrize("text", ['[\n"a",\n"b",\n"c"\n', '["a",\n"b"\n"c"', '{"a": 0,\n"b": 1,\n\n'])
+def test_damaged_json_is_not_read_as_lines(folder, capsys, text):
+    stored("m.safetensors", fc__weight=(text.rstrip("\n").count("\n") + 1, 8))
+    (folder / "labels.txt").write_text(text, encoding="utf-8")
+    assert "labels for" in refused(capsys, "m.safetensors", "--labels", "labels.txt")
