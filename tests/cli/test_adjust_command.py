@@ -376,6 +376,9 @@ def _with_output_first(nodes, arrays):
         (("net.safetensors", "--out", "head.npz"), "--out='head.npz': give a name that ends in .safetensors"),
         (("net.safetensors", "--out", "no/head.safetensors"), "there is no folder 'no'; make it, or give another"),
         (("net.safetensors", "--method", "magic"), "magic"),
+        (("net.safetensors", "--loss", "hinge", "--focal", "2"), "--focal=2: contradicts --loss=hinge"),
+        (("net.safetensors", "--weight-decay", "1e-3", "--loss", "hinge", "--focal", "2"), "contradicts --loss"),
+        (("net.safetensors", "--weight-decay", "1e-3", "--steps", "5"), "--learning-rate: missing"),
         (("net.safetensors", "--cuts", "5", "50"), "--cuts=(5.0, 50.0): the first count must not be below"),
     ],
 )
@@ -430,7 +433,10 @@ def test_no_output_replaces_what_is_read_and_all_are_refused_before_the_work(fol
     before = {path: path.read_bytes() for path in Path().glob("*.[ns]*") if path.is_file()}
     own = (*WORDS, "head.safetensors")
     for words, said in (
-        (("all.safetensors", "--validation", "val.npz", "--out", "all.safetensors"), "--out='all.safetensors': is read"),
+        (
+            ("all.safetensors", "--validation", "val.npz", "--out", "all.safetensors"),
+            "--out='all.safetensors': is read",
+        ),
         (("train.npz", "--validation", "all.safetensors", *own[3:], "--out", "./all.safetensors"), "is read"),
         ((*own, "--out", "head.safetensors"), "--out='head.safetensors': is read"),
         ((*own, "--out", "linked.safetensors"), "is read"),
@@ -444,3 +450,21 @@ def test_no_output_replaces_what_is_read_and_all_are_refused_before_the_work(fol
     assert before == {path: path.read_bytes() for path in before}
     assert main(["adjust", *own, "--write-back", "head.safetensors", "--method", "retrained"]) == 0  # given explicitly
     assert load_file("head.safetensors")["weight"].shape == (5, 8)
+
+
+def test_a_bias_of_one_number_has_no_room_for_one_a_class(folder, capsys, problem):
+    head = problem[2]
+    ends = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "xy"]
+    arrays = {"w": head["weight"], "b": np.zeros(1, np.float32)}
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    nodes = [make.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)]
+    onnx.save(make.make_model(make.make_graph(nodes, "g", ends[:1], ends[1:], tensors)), "one.onnx")
+    said = refused(capsys, *WORDS, "one.onnx", "--write-back", "new.onnx")
+    assert "'b' is one number for all classes, no room for one each; take the new head from --out" in said
+
+
+def test_a_head_of_zeros_is_named_as_the_cause(folder, capsys, problem):
+    save_file({"weight": np.zeros((5, 8), np.float32)}, "zero.safetensors")
+    notes = printed(capsys, *WORDS, "zero.safetensors")["notes"]
+    assert "The weight of the head as it was is 0: it told no samples apart." in notes
+    assert not any("in the order of the labels" in note for note in notes)

@@ -131,6 +131,8 @@ def test_labels_may_be_json_repeat_or_hold_what_steers_a_terminal(folder, capsys
 
 def test_share_and_shortest_input_are_shown_on_request(folder, capsys):
     words = ["--weight-decay", "0.01", "--feature-norm", "10", "--least-norm"]
+    assert all(one["share_at_least"] is None for one in printed(capsys, "head.safetensors", *words)["classes"])
+    words.append("--bias-decays")
     first = printed(capsys, "head.safetensors", *words)["classes"]
     assert first[0]["share_at_least"] > first[1]["share_at_least"] >= 0
     assert {one["row"] for one in first if one["least_norm"] is not None} <= {1, 4}
@@ -243,13 +245,18 @@ def test_a_proof_says_what_it_takes_of_the_output(folder, capsys, kind, words, s
 
 def stored(path, **shapes):
     rng = np.random.default_rng(0)
-    save_file({name.replace("__", "."): rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}, path)
+    save_file(
+        {name.replace("__", "."): rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}, path
+    )
 
 
 @pytest.mark.parametrize(
     ("shapes", "said"),
     [
-        ({"fc1__weight": (16, 8), "out__weight": (1, 16)}, "no matrix is sure to be the head; name one with --head: 'fc1'"),
+        (
+            {"fc1__weight": (16, 8), "out__weight": (1, 16)},
+            "no matrix is sure to be the head; name one with --head: 'fc1'",
+        ),
         ({"fc1__weight": (16, 8), "fc__weight": (1, 16)}, "'fc' (1 × 16) has a single row"),
         ({"embeddings__word__weight": (100, 8)}, "no matrix is sure to be the head"),
         ({"wte__weight": (100, 8), "h__0__attn__weight": (8, 8)}, "no matrix is sure to be the head"),
@@ -298,3 +305,8 @@ def test_damaged_json_is_not_read_as_lines(folder, capsys, text):
     stored("m.safetensors", fc__weight=(text.rstrip("\n").count("\n") + 1, 8))
     (folder / "labels.txt").write_text(text, encoding="utf-8")
     assert "labels for" in refused(capsys, "m.safetensors", "--labels", "labels.txt")
+
+
+def test_numbers_of_eight_bits_are_named(folder, capsys):
+    save_torch({"fc.weight": torch.ones(4, 3).to(torch.float8_e4m3fn)}, "m.safetensors")
+    assert "fc.weight' is stored as F8_E4M3; save it as F16, BF16 or F32" in refused(capsys, "m.safetensors")

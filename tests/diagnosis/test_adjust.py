@@ -330,9 +330,7 @@ def test_equal_samples_share_a_fold():
 
 def test_a_head_that_is_asked_to_stay_stays_as_asked():
     x, y, head, held = data(0)
-    assert adjust(x, y, head, validation=held, method="untouched").notes[0] == (
-        "The head stays: that was asked for."
-    )
+    assert adjust(x, y, head, validation=held, method="untouched").notes[0] == ("The head stays: that was asked for.")
 
 
 def test_few_samples_make_fewer_folds():

@@ -117,7 +117,9 @@ def adjust(
     _print(result, said)
 
 
-def _check_outputs(data: tuple[Path, Path], source: str, out: Path | None, write_back: str | None, *, named: bool) -> None:
+def _check_outputs(
+    data: tuple[Path, Path], source: str, out: Path | None, write_back: str | None, *, named: bool
+) -> None:
     """Refuse outputs before the work; of what is read only the head's own file may be written back."""
     if out is not None:
         if out.suffix.lower() != ".safetensors":
@@ -187,8 +189,9 @@ def _vectors(data: LabelledData, argument: str, path: Path) -> LabelledData:
 def _predicted(
     penalties: Penalties, trained: Head, counts: NDArray[np.int64], biased: bool
 ) -> tuple[Prediction | None, str | None]:
-    """The prediction of the recipe, or why there is none although a recipe is given."""
-    if not penalties.given:
+    """The prediction of the recipe, or why there is none although a recipe is given; what contradicts itself raises."""
+    trained.made(penalties, np.maximum(counts, 1))
+    if penalties.horizon is None and not penalties.given:  # a horizon without penalties raises
         return None, None
     reason = penalties.refusal(counts) if counts.all() else f"class {counts.argmin()} has no training samples"
     if reason is not None:

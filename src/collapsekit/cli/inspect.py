@@ -38,6 +38,7 @@ def inspect(
     activation: Literal["relu", "swish", "gelu", "hardswish", "mish", "none"] | None = None,
     weight_decay: float | None = None,
     feature_norm: float | None = None,
+    bias_decays: bool = False,
     prove: Literal["flagged", "all", "none"] = "flagged",
     least_norm: bool = False,
     html: Path | None = None,
@@ -69,6 +70,8 @@ def inspect(
         Coupled decay of the head, for lower bounds on the classes' shares of the data.
     feature_norm : float
         Upper bound on the norm of the head's inputs, for the same.
+    bias_decays : bool
+        The head's bias decays as its weight does; else a head with a bias gets no bounds on shares.
     prove : str
         Which classes are proved unreachable or not: the 200 flagged ones nearest the dead point, all, or none.
     least_norm : bool
@@ -95,6 +98,7 @@ def inspect(
             activation=given,
             weight_decay=weight_decay,
             feature_norm=feature_norm,
+            bias_decays=bias_decays,
             prove=prove,
             least_norm=least_norm,
             advance=advance,

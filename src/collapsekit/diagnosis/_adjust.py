@@ -311,7 +311,9 @@ def _notes(
 ) -> tuple[str, ...]:
     notes, counts = [_outcome(one, before, number, method is not None)], samples.counts
     right = balanced_accuracy(given.train.hits(given.weight, given.bias), given.train)
-    if right <= 1 / len(counts):
+    if not given.weight.any():
+        notes.append("The weight of the head as it was is 0: it told no samples apart.")
+    elif right <= 1 / len(counts):
         notes.append(
             f"The head as it was names {right:.1%} of the training samples right (mean over classes), no better than "
             "chance: are its rows in the order of the labels, and are these the features that enter it?"
@@ -345,7 +347,11 @@ def _between(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def _outcome(one: Attempt, before: float, number: int, asked: bool) -> str:
     if one.method == "untouched":
-        why = "that was asked for" if asked else f"no method gains more than two standard errors in {number}-fold cross-validation"
+        why = (
+            "that was asked for"
+            if asked
+            else f"no method gains more than two standard errors in {number}-fold cross-validation"
+        )
         return f"The head stays: {why}."
     symbol = METHODS[one.method].symbol
     how = f" ({symbol} = {one.parameter:g})" if symbol else ""

@@ -20,7 +20,18 @@ SMALL, LARGE = 0.05, 0.5
 
 def sentences(found: Inspection) -> list[str]:
     """Return the verdict: which classes can never or hardly be output, then the dead point, causes and decay."""
-    spoken = [_headline(found), _hardly(found), _sigmoids(found), _dead(found), _causes(found), _decay(found), _missing(found)]
+    if not found.norm.any():
+        return ["All rows are 0: the input makes no difference to any class. The head was never trained, or was lost."]
+    spoken = [
+        _headline(found),
+        _hardly(found),
+        _sigmoids(found),
+        _dead(found),
+        _causes(found),
+        _decay(found),
+        _shares(found),
+        _missing(found),
+    ]
     return [one for one in spoken if one]
 
 
@@ -30,7 +41,9 @@ def _headline(found: Inspection) -> str:
         many = f"{len(never)} of {size} classes" if len(never) > 1 else f"1 of {size} classes"
         never_so = "can never be output"
         if found.output == "sigmoids":
-            never_so = "are never the largest of the outputs" if len(never) > 1 else "is never the largest of the outputs"
+            never_so = (
+                "are never the largest of the outputs" if len(never) > 1 else "is never the largest of the outputs"
+            )
         return f"{many} {never_so}, whatever the input{_condition(found)}: {_listed(found, never)}."
     return "" if found.flagged.size else f"No class of {size} stands out as one that is never output."
 
@@ -113,6 +126,15 @@ def _decay(found: Inspection) -> str:
     if found.bias_sum is not None:
         text += f"; the biases add up to {found.bias_sum:.3g}, 0 there if they decay, too"
     return text + "."
+
+
+def _shares(found: Inspection) -> str:
+    """What bounds on shares rest on, and why there are none where they were asked for."""
+    if found.bias_sum is None or found.bias_decays is None:
+        return ""
+    if found.bias_decays:
+        return "Bounds on shares hold if the bias decays as the weight does."
+    return "The head has a bias: shares are bounded only if it decays as the weight does (bias_decays, --bias-decays)."
 
 
 def nc0_share(nc0: float, norm: Array) -> float:
