@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -468,3 +469,19 @@ def test_a_head_of_zeros_is_named_as_the_cause(folder, capsys, problem):
     notes = printed(capsys, *WORDS, "zero.safetensors")["notes"]
     assert "The weight of the head as it was is 0: it told no samples apart." in notes
     assert not any("in the order of the labels" in note for note in notes)
+
+
+def test_the_page_shows_what_is_printed_and_every_class(folder, capsys, problem):
+    words = (*WORDS, "net.safetensors", "--class-names", *NAMES[:4], "elk <b>", "--html", "page.html")
+    content = printed(capsys, *words)
+    assert content["html"] == "page.html"
+    text = Path("page.html").read_text(encoding="utf-8")
+    assert content["notes"][0].split(":")[0] in text
+    assert "elk &lt;b&gt;" in text
+    assert "<b>" not in text
+    assert all(one["method"] in text for one in content["methods"])
+    assert text.count("<svg") == 1
+    assert "http" not in re.sub(r'xmlns\S*="[^"]*"', "", text).replace("http://www.w3.org", "")
+    assert "--html='val.npz': is read" in refused(capsys, *WORDS, "net.safetensors", "--html", "val.npz")
+    both = ("--out", "a.safetensors", "--html", "a.safetensors")
+    assert "--html='a.safetensors': is the file of --out" in refused(capsys, *WORDS, "net.safetensors", *both)
