@@ -1,6 +1,8 @@
 """`collapsekit adjust`: from features and a model's file to a repaired head, also in the model's own place."""
 
 import json
+import os
+import re
 import shlex
 from pathlib import Path
 
@@ -371,10 +373,13 @@ def _with_output_first(nodes, arrays):
             ("net.safetensors", "--write-back", "new.onnx"),
             "--write-back='new.onnx': a copy of 'net.safetensors'; give a name",
         ),
-        (("net.safetensors", "--write-back", "."), "give a name that ends in .safetensors"),
+        (("net.safetensors", "--write-back", "."), "--write-back='.': is a folder; give the name of a file"),
         (("net.safetensors", "--out", "head.npz"), "--out='head.npz': give a name that ends in .safetensors"),
-        (("net.safetensors", "--out", "no/head.safetensors"), "no/head.safetensors cannot be written"),
+        (("net.safetensors", "--out", "no/head.safetensors"), "there is no folder 'no'; make it, or give another"),
         (("net.safetensors", "--method", "magic"), "magic"),
+        (("net.safetensors", "--loss", "hinge", "--focal", "2"), "--focal=2: contradicts --loss=hinge"),
+        (("net.safetensors", "--weight-decay", "1e-3", "--loss", "hinge", "--focal", "2"), "contradicts --loss"),
+        (("net.safetensors", "--weight-decay", "1e-3", "--steps", "5"), "--learning-rate: missing"),
         (("net.safetensors", "--cuts", "5", "50"), "--cuts=(5.0, 50.0): the first count must not be below"),
     ],
 )
@@ -418,3 +423,65 @@ def test_every_command_of_the_page_runs(folder, capsys, problem):
         assert words[:2] == ["collapsekit", "adjust"]
         assert main(words[1:]) == 0, command
     assert {"head.safetensors", "repaired.safetensors", "repaired.onnx"} <= {path.name for path in folder.iterdir()}
+
+
+def test_no_output_replaces_what_is_read_and_all_are_refused_before_the_work(folder, capsys, problem):
+    (x, y), _, head = problem
+    save_file({"features": x, "labels": y, **head}, "all.safetensors")
+    save_file(head, "head.safetensors")
+    os.link("head.safetensors", "linked.safetensors")
+    os.mkfifo("pipe.safetensors")
+    before = {path: path.read_bytes() for path in Path().glob("*.[ns]*") if path.is_file()}
+    own = (*WORDS, "head.safetensors")
+    for words, said in (
+        (
+            ("all.safetensors", "--validation", "val.npz", "--out", "all.safetensors"),
+            "--out='all.safetensors': is read",
+        ),
+        (("train.npz", "--validation", "all.safetensors", *own[3:], "--out", "./all.safetensors"), "is read"),
+        ((*own, "--out", "head.safetensors"), "--out='head.safetensors': is read"),
+        ((*own, "--out", "linked.safetensors"), "is read"),
+        ((*own, "--out", "a.safetensors", "--write-back", "./a.safetensors"), "is the file of --out, too"),
+        (("all.safetensors", *own[1:], "--write-back", "all.safetensors"), "--write-back='all.safetensors': is read"),
+        ((*own, "--out", "pipe.safetensors"), "--out='pipe.safetensors': is a device, pipe or socket"),
+        ((*own, "--write-back", "pipe.safetensors"), "--write-back='pipe.safetensors': is a device, pipe"),
+        ((*own, "--write-back", "none/a.safetensors"), "--write-back='none/a.safetensors': there is no folder 'none'"),
+    ):
+        assert said in refused(capsys, *words)
+    assert before == {path: path.read_bytes() for path in before}
+    assert main(["adjust", *own, "--write-back", "head.safetensors", "--method", "retrained"]) == 0  # given explicitly
+    assert load_file("head.safetensors")["weight"].shape == (5, 8)
+
+
+def test_a_bias_of_one_number_has_no_room_for_one_a_class(folder, capsys, problem):
+    head = problem[2]
+    ends = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "xy"]
+    arrays = {"w": head["weight"], "b": np.zeros(1, np.float32)}
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    nodes = [make.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1)]
+    onnx.save(make.make_model(make.make_graph(nodes, "g", ends[:1], ends[1:], tensors)), "one.onnx")
+    said = refused(capsys, *WORDS, "one.onnx", "--write-back", "new.onnx")
+    assert "'b' is one number for all classes, no room for one each; take the new head from --out" in said
+
+
+def test_a_head_of_zeros_is_named_as_the_cause(folder, capsys, problem):
+    save_file({"weight": np.zeros((5, 8), np.float32)}, "zero.safetensors")
+    notes = printed(capsys, *WORDS, "zero.safetensors")["notes"]
+    assert "The weight of the head as it was is 0: it told no samples apart." in notes
+    assert not any("in the order of the labels" in note for note in notes)
+
+
+def test_the_page_shows_what_is_printed_and_every_class(folder, capsys, problem):
+    words = (*WORDS, "net.safetensors", "--class-names", *NAMES[:4], "elk <b>", "--html", "page.html")
+    content = printed(capsys, *words)
+    assert content["html"] == "page.html"
+    text = Path("page.html").read_text(encoding="utf-8")
+    assert content["notes"][0].split(":")[0] in text
+    assert "elk &lt;b&gt;" in text
+    assert "<b>" not in text
+    assert all(one["method"] in text for one in content["methods"])
+    assert text.count("<svg") == 1
+    assert "http" not in re.sub(r'xmlns\S*="[^"]*"', "", text).replace("http://www.w3.org", "")
+    assert "--html='val.npz': is read" in refused(capsys, *WORDS, "net.safetensors", "--html", "val.npz")
+    both = ("--out", "a.safetensors", "--html", "a.safetensors")
+    assert "--html='a.safetensors': is the file of --out" in refused(capsys, *WORDS, "net.safetensors", *both)

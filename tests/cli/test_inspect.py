@@ -1,6 +1,7 @@
 """`collapsekit inspect`: from a model's file to names of classes; hostile files cost one line."""
 
 import json
+import os
 
 import numpy as np
 import onnx
@@ -130,6 +131,8 @@ def test_labels_may_be_json_repeat_or_hold_what_steers_a_terminal(folder, capsys
 
 def test_share_and_shortest_input_are_shown_on_request(folder, capsys):
     words = ["--weight-decay", "0.01", "--feature-norm", "10", "--least-norm"]
+    assert all(one["share_at_least"] is None for one in printed(capsys, "head.safetensors", *words)["classes"])
+    words.append("--bias-decays")
     first = printed(capsys, "head.safetensors", *words)["classes"]
     assert first[0]["share_at_least"] > first[1]["share_at_least"] >= 0
     assert {one["row"] for one in first if one["least_norm"] is not None} <= {1, 4}
@@ -198,3 +201,112 @@ def test_a_matrix_of_a_shard_is_read_as_it_is_stored(tmp_path, kind):
     found = read_model(str(tmp_path / "m.safetensors")).weight
     assert found.dtype == (np.float64 if kind == torch.float64 else np.float32)
     assert (found == stored["head.weight"].double().numpy()).all()
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "labels.txt", "model/config.json", "pipe", "none/page.html"])
+def test_a_page_replaces_nothing_that_is_read(folder, capsys, head, name):
+    (folder / "model").mkdir()
+    save_file(head, "model/model.safetensors")
+    (folder / "model/config.json").write_text("{}", encoding="utf-8")
+    os.mkfifo("pipe")
+    model = "model" if name.startswith("model") else "head.safetensors"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert f"--html='{name}': " in refused(capsys, model, "--labels", "labels.txt", "--html", name)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+DEAD = np.vstack([3 * np.eye(3), np.full((2, 3), -1.0)]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "said", "not_said"),
+    [
+        ("Softmax", (), "can never be output, whatever the input (proved;", "if the output"),
+        ("Sigmoid", (), "are never the largest of the outputs, whatever the input (proved;", "never be output"),
+        ("Neg", ("--head", "w"), "if the output is the largest of these logits", "proved"),
+    ],
+)
+def test_a_proof_says_what_it_takes_of_the_output(folder, capsys, kind, words, said, not_said):
+    make = onnx.helper
+    nodes = [
+        make.make_node("Relu", ["x"], ["r"]),
+        make.make_node("Gemm", ["r", "w", "b"], ["l"], transB=1),
+        make.make_node(kind, ["l"], ["y"]),
+    ]
+    ends = [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "xy"]
+    bias = np.array([10, 10, 10, 5, 5], np.float32)  # behind a sigmoid all are above one half at 0
+    arrays = [onnx.numpy_helper.from_array(array, name) for name, array in (("w", DEAD), ("b", bias))]
+    onnx.save(make.make_model(make.make_graph(nodes, "g", ends[:1], ends[1:], arrays)), "m.onnx")
+    verdict = printed(capsys, "m.onnx", *words)["verdict"]
+    assert said in verdict
+    assert not_said not in verdict
+    assert ("above one half" in verdict) == (kind == "Sigmoid")
+
+
+def stored(path, **shapes):
+    rng = np.random.default_rng(0)
+    save_file(
+        {name.replace("__", "."): rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}, path
+    )
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        (
+            {"fc1__weight": (16, 8), "out__weight": (1, 16)},
+            "no matrix is sure to be the head; name one with --head: 'fc1'",
+        ),
+        ({"fc1__weight": (16, 8), "fc__weight": (1, 16)}, "'fc' (1 × 16) has a single row"),
+        ({"embeddings__word__weight": (100, 8)}, "no matrix is sure to be the head"),
+        ({"wte__weight": (100, 8), "h__0__attn__weight": (8, 8)}, "no matrix is sure to be the head"),
+        ({"fc__weight": (1, 8)}, "it holds no matrix with a row a class"),
+    ],
+)
+def test_no_other_matrix_is_taken_for_the_head(folder, capsys, shapes, said):
+    stored("m.safetensors", **shapes)
+    assert said in refused(capsys, "m.safetensors")
+
+
+def test_a_matrix_of_two_kinds_of_tokens_is_no_head_of_two_labels(folder, capsys):
+    (folder / "model").mkdir()
+    (folder / "model/config.json").write_text('{"id2label": {"0": "a", "1": "b"}}', encoding="utf-8")
+    shapes = {"token_type_embeddings__weight": (2, 8), "query__weight": (8, 8)}
+    stored("model/model.safetensors", **shapes)
+    assert "no matrix is sure to be the head" in refused(capsys, "model")
+    stored("model/model.safetensors", **shapes, final__weight=(2, 8))
+    assert [one["label"] for one in printed(capsys, "model")["classes"]] == ["a", "b"]
+
+
+FOLDERS = sorted(map(str, range(12)))  # 0, 1, 10, 11, 2, …
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (json.dumps({name: k for k, name in enumerate(FOLDERS)}), FOLDERS),
+        (json.dumps({str(k): name for k, name in enumerate(FOLDERS)}), FOLDERS),
+        (str(dict(enumerate(FOLDERS))), FOLDERS),
+        ("\n".join(["[PAD]", "[UNK]", *"abcdefghij"]), ["[PAD]", "[UNK]", *"abcdefghij"]),
+        ("\n".join(["[", "]", *"abcdefghij"]), ["[", "]", *"abcdefghij"]),
+        ("\n".join(["{", "a", "a (row 2)", *"aabcdefgh"]), None),
+    ],
+)
+def test_names_are_in_the_order_of_the_rows(folder, capsys, text, names):
+    stored("m.safetensors", fc__weight=(12, 8))
+    (folder / "labels.txt").write_text(text, encoding="utf-8")
+    found = [one["label"] for one in printed(capsys, "m.safetensors", "--labels", "labels.txt")["classes"]]
+    assert found == (names or found)
+    assert len(set(found)) == 12
+
+
+@pytest.mark.parametrize("text", ['[\n"a",\n"b",\n"c"\n', '["a",\n"b"\n"c"', '{"a": 0,\n"b": 1,\n\n'])
+def test_damaged_json_is_not_read_as_lines(folder, capsys, text):
+    stored("m.safetensors", fc__weight=(text.rstrip("\n").count("\n") + 1, 8))
+    (folder / "labels.txt").write_text(text, encoding="utf-8")
+    assert "labels for" in refused(capsys, "m.safetensors", "--labels", "labels.txt")
+
+
+def test_numbers_of_eight_bits_are_named(folder, capsys):
+    save_torch({"fc.weight": torch.ones(4, 3).to(torch.float8_e4m3fn)}, "m.safetensors")
+    assert "fc.weight' is stored as F8_E4M3; save it as F16, BF16 or F32" in refused(capsys, "m.safetensors")

@@ -170,14 +170,14 @@ def test_noise_is_rarely_taken_for_a_gain():
         x, v = rng.normal(size=(200, 5)), rng.normal(size=(60, 5))
         y, w = np.arange(200) % 4, np.arange(60) % 4
         found = adjust(x, y, (rng.normal(size=(4, 5)), rng.normal(size=4)), validation=(v, w))
-        sure = any(one.gain > one.standard_error for one in found.attempts)
+        sure = any(one.gain > 2 * one.standard_error for one in found.attempts)
         assert (found.chosen != "untouched") == sure
         left += not sure and any(one.gain > 0 for one in found.attempts)
         changed += sure
         promised += [one.gain for one in found.attempts]
     assert abs(np.mean(promised)) < 0.04
-    assert changed < 12
-    assert left > 0  # some gained less than the error
+    assert changed <= 2
+    assert left > 0  # some gained less than two errors
 
 
 def test_the_head_stays_where_nothing_is_to_be_gained():
@@ -278,7 +278,7 @@ def test_labels_may_be_names_and_arrays_tensors_of_any_type():
 
 def test_features_of_any_sign_and_offset_are_repaired():
     for shift in ANY_SIGN:
-        x, y, head, held = data(8, shift=shift)
+        x, y, head, held = data(8, held_out=(60,) * 5, shift=shift)
         assert adjust(x, y, head, validation=held).summary[0]["gain"] > 0.05
 
 
@@ -297,6 +297,40 @@ def test_a_class_without_validation_samples_is_named_and_not_counted():
     content = found.to_dict()
     assert content["classes"][2]["before"] is None
     json.dumps(content, allow_nan=False)
+
+
+def test_a_head_that_cannot_be_improved_is_left_alone():
+    """The best of six gains more than one standard error by chance in 4 of 10 cases."""
+    changed = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        centres, labels = 0.6 * rng.normal(size=(5, 10)), np.repeat(np.arange(5), 20)
+        x, held = (centres[labels] + rng.normal(size=(100, 10)) for _ in range(2))
+        best = centres, -(centres**2).sum(axis=1) / 2  # Bayes' rule
+        changed += adjust(x, labels, best, validation=(held, labels)).chosen != "untouched"
+    assert changed <= 1
+
+
+def test_equal_samples_share_a_fold():
+    rng = np.random.default_rng(0)
+    rows = np.repeat(rng.normal(size=(30, 3)), 2, axis=0)
+    labels = np.repeat([0, 1], 30)
+    rows[30:34] = rows[:4]  # under another label, too
+    samples = Samples(rows, labels, 2)
+    fold, number = folds(samples)
+    assert number == 5
+    assert all(len(set(fold[(rows == row).all(axis=1)])) == 1 for row in rows)
+    assert np.bincount(fold).min() >= 6
+    order = rng.permutation(60)
+    assert_array_equal(folds(Samples(rows[order], 1 - labels[order], 2))[0], fold[order])
+    x, y, head, _ = data(0)
+    with pytest.raises(CollapseError, match="two that differ"):
+        adjust(x, y, head, validation=(np.repeat(x[[0, -1]], 3, axis=0), np.repeat([0, 4], 3)))
+
+
+def test_a_head_that_is_asked_to_stay_stays_as_asked():
+    x, y, head, held = data(0)
+    assert adjust(x, y, head, validation=held, method="untouched").notes[0] == ("The head stays: that was asked for.")
 
 
 def test_few_samples_make_fewer_folds():

@@ -81,13 +81,26 @@ def test_shares_are_bounded_from_below_and_rows_add_up_to_zero(bias_decay):
         weight, bias, features = trained(counts, 5, decay, bias_decay=bias_decay and decay, seed=seed)
         labels = np.repeat(np.arange(7), counts)
         longest = max(np.linalg.norm(features[labels == k].mean(axis=0)) for k in set(labels))
-        found = inspect_head(weight, bias, weight_decay=decay, feature_norm=longest)
+        words = {"weight_decay": decay, "feature_norm": longest}
+        found = inspect_head(weight, bias, bias_decays=bias is not None, **words)
+        if bias is not None:
+            silent = inspect_head(weight, bias, **words)
+            assert np.isnan(silent.share_at_least).all()
+            assert "bounded only if it decays" in " ".join(silent.verdict)
+            assert "Bounds on shares hold if the bias decays" in " ".join(found.verdict)
         assert (
             found.share_at_least <= counts / counts.sum() + 1e-6
         ).all()  # L-BFGS ends with a gradient of 1e-10 / decay
         assert found.share_at_least[-1] > 0
         assert found.nc0 < 1e-6
-        assert "as at a stationary point with coupled decay" in found.verdict[-2]
+        assert "as at a stationary point with coupled decay" in " ".join(found.verdict)
+
+
+def test_a_head_of_zeros_is_said_to_be_one():
+    found = inspect_head(np.zeros((4, 3)), np.ones(4))
+    assert found.verdict == [
+        "All rows are 0: the input makes no difference to any class. The head was never trained, or was lost."
+    ]
 
 
 def test_counts_tell_the_never_seen_from_the_regularised_away():

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from numpy.testing import assert_allclose
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from _support.tolerances import FLOAT32
 from collapsekit import CollapseError
@@ -144,6 +145,82 @@ def test_softmax_in_single_steps_is_passed(tmp_path):
     ]
     path = save(tmp_path / "m.onnx", [node("Gemm", "x w b", "l", transB=1), *steps], {"w": WEIGHT, "b": BIAS})
     assert_allclose(read_model(path).weight, WEIGHT)
+
+
+HEAD = node("Gemm", "x w b", "l", transB=1)
+SHARES = [node("Exp", "l", "e"), node("ReduceSum", "e one", "s")]
+KEEPS_ORDER = {
+    "factor": [node("Mul", "l two", "y")],
+    "factor first": [node("Mul", "two l", "y")],
+    "temperature": [node("Div", "l two", "y")],
+    "shift": [node("Sub", "l two", "y")],
+    "log-softmax in steps": [*SHARES, node("Log", "s", "t"), node("Sub", "l t", "y")],
+    "less its mean": [node("ReduceMean", "l one", "t"), node("Sub", "l t", "y")],
+    "softmax held above zero": [*SHARES, node("Max", "s two", "t"), node("Div", "e t", "y")],
+    "normalised": [node("ReduceL2", "l one", "t"), node("Div", "l t", "y")],
+    "softmax": [node("Softmax", "l", "y")],
+}
+LOSES_ORDER = {
+    "negative": [node("Neg", "l", "y")],
+    "negative factor": [node("Mul", "l minus", "y")],
+    "divided by a negative": [node("Div", "l minus", "y")],
+    "taken off": [node("Sub", "two l", "y")],
+    "divides": [node("Div", "two l", "y")],
+    "prior": [node("Mul", "l five", "y")],
+    "offsets": [node("Sub", "l five", "y")],
+    "largest of two": [node("Max", "l five", "y")],
+    "held above": [node("Max", "l two", "y")],
+    "smallest of two": [node("Min", "l five", "y")],
+    "held below": [node("Clip", "l minus two", "y")],
+    "two heads": [node("Gemm", "x w", "m", transB=1), node("Sub", "l m", "y")],
+    "product of two": [node("Mul", "l l", "y")],
+    "over a sum of any sign": [node("ReduceSum", "l one", "t"), node("Div", "l t", "y")],
+    "over a sum of samples": [node("Exp", "l", "e"), node("ReduceSum", "e zero", "t"), node("Div", "e t", "y")],
+    "softmax over samples": [node("Softmax", "l", "y", axis=0)],
+    "the smallest": [helper.make_node("TopK", ["l", "one"], ["y", "i"], largest=0)],
+    "scales by class": [node("QuantizeLinear", "l five", "q"), node("DequantizeLinear", "q five", "y")],
+}
+BEHIND = {
+    "w": WEIGHT,
+    "b": BIAS,
+    "two": np.float32(2),
+    "minus": np.float32(-1),
+    "five": np.array([1, 1, 1, 9, 9], np.float32),
+    "zero": np.array([0]),
+    "one": np.array([1]),
+}
+
+
+@pytest.mark.parametrize("kind", KEEPS_ORDER)
+def test_what_keeps_the_order_of_classes_is_passed(tmp_path, kind):
+    path = save(tmp_path / "m.onnx", [HEAD, *KEEPS_ORDER[kind]], BEHIND)
+    inputs = RNG.normal(size=(50, 3)).astype(np.float32)
+    output = ReferenceEvaluator(path).run(None, {"x": inputs})[0]
+    assert (output.argmax(axis=1) == (inputs @ WEIGHT.T + BIAS).argmax(axis=1)).all()
+    assert_allclose(read_model(path).weight, WEIGHT)
+    assert read_model(path).output == "largest"
+
+
+@pytest.mark.parametrize("kind", LOSES_ORDER)
+def test_what_may_lose_the_order_of_classes_is_not_passed(tmp_path, kind):
+    path = save(tmp_path / "m.onnx", [HEAD, *LOSES_ORDER[kind]], BEHIND)
+    with pytest.raises(CollapseError, match="the output is no linear layer's; name the head with --head: 'w'"):
+        read_model(path)
+    named = read_model(path, "w")
+    assert named.output == "unknown"
+    assert_allclose(named.weight, WEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("tail", "output"),
+    [
+        ([node("Sigmoid", "l", "y")], "sigmoids"),
+        ([node("Sigmoid", "l", "s"), node("Mul", "s two", "y")], "sigmoids"),
+        ([node("Sigmoid", "l", "s"), node("ArgMax", "s", "y", axis=1)], "largest"),
+    ],
+)
+def test_a_sigmoid_of_each_class_is_no_choice_between_them(tmp_path, tail, output):
+    assert read_model(save(tmp_path / "m.onnx", [HEAD, *tail], BEHIND)).output == output
 
 
 def constants(**values):

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from collapsekit import CollapseError, files
 from collapsekit.cli._console import MOST_ROWS, print_json, print_note, print_table, progress
 from collapsekit.cli._inputs import Head, Penalties, by_flags
+from collapsekit.cli._outputs import check_output, same
+from collapsekit.cli.predict import pages
 from collapsekit.data import LabelledData, read, read_head
 from collapsekit.diagnosis import Adjustment
 from collapsekit.diagnosis import adjust as repaired
@@ -37,13 +39,14 @@ def adjust(
     label_column: str | None = None,
     trained: Annotated[Head | None, Parameter(name="*")] = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
+    html: Path | None = None,
     json: bool = False,
 ) -> None:
     """Repair the head of a trained network without retraining the rest, with the gain measured on validation samples.
 
     FEATURES holds the inputs of the head on the training samples, one row a sample, and labels: an .npz or .safetensors
     with the arrays features and labels (or X and y), or .npy, .csv, .parquet. The head stays untouched unless a method
-    gains more balanced accuracy, in cross-validation on the validation samples, than the standard error of its gain.
+    gains more balanced accuracy, in cross-validation on the validation samples, than two standard errors of its gain.
 
     Example: collapsekit adjust train.npz --validation val.npz --head model.safetensors --out head.safetensors
 
@@ -70,15 +73,19 @@ def adjust(
         One name a row of the head, in the order of its rows; left out: those in the model, or the sorted labels.
     label_column : str
         Column of a table that holds the labels.
+    html : Path
+        Write a page with the tables and a figure, too (needs the extras report and torch).
     json : bool
         Print one JSON object.
     """
     penalties, trained = penalties or Penalties(), trained or Head()
     found, source, layer = _head(features, head)
-    if write_back is not None and head is None:
-        raise CollapseError("--write-back: writes a copy of the file of --head; give --head FILE")
-    if out is not None and out.suffix.lower() != ".safetensors":
-        raise CollapseError(f"--out={str(out)!r}: give a name that ends in .safetensors")
+    _check_outputs((features, validation), source, out, write_back, named=head is not None)
+    if html is not None:
+        pages()
+        check_output("--html", html, (features, validation, source))
+        if any(one is not None and same(html, one) for one in (out, write_back)):
+            raise CollapseError(f"--html={str(html)!r}: is the file of --out or --write-back, too; give another name")
     if write_back is not None:
         with by_flags():
             rewritten(source, write_back, found.weight, found.bias, head=layer)  # refused before the work
@@ -101,21 +108,48 @@ def adjust(
         )
     said = [one for one in (obstacle, order) if one is not None]
     if out is not None:
-        _save(out, result)
+        with by_flags():
+            _save(out, result)
         said.append(f"The head is in {out}.")
     if write_back is not None:
-        with by_flags():
+        with by_flags(out="--write-back"):
             files.replace(Path(write_back), rewritten(source, write_back, *result.head, head=layer))
         said.append(f"{source} with that head is in {write_back}.")
+    if html is not None:
+        _page(result, said, html)
+        said.append(f"page: {html}")
     if out is None and write_back is None:
         said.append("Nothing was written; --out head.safetensors writes the head.")
     if json:
         print_json(
             result.to_dict()
-            | {"out": out and str(out), "write_back": write_back, "assumed_order": order, "no_prediction": obstacle}
+            | {
+                "out": out and str(out),
+                "html": html and str(html),
+                "write_back": write_back,
+                "assumed_order": order,
+                "no_prediction": obstacle,
+            }
         )
         return
     _print(result, said)
+
+
+def _check_outputs(
+    data: tuple[Path, Path], source: str, out: Path | None, write_back: str | None, *, named: bool
+) -> None:
+    """Refuse outputs before the work; of what is read only the head's own file may be written back."""
+    if out is not None:
+        if out.suffix.lower() != ".safetensors":
+            raise CollapseError(f"--out={str(out)!r}: give a name that ends in .safetensors")
+        check_output("--out", out, (*data, source))
+    if write_back is not None:
+        if not named:
+            raise CollapseError("--write-back: writes a copy of the file of --head; give --head FILE")
+        own = same(write_back, source)
+        check_output("--write-back", Path(write_back), () if own else data)
+        if out is not None and same(out, write_back):
+            raise CollapseError(f"--write-back={write_back!r}: is the file of --out, too; give another name")
 
 
 def _head(features: Path, head: str | None) -> tuple[ModelHead, str, str | None]:
@@ -173,8 +207,9 @@ def _vectors(data: LabelledData, argument: str, path: Path) -> LabelledData:
 def _predicted(
     penalties: Penalties, trained: Head, counts: NDArray[np.int64], biased: bool
 ) -> tuple[Prediction | None, str | None]:
-    """The prediction of the recipe, or why there is none although a recipe is given."""
-    if not penalties.given:
+    """The prediction of the recipe, or why there is none although a recipe is given; what contradicts itself raises."""
+    trained.made(penalties, np.maximum(counts, 1))
+    if penalties.horizon is None and not penalties.given:  # a horizon without penalties raises
         return None, None
     reason = penalties.refusal(counts) if counts.all() else f"class {counts.argmin()} has no training samples"
     if reason is not None:
@@ -190,34 +225,59 @@ def _save(out: Path, result: Adjustment) -> None:
     files.replace(out, save({key: np.ascontiguousarray(array, dtype=np.float32) for key, array in tensors.items()}))
 
 
+METHODS_HEAD = ("method", "tuned to", "balanced\naccuracy", "gain", "standard\nerror", "")
+OVERALL_HEAD = ("", "classes", "before", "95 %", "after", "95 %", "gain", "95 %", "")
+CLASS_HEAD = (
+    "class",
+    "training\nsamples",
+    "validation\nsamples",
+    "recall\nbefore",
+    "95 %",
+    "recall\nafter",
+    "95 %",
+    "",
+)
+
+
 def _print(result: Adjustment, said: list[str]) -> None:
     for sentence in result.notes:
         print_note(sentence)
     print_table(
-        ("method", "tuned to", "balanced\naccuracy", "gain", "standard\nerror", ""),
+        METHODS_HEAD,
         [_attempted(one, result.chosen) for one in result.attempts],
         muted=[bool(one.reason) for one in result.attempts],
         drop=("tuned to",),
     )
     print_note("")
-    print_table(
-        ("", "classes", "before", "95 %", "after", "95 %", "gain", "95 %", ""),
-        [_overall(row) for row in result.summary],
-        drop=("classes", "95 %", "95 %"),
-    )
+    print_table(OVERALL_HEAD, [_overall(row) for row in result.summary], drop=("classes", "95 %", "95 %"))
     print_note(f"{result.cuts}.")
     print_note("")
-    rows = sorted(result.table, key=lambda row: -row["count"])
+    rows = _by_size(result)
     shown = rows if len(rows) <= MOST_ROWS else _most_changed(rows)
-    print_table(
-        ("class", "training\nsamples", "validation\nsamples", "recall\nbefore", "95 %", "recall\nafter", "95 %", ""),
-        [_class(row) for row in shown],
-        drop=("95 %", "95 %", "validation\nsamples"),
-    )
+    print_table(CLASS_HEAD, [_class(row) for row in shown], drop=("95 %", "95 %", "validation\nsamples"))
     if len(shown) < len(rows):
         print_note(f"The {len(shown)} of {len(rows)} classes that change most are shown; --json prints all.")
     for sentence in said:
         print_note(sentence)
+
+
+def _by_size(result: Adjustment) -> list[dict[str, Any]]:
+    return sorted(result.table, key=lambda row: -row["count"])
+
+
+def _page(result: Adjustment, said: list[str], html: Path) -> None:
+    """Write the page, with the same tables and every class."""
+    pages()  # or says what it needs
+    from collapsekit.report.adjust_page import adjust_page
+
+    tried = [_attempted(one, result.chosen) for one in result.attempts]
+    tables = [
+        ("Classes", "Recall on the validation samples", CLASS_HEAD, [_class(row) for row in _by_size(result)]),
+        ("Overall", f"{result.cuts}", OVERALL_HEAD, [_overall(row) for row in result.summary]),
+        ("Methods", f"In {result.folds}-fold cross-validation on the validation samples", METHODS_HEAD, tried),
+    ]
+    with by_flags(out="--html"):
+        adjust_page(result, [*result.notes, *said], tables, html)
 
 
 def _most_changed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from collapsekit import CollapseError
 from collapsekit.cli._console import MOST_ROWS, print_json, print_note, print_table, progress
+from collapsekit.cli._inputs import by_flags
+from collapsekit.cli._outputs import check_output
 from collapsekit.cli.predict import pages
 from collapsekit.data import class_sizes
 from collapsekit.data.lists import Lines
@@ -35,6 +38,7 @@ def inspect(
     activation: Literal["relu", "swish", "gelu", "hardswish", "mish", "none"] | None = None,
     weight_decay: float | None = None,
     feature_norm: float | None = None,
+    bias_decays: bool = False,
     prove: Literal["flagged", "all", "none"] = "flagged",
     least_norm: bool = False,
     html: Path | None = None,
@@ -66,6 +70,8 @@ def inspect(
         Coupled decay of the head, for lower bounds on the classes' shares of the data.
     feature_norm : float
         Upper bound on the norm of the head's inputs, for the same.
+    bias_decays : bool
+        The head's bias decays as its weight does; else a head with a bias gets no bounds on shares.
     prove : str
         Which classes are proved unreachable or not: the 200 flagged ones nearest the dead point, all, or none.
     least_norm : bool
@@ -75,6 +81,8 @@ def inspect(
     json : bool
         Print one JSON object.
     """
+    if html is not None:
+        check_output("--html", html, (model, labels, counts))
     found = read_model(model, head)
     names = found.names if labels is None else read_labels(labels, len(found.weight))
     samples = None if counts is None else _samples(counts, lines, names, len(found.weight))
@@ -90,11 +98,14 @@ def inspect(
             activation=given,
             weight_decay=weight_decay,
             feature_norm=feature_norm,
+            bias_decays=bias_decays,
             prove=prove,
             least_norm=least_norm,
             advance=advance,
         )
-    page = {} if html is None else {"page": str(_page().head_page(result, found.weight, found.layer, html))}
+    result = replace(result, output=found.output)
+    with by_flags(out="--html", path="--html"):
+        page = {} if html is None else {"page": str(_page().head_page(result, found.weight, found.layer, html))}
     if json:
         print_json(result.to_dict() | page)
         return
@@ -135,9 +146,10 @@ def _print(result: Inspection, found: ModelHead) -> None:
     )
     rows = result.table()[:MOST_ROWS]
     cells = [_row(one) for one in rows]
+    headers = (*HEADERS[:-1], "can be\nlargest") if result.output == "sigmoids" else HEADERS
     known = [i for i in range(len(HEADERS)) if any(row[i] for row in cells)]  # a column in which nothing is known goes
     print_table(
-        [HEADERS[i] for i in known],
+        [headers[i] for i in known],
         [[row[i] for i in known] for row in cells],
         drop=[name for name in DROP if HEADERS.index(name) in known],
         muted=[one["reachable"] is False for one in rows],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +21,23 @@ SIDES = (0.025, 0.975)
 
 
 def folds(samples: Samples) -> tuple[NDArray[np.intp], int]:
-    """Return the fold of each sample, (n,), and their number: at most 5, at most the samples of the largest class.
+    """Return the fold of each sample, (n,), and their number: at most 5, at most the distinct ones of a class.
 
-    Stratified; it depends on the samples alone, not on their order or that of the classes.
+    Stratified; samples with the same features share a fold, whatever their labels. It depends on the samples alone,
+    not on their order or that of the classes.
     """
-    marks, number = digests(samples.features), min(FOLDS, int(samples.counts.max()))
-    fold = np.zeros(len(marks), dtype=np.intp)
-    for k in np.flatnonzero(samples.counts):
-        own = sorted(np.flatnonzero(samples.labels == k), key=lambda i: marks[i])
-        fold[own] = (np.arange(len(own)) + int.from_bytes(marks[own[0]], "little") % number) % number
-    return fold, number
+    marks = digests(samples.features)
+    own = [sorted({marks[i] for i in np.flatnonzero(samples.labels == k)}) for k in np.flatnonzero(samples.counts)]
+    number, times = min(FOLDS, max(map(len, own))), Counter(chain(*own))
+    fold = {mark: _number(mark) % number for mark in times}  # what several classes have stays there
+    for some in own:
+        alone = [mark for mark in some if times[mark] == 1]
+        fold |= {mark: (i + _number(some[0])) % number for i, mark in enumerate(alone)}
+    return np.array([fold[mark] for mark in marks], dtype=np.intp), number
+
+
+def _number(mark: bytes) -> int:
+    return int.from_bytes(mark, "little")
 
 
 def balanced_accuracy(hits: Hits, samples: Samples) -> float:

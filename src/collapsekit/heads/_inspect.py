@@ -14,6 +14,7 @@ from collapsekit.errors import CollapseError
 from collapsekit.heads.activations import Activation, ActivationName, as_activation
 from collapsekit.heads.coincidence import Group, coinciding_groups, distances_from
 from collapsekit.heads.least_norm import least_norm as shortest
+from collapsekit.heads.model_head import Output
 from collapsekit.heads.proofs import Head, Proof, decide_all, twins
 from collapsekit.heads.verdict import LARGE, nc0_share, sentences
 from collapsekit.validation import Array, class_names, numeric, positive_number, shorten
@@ -50,8 +51,9 @@ class Inspection:
     least_norm : (K,) array
         Norm of the shortest input at which the class has the largest logit; NaN where not asked for.
     share_at_least : (K,) array
-        Lower bound on the class's share of the training data; NaN where not asked for, without a dead point, or where
-        the sum of the rows excludes a stationary point with coupled decay, on which the bound rests.
+        Lower bound on the class's share of the training data; NaN where not asked for, without a dead point, with a
+        bias that is not said to decay, or where the sum of the rows excludes a stationary point with coupled decay, on
+        which the bound rests.
     groups : tuple of Group
         Groups of coinciding rows, the largest first; the first is the dead point's.
     dead_norm : float
@@ -66,6 +68,10 @@ class Inspection:
         For each class that is never output the mixture of other rows that beats it.
     counts : (K,) array or None
         Samples of each class, where given.
+    output : {"largest", "sigmoids", "unknown"}
+        What becomes of the logits, as far as a graph says it; left out: the class is that of the largest.
+    bias_decays : bool or None
+        Whether the bias is said to decay as the weight does; None where no shares were asked for.
     """
 
     names: tuple[str, ...]
@@ -82,6 +88,8 @@ class Inspection:
     activation: Activation | None
     proofs: dict[int, Proof] = field(repr=False)
     counts: Array | None = None
+    output: Output = "largest"
+    bias_decays: bool | None = None
 
     def __repr__(self) -> str:
         return f"Inspection({len(self.names)} classes: {self.verdict[0]})"
@@ -119,6 +127,7 @@ class Inspection:
             "groups": [{"rows": one.rows.tolist(), "can_win": self.winners(one)} for one in self.groups],
             "nc0": self.nc0,
             "bias_sum": self.bias_sum,
+            "output": self.output,
             "verdict": " ".join(self.verdict),
         }
 
@@ -150,6 +159,7 @@ def inspect_head(
     activation: Activation | ActivationName | None = None,
     weight_decay: float | None = None,
     feature_norm: float | None = None,
+    bias_decays: bool = False,
     prove: Prove = "flagged",
     least_norm: bool = False,
     advance: Advance = lambda *_: None,
@@ -175,7 +185,10 @@ def inspect_head(
         What the inputs of the head come from; left out: not known, and nothing is proved but of equal rows.
     weight_decay, feature_norm : float, optional
         Decay of the head, coupled and as in torch, and an upper bound on the norm of its inputs' class means; both
-        give `share_at_least`. A bias is taken to decay as the weight does.
+        give `share_at_least`.
+    bias_decays : bool
+        Whether the bias decays as the weight does, as torch's optimisers have it by default; of a head with a bias that
+        does not there is no bound.
     prove : {"flagged", "all", "none"}
         Which classes are decided: the 200 flagged ones nearest the dead point, all, or none.
     least_norm : bool
@@ -227,6 +240,7 @@ def inspect_head(
     lengths = np.full(size, np.nan)
     nc0 = float(np.linalg.norm(rows.sum(axis=0, dtype=np.float64)))
     shares = _shares(apart, bias is not None, weight_decay, feature_norm)
+    bounded = nc0_share(nc0, norm) < LARGE and (bias is None or bias_decays)
     for k in risky if least_norm else ():
         if reachable[k] is not False:
             lengths[k] = shortest(rows, offsets, int(k), None if given is None else given.lower)
@@ -237,7 +251,7 @@ def inspect_head(
         coinciding=coinciding,
         reachable=reachable,
         least_norm=lengths,
-        share_at_least=shares if nc0_share(nc0, norm) < LARGE else np.full(size, np.nan),
+        share_at_least=shares if bounded else np.full(size, np.nan),
         groups=tuple(groups),
         dead_norm=dead,
         nc0=nc0,
@@ -245,6 +259,7 @@ def inspect_head(
         activation=given,
         proofs={k: verdict for k, verdict in decided.items() if isinstance(verdict, Proof)},
         counts=seen,
+        bias_decays=None if weight_decay is None else bias_decays,
     )
 
 

@@ -17,6 +17,8 @@ from collapsekit.validation import printable, short
 HEADS = (*LAYERS, "lm_head", "cls", "score", "output_layer", "predictions", "_fc", "last_linear", "out_proj")
 WEIGHT = re.compile(r"(?:^|[._/])(weight|kernel|W|w)(?::0)?$")
 BIAS = {"weight": ("bias",), "kernel": ("bias",), "W": ("b", "bias"), "w": ("b", "bias")}
+OTHERS = re.compile(r"embed|token_type|position|pooler|(?:^|[._/])(?:wte|wpe)(?:$|[._/])", re.IGNORECASE)
+"""Layers that have a row a word or place, or pool: never taken for a head unless they are named."""
 LISTED = 8
 
 
@@ -35,18 +37,18 @@ class Candidate:
 
 
 def candidates(shapes: Mapping[str, Sequence[int]]) -> list[Candidate]:
-    """Return every matrix, or 1×1 convolution, with its bias if there is one."""
+    """Return every matrix, or 1×1 convolution, with its bias if there is one; those of a single row, too."""
     found = []
     for key, shape in shapes.items():
         sizes = tuple(int(size) for size in shape)
-        if len(sizes) < 2 or min(sizes) < 1 or sizes[0] < 2 or prod(sizes[2:]) != 1:
+        if len(sizes) < 2 or min(sizes) < 1 or prod(sizes[2:]) != 1:
             continue
         mark = WEIGHT.search(key)
         layer = key[: mark.start()] if mark else key
         turned = bool(mark) and mark is not None and mark[1] == "kernel"  # Keras and Flax store inputs first
         size = sizes[1] if turned else sizes[0]
         found.append(Candidate(layer, key, _bias(key, mark, shapes, size), (size, sizes[0 if turned else 1]), turned))
-    return [one for one in found if one.shape[0] >= 2]
+    return found
 
 
 def _bias(key: str, mark: re.Match[str] | None, shapes: Mapping[str, Sequence[int]], size: int) -> str | None:
@@ -62,22 +64,29 @@ def choose(found: Sequence[Candidate], head: str | None, size: int | None = None
     Raises
     ------
     CollapseError
-        If none or several may be it; the message lists them.
+        If none or several may be it, or it has one row; the message lists them.
     """
-    if not found:
+    if all(one.shape[0] < 2 for one in found):
         raise CollapseError("it holds no matrix with a row a class; give the file that holds the output layer")
     if head is not None:
         named = [one for one in found if head in (one.layer, one.key)]
         if not named:
             raise CollapseError(f"no matrix {printable(short(head))!r}; --head: one of {listed(found)}")
-        return named[0]
-    fitting = [one for one in found if one.shape[0] == size] if size is not None else []
-    for group in (fitting, found):
-        called = [one for one in group if re.split(r"[./]", one.layer)[-1] in HEADS or not one.layer]
-        for few in (called, group):
-            if len(few) == 1:
-                return few[0]
-    raise CollapseError(f"several matrices may be the head; name one with --head: {listed(called or found)}")
+        return _with_classes(named[0])
+    likely = [one for one in found if not OTHERS.search(one.layer)]
+    fitting = [one for one in likely if one.shape[0] == size] if size is not None else []
+    called = [one for one in likely if re.split(r"[./]", one.layer)[-1] in HEADS or not one.layer]
+    alone = likely if len(found) == 1 and size in (None, found[0].shape[0]) else []
+    for few in ([one for one in called if one in fitting], fitting, called, alone):
+        if len(few) == 1:
+            return _with_classes(few[0])
+    raise CollapseError(f"no matrix is sure to be the head; name one with --head: {listed(called or found)}")
+
+
+def _with_classes(found: Candidate) -> Candidate:
+    if found.shape[0] < 2:
+        raise CollapseError(f"{found} has a single row, no two classes; give --head another, of a row a class")
+    return found
 
 
 def listed(found: Sequence[Candidate]) -> str:

@@ -57,15 +57,23 @@ def metadata_labels(entries: Mapping[str, str], size: int) -> tuple[str, ...] | 
 
 
 def parsed(text: str) -> list[str] | None:
-    """Return the labels in a text; None where it is JSON, or a Python literal, of something else."""
+    """Return the labels in a text; None where it is JSON, or a Python literal, of something else or damaged."""
     content = text.strip()
+    lines = [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")]
     if content[:1] in ("[", "{"):
         table = _literal(content)
         if isinstance(table, dict):
             return by_row(table)
-        return [str(one) for one in table] if isinstance(table, list | tuple) else None
-    lines = text.split("\n")
-    return [line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
+        if isinstance(table, list | tuple):
+            return [str(one) for one in table]
+        return lines if table is None and _of_tokens(lines) else None
+    return lines
+
+
+def _of_tokens(lines: Sequence[str]) -> bool:
+    """Whether lines that are no JSON are labels that begin with a bracket, such as [PAD], not JSON that is damaged."""
+    first, second = lines[0].strip(), lines[1].strip() if len(lines) > 1 else ""
+    return first.endswith(("]", "}")) or (len(first) == 1 and second[:1] not in ("'", '"', "[", "{"))
 
 
 def _literal(content: str) -> Any:
@@ -78,8 +86,14 @@ def _literal(content: str) -> Any:
 
 
 def by_row(table: Mapping[Any, Any]) -> list[str] | None:
-    """Return the labels of an object {row: label} or {label: row}; None where rows are missing."""
-    for rows in (table, {value: key for key, value in table.items() if isinstance(value, int | str)}):
+    """Return the labels of an object {row: label} or {label: row}; None where rows are missing.
+
+    Where both may be meant, words with whole numbers are labels with their rows, as in torchvision's class_to_idx:
+    {"0": 0, "1": 1, "10": 2} are folders. All else is {row: label}.
+    """
+    turned = {value: key for key, value in table.items() if isinstance(value, int | str)}
+    whole = all(isinstance(key, str) and type(value) is int for key, value in table.items())
+    for rows in (turned, table) if whole else (table, turned):
         numbered = {str(row): str(label) for row, label in rows.items()}
         if all(str(k) in numbered for k in range(len(table))):
             return [numbered[str(k)] for k in range(len(table))]
@@ -90,4 +104,11 @@ def distinct(names: Sequence[str] | Iterable[str]) -> tuple[str, ...]:
     """Return printable names, those that stand for several rows with their row behind."""
     shown = [printable(str(name)) for name in names]
     times = Counter(shown)
-    return tuple(name if times[name] == 1 else f"{name} (row {k})" for k, name in enumerate(shown))
+    found, taken = list[str](), {name for name in shown if times[name] == 1}
+    for k, name in enumerate(shown):
+        own = name
+        while times[name] > 1 and (own == name or own in taken):
+            own += f" (row {k})"
+        taken.add(own)
+        found.append(own)
+    return tuple(found)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from collapsekit.heads.activations import Activation
+
+Output = Literal["largest", "sigmoids", "unknown"]
+"""What a model puts out: the class of the largest logit, or logits and softmax; a sigmoid of each; something else."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +29,8 @@ class ModelHead:
         Names of the classes, where the file has them.
     activation : Activation or None
         What its inputs come from, where a graph says so.
+    output : {"largest", "sigmoids", "unknown"}
+        What becomes of its logits; without a graph the largest is taken to be the class.
     """
 
     layer: str
@@ -33,3 +38,4 @@ class ModelHead:
     bias: NDArray[Any] | None
     names: tuple[str, ...] | None = None
     activation: Activation | None = None
+    output: Output = "largest"

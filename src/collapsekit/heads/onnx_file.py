@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from collapsekit.data.files import parsing
 from collapsekit.errors import CollapseError
 from collapsekit.heads.labels import metadata_labels
-from collapsekit.heads.model_head import ModelHead
-from collapsekit.heads.onnx_graph import REMEDY, Graph
+from collapsekit.heads.model_head import ModelHead, Output
+from collapsekit.heads.onnx_graph import CHOOSING, REMEDY, Graph
 from collapsekit.heads.onnx_inputs import activation_of
 from collapsekit.heads.onnx_layers import Linear, linear
 from collapsekit.validation import printable, short
@@ -32,7 +32,23 @@ def read_onnx(path: Path, head: str | None = None) -> ModelHead:
             bias=None if found.bias is None else _floats(found.bias),
             names=metadata_labels(graph.metadata, len(found.weight)),
             activation=activation_of(graph, found.source),
+            output=_use(graph, found),
         )
+
+
+def _use(graph: Graph, head: Linear) -> Output:
+    """Whether the graph puts out the class of the largest logit, a sigmoid of each, or something else of the head."""
+    uses = set[Output]()
+    for output in graph.outputs:
+        behind = list[str]()
+        for node in graph.above(output):
+            layer = linear(graph, node.output[0])
+            if layer is not None and layer.names[0] == head.names[0]:
+                alone = "Sigmoid" in behind and not any(kind in CHOOSING for kind in behind)
+                uses.add("sigmoids" if alone else "largest")
+                break
+            behind.append(node.op_type)
+    return "sigmoids" if "sigmoids" in uses else "largest" if uses else "unknown"
 
 
 def _output_layer(graph: Graph) -> Linear:

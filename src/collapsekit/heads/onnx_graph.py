@@ -150,38 +150,90 @@ class Graph:
 
     def above(self, name: str) -> Iterator[Any]:
         """Yield the nodes that only rank or normalise classes, and the first of another kind, back from a value."""
-        waiting, seen = [name], set[str]()
-        while waiting:
-            one = waiting.pop(0)
-            node = self.makers.get(one)
-            if node is None or one in seen:
-                continue
-            seen.add(one)
+        seen = set[str]()
+        while name in self.makers and name not in seen:
+            seen.add(name)
+            node = self.makers[name]
             yield node
-            if ranks(self, node):
-                waiting.extend(node.input)
+            ranked = ranked_input(self, node)
+            if ranked is None:
+                break
+            name = ranked
 
 
-RANKING = (
-    *MOVES,
-    *("Softmax", "LogSoftmax", "Sigmoid", "Hardmax", "ArgMax", "TopK", "Exp", "Log", "ReduceMax", "ReduceSum", "Max"),
-    *("ReduceLogSumExp", "Expand", "QuantizeLinear", "DequantizeLinear", "Sub", "Div", "Mul", "ZipMap", "Normalizer"),
-)
-"""What stands between the logits and the output of a classifier."""
+CHOOSING = ("ArgMax", "TopK", "Hardmax")
+RANKING = (*MOVES, *CHOOSING, "Softmax", "LogSoftmax", "Sigmoid", "Exp", "Log", "Expand", "ZipMap", "Normalizer")
+"""What stands between the logits and the output of a classifier and keeps the order of what enters it."""
+ROUNDED = ("QuantizeLinear", "DequantizeLinear")
+POSITIVE = ("Exp", "Softmax", "Sigmoid")
+SCALARS = ("Cast", "Reshape", "Identity", "Expand", "Clip", "Max", "Add", "Squeeze", "Unsqueeze")
+"""What may stand between a sum over classes and what is divided by it."""
 
 
-def ranks(graph: Graph, node: Any) -> bool:
-    """Return whether a node keeps the order of the classes: of a constant that it adds or multiplies by, one number."""
-    if node.op_type not in RANKING:
-        return False
-    if node.op_type in ("Sub", "Div", "Mul"):
-        known = [graph.constant(name) for name in node.input]
-        if known[0] is not None and node.op_type != "Mul":
+def ranked_input(graph: Graph, node: Any) -> str | None:
+    """Return the input whose largest entries are those of the output; None where that is not certain.
+
+    Constants must be one number, a factor above 0; what is taken off or divided by may also be a number of each sample
+    that is found from all classes, as in a softmax in single steps.
+    """
+    first, *rest = node.input or [""]
+    known = [graph.constant(name) for name in rest]
+    kind, ranked = node.op_type, None
+    if kind in RANKING:
+        given = graph.attributes(node)
+        smallest = kind == "TopK" and not given.get("largest", 1)
+        ranked = None if smallest or (kind in ("Softmax", "LogSoftmax") and given.get("axis") == 0) else first
+    elif kind in ROUNDED:
+        ranked = first if all(one is not None and one.size == 1 for one in known) else None
+    elif kind == "Mul":
+        factors = (*known, graph.constant(first))
+        ranked = next((name for name, other in zip(node.input, factors, strict=True) if _factor(other)), None)
+    elif kind == "Sub":
+        ranked = first if _number(known[0]) or _reduced(graph, rest[0], logarithmic=True) else None
+    elif kind == "Div":
+        ranked = first if _factor(known[0]) or _reduced(graph, rest[0], logarithmic=False) else None
+    return ranked
+
+
+def _number(constant: NDArray[Any] | None) -> bool:
+    return constant is not None and constant.size == 1
+
+
+def _factor(constant: NDArray[Any] | None) -> bool:
+    return constant is not None and constant.size == 1 and bool(constant.item() > 0)
+
+
+def _reduced(graph: Graph, name: str, *, logarithmic: bool) -> bool:
+    """Whether a value is one number of each sample: a maximum or log-sum over classes, or a sum of positive numbers."""
+    for _ in range(DEPTH):
+        node = graph.maker(name)
+        if node is None or not node.input or (node.op_type in ("Add", "Max") and not _positive_beside(graph, node)):
             return False
-        return all(one is None or (one.size == 1 and one.item() > 0) for one in known) and (
-            node.op_type != "Mul" or any(one is not None for one in known)
-        )
-    return True
+        if node.op_type in SCALARS or (logarithmic and node.op_type == "Log"):
+            name = next((key for key in node.input if graph.constant(key) is None), "")
+            continue
+        if not _over_classes(graph, node):
+            return False
+        if logarithmic:
+            return node.op_type in ("ReduceMax", "ReduceLogSumExp", "ReduceSum", "ReduceMean")
+        inner = graph.maker(graph.behind(node.input[0]))
+        positive = inner is not None and inner.op_type in POSITIVE
+        return node.op_type in ("ReduceL1", "ReduceL2") or (positive and node.op_type in ("ReduceSum", "ReduceMax"))
+    return False
+
+
+def _positive_beside(graph: Graph, node: Any) -> bool:
+    """Whether all inputs but one are constants, one number of at least 0 each."""
+    known = [graph.constant(name) for name in node.input]
+    return known.count(None) == 1 and all(one.size == 1 and one.item() >= 0 for one in known if one is not None)
+
+
+def _over_classes(graph: Graph, node: Any) -> bool:
+    """Whether a reduction is not over the first axis alone, that of the samples."""
+    given = graph.attributes(node)
+    stored = graph.constant(node.input[1]) if len(node.input) > 1 and node.input[1] else None
+    axes = given.get("axes") if stored is None else stored.ravel().tolist()
+    return axes is None or 0 not in axes
 
 
 def dequantised(

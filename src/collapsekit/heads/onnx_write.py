@@ -117,6 +117,8 @@ class _Editor:
         if tensor.data_type not in (1, 10, 11, 16):  # float, float16, double, bfloat16
             raise CollapseError(f"{shorten(name)} is stored as {kind}; {ELSE}")
         shape = list(tensor.dims)
+        if np.prod(shape) < array.size:
+            raise CollapseError(f"{shorten(name)} is one number for all classes, no room for one each; {ELSE}")
         full = np.broadcast_to(array, shape) if array.size != np.prod(shape) else array.reshape(shape)
         with np.errstate(over="ignore"):
             new = self.onnx.numpy_helper.from_array(np.ascontiguousarray(full.astype(kind)), tensor.name)

@@ -33,6 +33,8 @@ class Index:
         with parsing(path.name, DAMAGED), path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             entry = json.loads(stream.read(length))[key]
+            if entry["dtype"].startswith(("F8_", "F6_", "F4")):
+                raise CollapseError(f"{shorten(key)} is stored as {entry['dtype']}; save it as F16, BF16 or F32")
             if entry["dtype"] not in STORED:
                 return READERS[".safetensors"](path, lambda _: [key])[key]
             check_size(entry["shape"], 4, key)

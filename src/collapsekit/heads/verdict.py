@@ -20,7 +20,18 @@ SMALL, LARGE = 0.05, 0.5
 
 def sentences(found: Inspection) -> list[str]:
     """Return the verdict: which classes can never or hardly be output, then the dead point, causes and decay."""
-    spoken = [_headline(found), _hardly(found), _dead(found), _causes(found), _decay(found), _missing(found)]
+    if not found.norm.any():
+        return ["All rows are 0: the input makes no difference to any class. The head was never trained, or was lost."]
+    spoken = [
+        _headline(found),
+        _hardly(found),
+        _sigmoids(found),
+        _dead(found),
+        _causes(found),
+        _decay(found),
+        _shares(found),
+        _missing(found),
+    ]
     return [one for one in spoken if one]
 
 
@@ -28,16 +39,37 @@ def _headline(found: Inspection) -> str:
     never, size = found.unreachable, len(found.names)
     if never:
         many = f"{len(never)} of {size} classes" if len(never) > 1 else f"1 of {size} classes"
-        return f"{many} can never be output, whatever the input{_condition(found)}: {_listed(found, never)}."
+        never_so = "can never be output"
+        if found.output == "sigmoids":
+            never_so = (
+                "are never the largest of the outputs" if len(never) > 1 else "is never the largest of the outputs"
+            )
+        return f"{many} {never_so}, whatever the input{_condition(found)}: {_listed(found, never)}."
     return "" if found.flagged.size else f"No class of {size} stands out as one that is never output."
 
 
+def _sigmoids(found: Inspection) -> str:
+    """What a proof about the largest output leaves open where each output is judged alone."""
+    if found.output != "sigmoids" or not found.flagged.size:
+        return ""
+    return "Each output has a sigmoid of its own: a class that is never the largest may still be above one half."
+
+
 def _condition(found: Inspection) -> str:
+    """What the proofs rest on: how logits are used if no graph says it, and where its inputs come from."""
+    if found.output == "unknown":
+        return f", if the output is the largest of these logits{_inputs(found)}"
+    return _inputs(found)
+
+
+def _inputs(found: Inspection) -> str:
     """What the proofs rest on: nothing where rows are equal, the graph, or what was said."""
     if all(len(proof.mixture) == 1 and found.activation is None for proof in found.proofs.values()):
         return ""
     if found.activation is None or found.activation.lower is None:
         return ""
+    if found.activation.read and found.output == "unknown":
+        return f" (the head's inputs come from a {found.activation}, read from the file)"
     if found.activation.read:
         return f" (proved; the head's inputs come from a {found.activation}, read from the file)"
     return f", if the head's inputs come from a {found.activation}"
@@ -49,7 +81,8 @@ def _hardly(found: Inspection) -> str:
         return ""
     more = "more " if found.unreachable else ""
     noun = "class" if len(left) == 1 else "classes"
-    return f"{len(left)} {more}{noun} at or near the dead point will hardly ever be output: {_listed(found, left)}."
+    what = "the largest of the outputs" if found.output == "sigmoids" else "output"
+    return f"{len(left)} {more}{noun} at or near the dead point will hardly ever be {what}: {_listed(found, left)}."
 
 
 def _dead(found: Inspection) -> str:
@@ -93,6 +126,15 @@ def _decay(found: Inspection) -> str:
     if found.bias_sum is not None:
         text += f"; the biases add up to {found.bias_sum:.3g}, 0 there if they decay, too"
     return text + "."
+
+
+def _shares(found: Inspection) -> str:
+    """What bounds on shares rest on, and why there are none where they were asked for."""
+    if found.bias_sum is None or found.bias_decays is None:
+        return ""
+    if found.bias_decays:
+        return "Bounds on shares hold if the bias decays as the weight does."
+    return "The head has a bias: shares are bounded only if it decays as the weight does (bias_decays, --bias-decays)."
 
 
 def nc0_share(nc0: float, norm: Array) -> float:

@@ -59,7 +59,7 @@ def head_page(found: Inspection, weight: NDArray[np.floating], layer: str, path:
         raise CollapseError(f"html={str(target)!r}: is a folder; give a file name")
     table = found.table()
     shown = table[:MOST_ROWS]
-    headers, rows = _cells(shown)
+    headers, rows = _cells(shown, found.output)
     html = render(
         "inspect.html.j2",
         _pictures(found, weight),
@@ -78,11 +78,12 @@ def head_page(found: Inspection, weight: NDArray[np.floating], layer: str, path:
     return target
 
 
-def _cells(table: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def _cells(table: list[dict[str, Any]], output: str) -> tuple[list[str], list[list[str]]]:
     """Headers and cells; columns in which nothing is known are left out."""
     known = [one for one in COLUMNS if any(row[one[1]] is not None for row in table)]
     words = [("same row", ["yes" if row["coinciding"] else "" for row in table])]
-    words.append(("can be output", [OUTPUT.get(row["reachable"], "") for row in table]))
+    last = "can be the largest" if output == "sigmoids" else "can be output"
+    words.append((last, [OUTPUT.get(row["reachable"], "") for row in table]))
     words = [(header, cells) for header, cells in words if any(cells)]
     rows = [
         [
