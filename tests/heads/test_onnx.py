@@ -157,6 +157,11 @@ KEEPS_ORDER = {
     "log-softmax in steps": [*SHARES, node("Log", "s", "t"), node("Sub", "l t", "y")],
     "less its mean": [node("ReduceMean", "l one", "t"), node("Sub", "l t", "y")],
     "softmax held above zero": [*SHARES, node("Max", "s two", "t"), node("Div", "e t", "y")],
+    "less its largest, bounded from below": [
+        node("ReduceMax", "l", "t"),
+        node("Max", "lowest t", "m"),
+        node("Sub", "l m", "y"),
+    ],
     "normalised": [node("ReduceL2", "l one", "t"), node("Div", "l t", "y")],
     "softmax": [node("Softmax", "l", "y")],
 }
@@ -185,6 +190,7 @@ BEHIND = {
     "b": BIAS,
     "two": np.float32(2),
     "minus": np.float32(-1),
+    "lowest": np.float32(-np.inf),
     "five": np.array([1, 1, 1, 9, 9], np.float32),
     "zero": np.array([0]),
     "one": np.array([1]),

@@ -207,7 +207,12 @@ def _reduced(graph: Graph, name: str, *, logarithmic: bool) -> bool:
     """Whether a value is one number of each sample: a maximum or log-sum over classes, or a sum of positive numbers."""
     for _ in range(DEPTH):
         node = graph.maker(name)
-        if node is None or not node.input or (node.op_type in ("Add", "Max") and not _positive_beside(graph, node)):
+        least = -np.inf if logarithmic or (node is not None and node.op_type == "Max") else 0.0
+        if (
+            node is None
+            or not node.input
+            or (node.op_type in ("Add", "Max") and not _number_beside(graph, node, least))
+        ):
             return False
         if node.op_type in SCALARS or (logarithmic and node.op_type == "Log"):
             name = next((key for key in node.input if graph.constant(key) is None), "")
@@ -222,10 +227,10 @@ def _reduced(graph: Graph, name: str, *, logarithmic: bool) -> bool:
     return False
 
 
-def _positive_beside(graph: Graph, node: Any) -> bool:
-    """Whether all inputs but one are constants, one number of at least 0 each."""
-    known = [graph.constant(name) for name in node.input]
-    return known.count(None) == 1 and all(one.size == 1 and one.item() >= 0 for one in known if one is not None)
+def _number_beside(graph: Graph, node: Any, least: float) -> bool:
+    """Whether all inputs but one are constants, one number of at least `least` each."""
+    known = [one for one in map(graph.constant, node.input) if one is not None]
+    return len(known) == len(node.input) - 1 and all(one.size == 1 and one.item() >= least for one in known)
 
 
 def _over_classes(graph: Graph, node: Any) -> bool:
