@@ -173,3 +173,33 @@ def test_every_command_of_the_page_runs(folder, capsys, command):
     assert program == "collapsekit"
     assert main(arguments) == 0, capsys.readouterr().err
     assert capsys.readouterr().out
+
+
+def stored(name):
+    with np.load(name, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def test_held_out_labels_are_found_by_name_and_never_by_order(folder, capsys):
+    train_set, val = stored("train.npz"), stored("val.npz")
+    bare = {key: value for key, value in train_set.items() if key != "names"}
+    np.savez("bare.npz", **bare | {"labels": bare["labels"] + 1})
+    expected = [one["held_out_recall"] for one in printed(capsys, "train.npz", "--held-out", "val.npz")["classes"]]
+    few = val["labels"] % 2 == 0
+    np.savez("some.npz", features=val["features"][few], labels=val["labels"][few] + 1)
+    found = [one["held_out_recall"] for one in printed(capsys, "bare.npz", "--held-out", "some.npz")["classes"]]
+    assert found[::2] == expected[::2]
+    assert found[1::2] == [None] * 5
+    np.savez("others.npz", features=val["features"], labels=val["labels"] + 5)
+    assert "held_out: the label '11' is no training label" in refused(capsys, "bare.npz", "--held-out", "others.npz")
+
+
+def test_a_checkpoint_whose_data_lack_a_class(folder, capsys):
+    data = stored("data.npz")
+    kept = data["y"] != 8
+    np.savez("nine.npz", X=data["X"][kept], y=data["y"][kept])
+    for more in ([], ["--class-names", *NAMES]):
+        found = printed(capsys, "checkpoint.pt", "--model", "mynets:build", "--data", "nine.npz", *more)["classes"]
+        assert [one["status"] == "unseen" for one in found] == [k == 8 for k in range(10)]
+        assert found[0]["recall"] > 0.9
+    assert found[9]["label"] == "nine"

@@ -264,3 +264,27 @@ def test_features_of_gives_what_the_head_gets():
     assert torch.equal(found.labels, labels)
     with pytest.raises(CollapseError, match="no batches"):
         features_of(model, [])
+
+
+@pytest.mark.parametrize("change", ["order", "scale", "nan", "width"])
+def test_samples_that_were_not_measured_are_refused(change):
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    features = 3 * np.eye(4)[labels] + rng.normal(size=(60, 4))
+    measured = measure_features(features, labels, np.eye(3, 4))
+    others = {"order": features[::-1], "scale": 7 * features, "nan": np.nan * features, "width": features[:, :2]}
+    with pytest.raises(CollapseError, match=r"^samples: (the mean of class 0|features of the shape \(60, 2\))"):
+        diagnose(measured, samples=(others[change], labels))
+    diagnose(measured, samples=(features, labels))
+
+
+def test_held_out_of_another_head_or_other_names_is_refused():
+    features, labels, measured = square()
+    diagnose(measured, held_out=measured)
+    with pytest.raises(CollapseError, match="^held_out: measured with another head"):
+        diagnose(measured, held_out=measure_features(features, labels, -5 * np.eye(3)))
+    with pytest.raises(CollapseError, match="^held_out: measured with another head"):
+        diagnose(measured, held_out=measure_features(features, labels, 5 * np.eye(3), np.zeros(3)))
+    named = [measure_features(features, labels, 5 * np.eye(3), names=names) for names in (list("abc"), list("acb"))]
+    with pytest.raises(CollapseError, match="^held_out: class 1 is 'c' against 'b'"):
+        diagnose(named[0], held_out=named[1])

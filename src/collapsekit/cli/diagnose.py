@@ -20,6 +20,7 @@ from collapsekit.cli._inputs import Head, Penalties
 from collapsekit.data import LabelledData, read, read_head
 from collapsekit.data.arrays import READERS
 from collapsekit.data.files import one_line
+from collapsekit.data.labelled import rows_of_others
 from collapsekit.diagnosis import ClassDiagnosis, Diagnosis
 from collapsekit.diagnosis import diagnose as find
 from collapsekit.diagnosis.status import GONE
@@ -175,7 +176,7 @@ def _of_features(
     tested = None
     if held_out is not None:
         other = loaded(held_out, "held_out")
-        places, _ = other.rows(len(weight), shown)
+        places = rows_of_others(other, known, rows, shown)
         tested = other.inputs, places[other.labels]
     elif known.test_inputs is not None and known.test_labels is not None:
         tested = known.test_inputs, rows[known.test_labels]
@@ -198,15 +199,20 @@ def _of_checkpoint(
     trained: Head,
 ) -> Found:
     known = loaded(data, "data")
-    rows, shown = known.rows(len(known.names), names)
-    network = _network(model, known.inputs.shape[1:], len(shown))
+    size = len(known.names if names is None else names)
+    network = _network(model, known.inputs.shape[1:], size)
     with one_line("checkpoint", str(path), "give a state dict, .pt or .safetensors"):
-        _load(network, path)
+        tensors = _tensors(network, path)
+        stored = _rows_stored(network, tensors, size)
+        if stored != size and names is None:  # some classes have no sample among these data
+            size, network = stored, _network(model, known.inputs.shape[1:], stored)
+        _load(network, tensors)
+    rows, shown = known.rows(size, names)
     found = features_of(network, _batches(known.inputs, rows[known.labels]), head)
     tested = None
     if held_out is not None:
         other = loaded(held_out, "held_out")
-        places, _ = other.rows(len(shown), shown)
+        places = rows_of_others(other, known, rows, shown)
         tested = features_of(network, _batches(other.inputs, places[other.labels]), head)[:2]
     elif known.test_inputs is not None and known.test_labels is not None:
         tested = features_of(network, _batches(known.test_inputs, rows[known.test_labels]), head)[:2]
@@ -227,8 +233,8 @@ def _network(model: str, shape: tuple[int, ...], size: int) -> nn.Module:
         raise CollapseError(str(error).replace("network=", "--model=", 1)) from None
 
 
-def _load(network: nn.Module, path: Path) -> None:
-    """Put the tensors of a file into a network; nothing in the file runs."""
+def _tensors(network: nn.Module, path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by the network's own keys; nothing in the file runs."""
     suffix = path.suffix.lower()
     if suffix not in CHECKPOINTS:
         raise CollapseError(f"no state dict has the ending {shorten(suffix)}; give .pt, .pth or .safetensors")
@@ -237,6 +243,20 @@ def _load(network: nn.Module, path: Path) -> None:
     for prefix in ("module.", "model.", "_orig_mod."):  # of DistributedDataParallel, Lightning and torch.compile
         if not own & set(tensors):
             tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _rows_stored(network: nn.Module, tensors: Mapping[str, Tensor], size: int) -> int:
+    """Return of how many classes the stored head is: the first dimension in which alone it differs from the network."""
+    own = {key: value.shape for key, value in network.state_dict().items()}
+    other = [(own[key], value.shape) for key, value in tensors.items() if key in own and own[key] != value.shape]
+    fits = all(len(a) and a[0] == size and a[1:] == b[1:] for a, b in other)
+    found = {b[0] for _, b in other if len(b)}
+    return found.pop() if fits and len(found) == 1 else size
+
+
+def _load(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    own = set(network.state_dict())
     missing, strange = sorted(own - set(tensors)), sorted(set(tensors) - own)
     if missing or strange:
         kind, key = ("lacks", missing[0]) if missing else ("holds", strange[0])

@@ -209,6 +209,10 @@ def _held_out(
     if held_out is None or isinstance(held_out, Measurement):
         if held_out is not None and (held_out.recalls is None or len(held_out.counts) != len(measured.counts)):
             raise CollapseError("held_out: measure it with the same head, over the same classes")
+        if held_out is not None:
+            require_same_names("held_out", held_out.names, measured.names)
+            if not _same_head(held_out, measured):
+                raise CollapseError("held_out: measured with another head; give measure_features the same weight, bias")
         return held_out, None
     try:
         features, labels = held_out
@@ -221,6 +225,14 @@ def _held_out(
     except CollapseError as error:
         raise CollapseError(f"held_out: {error}") from None
     return found, checked_samples(held_out, found, "held_out")
+
+
+def _same_head(a: Measurement, b: Measurement) -> bool:
+    heads = [[one.weight, one.bias] for one in (a, b)]
+    return all(
+        (x is None) == (y is None) and (x is None or y is None or np.allclose(as_array(x), as_array(y), rtol=1e-3))
+        for x, y in zip(*heads, strict=True)
+    )
 
 
 def _unreachable(measured: Measurement, troubled: NDArray[np.intp]) -> frozenset[int]:

@@ -30,6 +30,8 @@ COLLAPSED = 0.3
 """Share of a class at one point from which it has collapsed there, whatever its inputs."""
 MOST_SUSPECTS = 1_000
 """Positions that are named of a class."""
+ALIKE = 1e-2
+"""Distance of a class mean from the measured one, over the root mean square, that rounding may make."""
 LEAST_PAIR = 5
 """Samples a class needs for its separability to be told: with fewer one sample decides."""
 RIDGES = (1e-3, 1e-1)
@@ -63,7 +65,12 @@ def checked_samples(samples: tuple[ArrayLike, ArrayLike], measured: Measurement,
         given, marks = samples
     except (TypeError, ValueError):
         raise CollapseError(f"{name}={shorten(samples)}: give a pair (features, labels)") from None
-    x = as_tensor("features", given).detach().cpu().reshape(-1, measured.moments.dim).numpy()
+    x = as_tensor("features", given).detach().cpu()
+    if x.ndim < 2 or x.shape[-1] != measured.moments.dim:
+        raise CollapseError(
+            f"{name}: features of the shape {tuple(x.shape)}; give the (N, {measured.moments.dim}) that were measured"
+        )
+    x = x.flatten(0, -2).numpy()
     y = as_tensor("labels", marks).detach().cpu().reshape(-1).numpy()
     if len(x) != len(y):
         raise CollapseError(f"{name}: {len(x)} features for {len(y)} labels; give one label a sample")
@@ -71,6 +78,7 @@ def checked_samples(samples: tuple[ArrayLike, ArrayLike], measured: Measurement,
     x, y = x[rows], y[rows].astype(np.int64)
     if not np.array_equal(np.bincount(y, minlength=size), measured.counts):
         raise CollapseError(f"{name}: other counts than those measured; give the samples that were measured")
+    _check_means(x, y, measured, name)
     coarse = bool((x[:64] == x[:64].astype(np.float16)).all())
     if len(y) * size > MOST_LOGITS:
         most = max(1, MOST_LOGITS // size**2)
@@ -78,6 +86,20 @@ def checked_samples(samples: tuple[ArrayLike, ArrayLike], measured: Measurement,
         x, y, rows = x[chosen], y[chosen], rows[chosen]
     weights = measured.counts[y] / np.bincount(y, minlength=size)[y]
     return Samples(x.astype(np.float64), y, weights, HALF_RESOLUTION if coarse else RESOLUTION, rows)
+
+
+def _check_means(x: Array, y: NDArray[np.int64], measured: Measurement, name: str) -> None:
+    """Refuse samples of other means than those measured: in another order, scaled, of another layer."""
+    means, counts = as_array(measured.moments.means), measured.counts
+    for k in np.flatnonzero(counts > 0):
+        own = x[y == k].astype(np.float64)
+        size = np.sqrt(max((own**2).sum(axis=1).mean(), (means[k] ** 2).sum()))
+        if not np.linalg.norm(own.mean(axis=0) - means[k]) <= ALIKE * size:
+            label = k if measured.names is None else shorten(measured.names[k])
+            raise CollapseError(
+                f"{name}: the mean of class {label} is not the one measured; give the features and labels that were "
+                "measured, in one order"
+            )
 
 
 def class_means(measured: Measurement) -> Samples:
