@@ -203,3 +203,21 @@ def test_a_checkpoint_whose_data_lack_a_class(folder, capsys):
         assert [one["status"] == "unseen" for one in found] == [k == 8 for k in range(10)]
         assert found[0]["recall"] > 0.9
     assert found[9]["label"] == "nine"
+
+
+def test_the_order_of_the_rows_that_is_assumed_stands_at_the_top(folder, capsys):
+    words = {"y": np.array(NAMES)[stored("data.npz")["y"]], "labels": np.array(NAMES)[stored("train.npz")["labels"]]}
+    np.savez("words.npz", X=stored("data.npz")["X"], y=words["y"])
+    bare = {key: value for key, value in stored("train.npz").items() if key != "names"}
+    np.savez("sorted.npz", **bare | {"labels": words["labels"]})
+    for door in (["sorted.npz"], ["checkpoint.pt", "--model", "mynets:build", "--data", "words.npz"]):
+        content = printed(capsys, *door)
+        assert "in sorted order" in content["assumed_order"]
+        assert content["findings"][0]["code"] == "row-order"
+        assert printed(capsys, *door, "--class-names", *NAMES)["assumed_order"] is None
+        assert main(["diagnose", *door, "--html", "page.html"]) == 0
+        assert "Assumed: the rows" in capsys.readouterr().out.splitlines()[3]
+        assert "Assumed: the rows" in (folder / "page.html").read_text(encoding="utf-8").partition("<table")[0]
+    kept = bare["labels"] < 9
+    np.savez("off.npz", **bare | {"features": bare["features"][kept], "labels": bare["labels"][kept] + 1})
+    assert "row numbers, from 0" in printed(capsys, "off.npz")["assumed_order"]

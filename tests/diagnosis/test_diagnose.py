@@ -288,3 +288,21 @@ def test_held_out_of_another_head_or_other_names_is_refused():
     named = [measure_features(features, labels, 5 * np.eye(3), names=names) for names in (list("abc"), list("acb"))]
     with pytest.raises(CollapseError, match="^held_out: class 1 is 'c' against 'b'"):
         diagnose(named[0], held_out=named[1])
+
+
+@pytest.mark.parametrize("kind", ["reversed", "two swapped", "counted from 1"])
+def test_labels_in_another_order_than_the_rows(kind):
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(8), 20)
+    centres = rng.normal(size=(8, 30))
+    features = centres[labels] + 0.1 * rng.normal(size=(160, 30))
+    order = {"reversed": np.arange(8)[::-1], "two swapped": np.array([0, 1, 5, 3, 4, 2, 6, 7])}.get(kind)
+    kept = labels < 7 if order is None else labels >= 0
+    given = features[kept], (labels + 1 if order is None else order[labels])[kept]
+    result = diagnose(measure_features(*given, centres), samples=given)
+    assert result.findings[0].code == "row-order"
+    assert set(result.findings[0].classes) == {one.label for one in result.classes if one.recall == 0}
+    assert ("counted from 1" in result.findings[0].sentence) == (kind == "counted from 1")
+    assert result.verdict[1].startswith("Likeliest cause: Class")
+    right = diagnose(measure_features(features, labels, centres), samples=(features, labels))
+    assert not right.findings

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,11 +56,13 @@ class Found:
     optimizer: Optimizer | None = None
     history: Mapping[str, Any] | None = None
     note: str | None = None
+    assumed_order: str | None = None
 
     def diagnosis(self) -> Diagnosis:
         """Diagnose it."""
-        given = {key: value for key, value in vars(self).items() if key not in ("measured", "note")}
-        return find(self.measured, **given)
+        own = ("measured", "note", "assumed_order")
+        given = {key: value for key, value in vars(self).items() if key not in own}
+        return replace(find(self.measured, **given), assumed_order=self.assumed_order)
 
 
 def diagnose(
@@ -180,11 +182,24 @@ def _of_features(
         tested = other.inputs, places[other.labels]
     elif known.test_inputs is not None and known.test_labels is not None:
         tested = known.test_inputs, rows[known.test_labels]
-    order = None
-    if known.sorted_words and names is None:
-        listed = shorten(", ".join(known.names))
-        order = f"The head's rows are taken to be the classes in sorted order ({listed}); --class-names gives another."
+    order = _assumed(known, rows, shown, names)
     return _with_recipe((known.inputs, rows[known.labels]), weight, bias, shown, tested, penalties, trained, order)
+
+
+def _assumed(
+    known: LabelledData, rows: NDArray[np.int64], shown: Sequence[str], names: Sequence[str] | None
+) -> str | None:
+    """What is taken for granted of the order of the rows; None where names give it, or labels are 0 to K - 1."""
+    if names is not None or (known.worded and not known.sorted_words):
+        return None
+    given = shorten(", ".join(known.names), 40)
+    if known.sorted_words:
+        return f"Assumed: the rows of the head are the classes in sorted order ({given}). --class-names gives another."
+    if len(shown) != len(known.names):
+        return f"Assumed: the labels ({given}) are row numbers, from 0. --class-names names the rows."
+    if [*map(str, rows)] != [*known.names]:
+        return f"Assumed: the rows of the head are the labels in order ({given}). --class-names gives another."
+    return None
 
 
 def _of_checkpoint(
@@ -216,7 +231,8 @@ def _of_checkpoint(
         tested = features_of(network, _batches(other.inputs, places[other.labels]), head)[:2]
     elif known.test_inputs is not None and known.test_labels is not None:
         tested = features_of(network, _batches(known.test_inputs, rows[known.test_labels]), head)[:2]
-    return _with_recipe(found[:2], found.weight, found.bias, shown, tested, penalties, trained, None)
+    order = _assumed(known, rows, shown, names)
+    return _with_recipe(found[:2], found.weight, found.bias, shown, tested, penalties, trained, order)
 
 
 def _batches(inputs: NDArray[Any], labels: NDArray[np.int64]) -> list[tuple[Tensor, Tensor]]:
@@ -276,7 +292,7 @@ def _with_recipe(
     held_out: Pair | None,
     penalties: Penalties,
     trained: Head,
-    note: str | None,
+    assumed_order: str | None,
 ) -> Found:
     counts = np.bincount(np.asarray(samples[1]), minlength=len(weight))
     loss: Loss = trained.made(penalties, np.maximum(counts, 1))
@@ -294,7 +310,7 @@ def _with_recipe(
         penalties.recipe if penalties.given else None,
         LastLayer(penalties.feature_dim, biased, penalties.batchnorm_branches or 0),
         penalties.takes_steps if told else None,
-        note=note,
+        assumed_order=assumed_order,
     )
 
 
@@ -337,6 +353,8 @@ def _page(result: Diagnosis, path: Path) -> Path:
 def _print(result: Diagnosis) -> None:
     for line in result.verdict:
         print_note(line)
+    if result.assumed_order:
+        print_note(result.assumed_order)
     if result.findings:
         print_note("")
     for number, one in enumerate(result.findings, start=1):

@@ -138,7 +138,7 @@ def diagnose(
     causes = {int(k): cause_of(case, int(k)) for k in troubled}
     found = [*_findings(case, given, causes), *notes(case, given)]
     order = {id(one): i for i, one in enumerate(found)}
-    found.sort(key=lambda one: (RANKS[one.severity], one.cause is None, -len(one.classes), order[id(one)]))
+    found.sort(key=lambda one: (one.code != "row-order", RANKS[one.severity], one.cause is None, -len(one.classes), order[id(one)]))
     known = {k: cause for k, (cause, _) in causes.items()} | dict.fromkeys(failing(case, given), "data")
     return Diagnosis(
         classes=tuple(_classes(case, given, known)),

@@ -113,6 +113,11 @@ class Case:
         return self.clues.spread <= CONSTANT
 
 
+def other_order(case: Case, k: int) -> bool:
+    """The samples get the name of one other row, and those of that row another: the order of the rows is not that of the labels."""
+    return bool(case.clues.rows[k] != k)
+
+
 def dead_features(case: Case, k: int) -> bool:
     """All features are the same although the optimum keeps the class; or 0, with the head still there."""
     kept = case.fates is not None and case.fates[k] == "survives"
@@ -236,6 +241,7 @@ def too_few(case: Case, k: int) -> bool:
 
 Rule = Callable[[Case, int], bool]
 RULES: tuple[tuple[Rule, Cause, str], ...] = (
+    (other_order, "unknown", "row-order"),
     (regularised, "regularisation", "regularised-away"),
     (dead_features, "optimiser", "degenerate-features"),
     (decayed_to_nothing, "regularisation", "decay-too-strong"),
@@ -253,7 +259,8 @@ RULES: tuple[tuple[Rule, Cause, str], ...] = (
     (unreachable, "width", "too-narrow"),
     (too_few, "data", "too-few-samples"),
 )
-"""A rule, the cause and the finding that it names. What the recipe itself loses comes first; then what no training
+"""A rule, the cause and the finding that it names. An order of labels that is not the head's is no
+fault of the network and comes before all; then what the recipe itself loses; then what no training
 mends (bias, twins, width, mixed samples); a decay before an unfinished training, which it resembles; the optimiser
 where all else is excluded."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from collapsekit.diagnosis.samples import Samples, class_means, coinciding, confusions, straying, told_apart
+from collapsekit.diagnosis.samples import Samples, class_means, coinciding, confusions, reordered, straying, told_apart
 from collapsekit.errors import CollapseError
 from collapsekit.metrics import Measurement
 from collapsekit.metrics.losses import sample_losses
@@ -59,6 +59,8 @@ class Clues:
         What this bias adds to that of the head.
     other, mistaken : (K,) arrays
         The class it is mistaken for most often (−1: none), and the share of its samples.
+    rows : (K,) array
+        The row whose name the samples of each class get, where rows and labels differ in their order, else its own.
     coinciding, twin : (K,) arrays
         Share of samples that coincide with at least as many of another class, and which.
     straying, nearest : (K,) arrays
@@ -87,6 +89,7 @@ class Clues:
     shift: Array
     other: NDArray[np.int64]
     mistaken: Array
+    rows: NDArray[np.intp]
     coinciding: Array
     twin: NDArray[np.int64]
     straying: Array
@@ -113,9 +116,10 @@ def collect(
     shares = measured.counts / measured.counts.sum()
     standing = samples if samples is not None else class_means(measured) if _scatter(measured) <= WITHIN else None
     alignment, decay, prices = np.nan, np.nan, unknown
-    named, refitted, shift = unknown, unknown, unknown
+    named, refitted, shift, rows = unknown, unknown, unknown, np.arange(size)
     if standing is not None:
         alignment, decay, prices = head_balance(measured, standing, prediction)
+        rows = reordered(standing.logits(measured), standing.labels, standing.weights)
         if confidence_decides(measured.loss):
             named, refitted, shift = bias_refit(standing.logits(measured), standing, shares)
     other, mistaken, twins, twin, strays, nearest, apart = nobody, unknown, unknown, nobody, unknown, nobody, unknown
@@ -143,6 +147,7 @@ def collect(
         shift=shift,
         other=other,
         mistaken=mistaken,
+        rows=rows,
         coinciding=twins,
         twin=twin,
         straying=strays,

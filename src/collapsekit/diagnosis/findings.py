@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -20,6 +21,8 @@ SAFE = 0.9
 LISTED, LETTERS, MOST_TYPED, ALIKE = 6, 40, 20, 2.0
 """Names in a sentence; letters of a name; numbers in a line; range, in logits, of what other biases lack that may be
 left."""
+MOST_ORDER = 200
+"""Names in a command."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,21 @@ class Told:
 
 Words = tuple[str, str, dict[str, float]]
 """Sentence, remedy, numbers."""
+
+
+def row_order(told: Told) -> Words:
+    """Labels and rows in two orders."""
+    case, rows = told.case, told.case.clues.rows
+    label, given = told.names[told.rows[0]], told.names[rows[told.rows[0]]]
+    steps = {int(k - rows[k]) for k in told.rows}
+    how = "counted from 1, and the rows from 0" if steps == {1} else "in another order than the rows of the output layer"
+    names = shlex.join([told.names[k] for k in np.argsort(rows)]) if len(rows) <= MOST_ORDER else "NAME NAME"
+    return (
+        f"{told.subject}, yet nearly all samples of {short(label)!r} are named {short(given)!r}, and each of the others "
+        f"as one other class, too: the labels are {how}.",
+        f"collapsekit diagnose train.npz --class-names {names}  # one a row, in the order of the training",
+        {"classes": float(len(told.rows)), "recall": float(np.nanmean(case.recalls[told.rows]))},
+    )
 
 
 def regularised_away(told: Told) -> Words:
@@ -325,6 +343,7 @@ def unknown_cause(told: Told) -> Words:
 
 
 WORDS: dict[str, Callable[[Told], Words]] = {
+    "row-order": row_order,
     "regularised-away": regularised_away,
     "decay-too-strong": decay_too_strong,
     "degenerate-features": degenerate_features,

@@ -82,6 +82,8 @@ class Diagnosis:
         What the recipe's own problem says of each class, where there is one.
     measured : Measurement
         What was diagnosed.
+    assumed_order : str or None
+        What was taken for granted of the order of the head's rows, where nothing named them.
     """
 
     classes: tuple[ClassDiagnosis, ...]
@@ -90,6 +92,7 @@ class Diagnosis:
     named: dict[str, dict[str, float]] = field(repr=False)
     prediction: Prediction | None = field(repr=False)
     measured: Measurement = field(repr=False)
+    assumed_order: str | None = field(default=None, repr=False)
 
     @property
     def cause(self) -> Cause | None:
@@ -104,7 +107,7 @@ class Diagnosis:
         if not serious:
             return (self._counted, "Nothing is wrong that can be seen here.", "Nothing to do.")
         first = serious[0]
-        why = CAUSES.get(first.cause or "unknown", "") if first.cause else first.sentence
+        why = CAUSES[first.cause] if first.cause and first.code != "row-order" else first.sentence
         return (self._counted, f"Likeliest cause: {why}", f"First: {first.remedy}")
 
     @property
@@ -127,6 +130,7 @@ class Diagnosis:
             "findings": [one.to_dict() for one in self.findings],
             "suspects": {name: list(rows) for name, rows in self.suspects.items()},
             "named": self.named,
+            "assumed_order": self.assumed_order,
             "cause": self.cause,
             "verdict": list(self.verdict),
         }

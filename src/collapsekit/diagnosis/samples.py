@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics import Measurement
@@ -32,6 +33,10 @@ MOST_SUSPECTS = 1_000
 """Positions that are named of a class."""
 ALIKE = 1e-2
 """Distance of a class mean from the measured one, over the root mean square, that rounding may make."""
+MOST_ORDERED = 2_000
+"""Classes up to which another order of the rows is looked for: the cube of it."""
+AS_ANOTHER, AS_ITSELF = 0.7, 0.2
+"""Mean recall from which classes that change places are in another order, and up to which without that."""
 LEAST_PAIR = 5
 """Samples a class needs for its separability to be told: with fewer one sample decides."""
 RIDGES = (1e-3, 1e-1)
@@ -123,6 +128,34 @@ def confusions(logits: Array, labels: NDArray[np.int64], weights: Array) -> tupl
             found = np.bincount(named[wrong], weights[wrong], size)
             other[k], share[k] = int(found.argmax()), found.max() / weights[own].sum()
     return other, share
+
+
+def reordered(logits: Array, labels: NDArray[np.int64], weights: Array) -> NDArray[np.intp]:
+    """Return the row whose name the samples of each class get, (K,), where rows and labels differ in their order.
+
+    The assignment of rows to classes with the largest mean recall; of its cycles those that turn classes that are never
+    right into classes that are. A cycle through a class without samples must move half of the others.
+    """
+    size = logits.shape[1]
+    itself = np.arange(size)
+    if size > MOST_ORDERED:
+        return itself
+    shares = np.zeros((size, size))
+    np.add.at(shares, (labels, logits.argmax(axis=1)), weights)
+    total = shares.sum(axis=1)
+    shares /= np.where(total > 0, total, 1.0)[:, None]
+    best = linear_sum_assignment(shares + 1e-6 * np.eye(size), maximize=True)[1]
+    rows, seen = itself.copy(), total > 0
+    for start in range(size):
+        cycle = [start]
+        while (step := int(best[cycle[-1]])) != start:
+            cycle.append(step)
+        own = [k for k in cycle if seen[k]]
+        if len(own) < 2 or min(cycle) < start or (len(own) < len(cycle) and len(own) < seen.sum() / 2):
+            continue
+        if shares[own, best[own]].mean() >= AS_ANOTHER and shares[own, own].mean() <= AS_ITSELF:
+            rows[cycle] = best[cycle]
+    return rows
 
 
 def named_instead(logits: Array, labels: NDArray[np.int64], k: int, most: int = 4) -> dict[int, float]:
