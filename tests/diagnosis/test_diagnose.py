@@ -306,3 +306,64 @@ def test_labels_in_another_order_than_the_rows(kind):
     assert result.verdict[1].startswith("Likeliest cause: Class")
     right = diagnose(measure_features(features, labels, centres), samples=(features, labels))
     assert not right.findings
+
+
+def clouds(size, count, dim, spread, seed=0):
+    """Normal clouds around random centres."""
+    rng = np.random.default_rng(seed)
+    centres, labels = spread * rng.normal(size=(size, dim)), np.repeat(np.arange(size), count)
+    return centres, centres[labels] + rng.normal(size=(len(labels), dim)), labels
+
+
+@pytest.mark.parametrize("history", [None, {"loss": [2.0, *[1.2] * 30]}])
+def test_the_best_rule_for_classes_that_overlap_is_not_unfinished(history):
+    centres, features, labels = clouds(6, 300, 10, 0.4)
+    best = measure_features(features, labels, centres, -(centres**2).sum(axis=1) / 2)  # Bayes' own logits
+    result = diagnose(best, samples=(features, labels), history=history)
+    assert any(one.status == "weak" for one in result.classes)
+    assert (result.cause, result.findings[0].code) == ("data", "inseparable-classes")
+
+
+def test_a_block_of_wrong_labels_is_data_and_its_samples_are_named():
+    from sklearn.linear_model import LogisticRegression
+
+    _, features, truth = clouds(8, 100, 12, 1.6)
+    labels = truth.copy()
+    wrong = np.flatnonzero(truth == 5)[:65]
+    labels[wrong] = 7
+    fitted = LogisticRegression(C=10.0, max_iter=5000).fit(features, labels)
+    measured = measure_features(features, labels, fitted.coef_, fitted.intercept_)
+    result = diagnose(measured, samples=(features, labels))
+    assert result.cause == "data"
+    assert result.classes[5].cause == "data"
+    assert len(set(result.suspects["7"]) & set(wrong.tolist())) > 60
+    assert "'7'" in result.findings[0].remedy
+
+
+def test_a_head_without_a_bias_is_not_said_to_have_a_wrong_one():
+    features = np.column_stack([3 * np.eye(3)[np.repeat([0, 1, 2], 20)], np.ones(60)])
+    weight, labels = np.column_stack([2 * np.eye(3), [0, 0, -9]]), np.repeat([0, 1, 2], 20)
+    assert diagnose(measure_features(features, labels, weight), samples=(features, labels)).cause != "bias"
+
+
+def test_a_recipe_that_is_not_this_networks():
+    data, model = digits(LONG_TAIL), network(bias=False)
+    train(model, *data[:2], sgd(model), epochs=100)
+    result = shown(diagnosed(model, data, recipe=Penalty(0.5, 0.5, batch_size=64)))
+    assert result.prediction is None
+    assert [one.code for one in result.findings if one.severity != "note"] == ["other-recipe"]
+    assert result.cause is None
+
+
+def test_losses_that_are_not_numbers_are_divergence_and_strange_keys_are_named():
+    features, labels, measured = square()
+    lost = measure_features(features, labels, [[5, 0, 0], [0, 0, 5], [0, 0, 9]])
+    assert diagnose(lost, history={"loss": [1.0, np.inf, np.nan]}).findings[0].code == "unstable-training"
+    with pytest.raises(CollapseError, match="^history: 'losses' is none of loss, recalls, steps"):
+        diagnose(measured, history={"losses": [1.0]})
+    with pytest.raises(CollapseError, match="^history="):
+        diagnose(measured, history=[1.0])
+    with pytest.raises(CollapseError, match="^history: steps='x'"):
+        diagnose(measured, recipe=Plain(0.1), optimizer=Optimizer("sgd", 0.1), history={"steps": "x"})
+    with pytest.raises(CollapseError, match="^last='x'"):
+        diagnose(measured, recipe=Penalty(0.1, 0.1), last="x")

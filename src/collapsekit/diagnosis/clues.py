@@ -45,6 +45,8 @@ class Clues:
         Error probability that this decay and the balance of head and features would cost a class of its size.
     start : float
         Norm of the sum of the head's rows over that of torch's default start: gradients of softmax losses leave it.
+    diverged : bool
+        Whether the loss became infinite or NaN.
     falling, risen : float
         Share of its whole fall that the loss made in the second half of training, and how much it rose again.
     horizon : float
@@ -79,6 +81,7 @@ class Clues:
     decay: float
     prices: Array
     start: float
+    diverged: bool
     falling: float
     risen: float
     horizon: float
@@ -113,6 +116,7 @@ def collect(
     nobody = np.full(size, -1)
     sqnorms = measured.per_class()["feature_sqnorm"]
     largest, (fall, rise) = float(np.nanmax(sqnorms)), falling(history)
+    losses = _numbers(history.get("loss"), "loss", 1)
     shares = measured.counts / measured.counts.sum()
     standing = samples if samples is not None else class_means(measured) if _scatter(measured) <= WITHIN else None
     alignment, decay, prices = np.nan, np.nan, unknown
@@ -137,6 +141,7 @@ def collect(
         decay=decay,
         prices=prices,
         start=float(np.linalg.norm(_head(measured).sum(axis=0)) / np.sqrt(size / 3)),
+        diverged=losses is not None and not np.isfinite(losses).all(),
         falling=fall,
         risen=rise,
         horizon=horizon,

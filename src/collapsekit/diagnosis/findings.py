@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from collapsekit.diagnosis.causes import FALLING, Case, Cause
+from collapsekit.diagnosis.causes import ASTRAY, FALLING, Case, Cause, blocks
 from collapsekit.diagnosis.status import GONE
 from collapsekit.validation import Array, short
 
@@ -211,7 +211,7 @@ def coinciding_samples(told: Told) -> Words:
     return (
         f"{told.subject}: {clues.coinciding[k]:.0%} of the samples of {told.names[k]!r} are the same as samples of "
         f"{told.partner(k)}, so that no network can name both.",
-        f"found.suspects[{told.names[k]!r}]  # positions of these samples: give each one label",
+        f"found.suspects[{told.names[k]!r}]  # positions of these samples: give equal inputs one label",
         {"coinciding": float(clues.coinciding[k]), "recall": float(told.case.recalls[k])},
     )
 
@@ -220,10 +220,12 @@ def inseparable(told: Told) -> Words:
     """Samples among those of another class."""
     clues = told.case.clues
     k = told.worst(clues.apart)
+    others = blocks(told.case, k)
+    where = told.names[others[0] if others and not clues.straying[k] >= ASTRAY else k]
     return (
         f"{told.subject}: samples of {told.names[k]!r} lie among those of {told.partner(k)}; a linear rule tells the "
         f"two apart in only {clues.apart[k]:.0%}, so the labels or the inputs do not separate them.",
-        f"found.suspects[{told.names[k]!r}]  # positions of samples to check: relabel them, or merge the classes",
+        f"found.suspects[{where!r}]  # positions of samples to check: relabel them, or add inputs that show the difference",
         {
             "told_apart": float(clues.apart[k]),
             "straying": float(clues.straying[k]),
@@ -312,8 +314,11 @@ def unstable_training(told: Told) -> Words:
     """Steps too large."""
     clues = told.case.clues
     rate = f"lr={told.rate / 10:.2g}" if told.rate > 0 else "lr /= 10"
+    what = "the loss became infinite or NaN, training diverged under too large steps" if clues.diverged else (
+        "the loss no longer falls, yet the weights do not come to rest, as under too large steps"
+    )
     return (
-        f"{told.subject}: the loss no longer falls, yet the weights do not come to rest, as under too large steps.",
+        f"{told.subject}: {what}.",
         f"{rate}  # train again, with a learning rate that falls to 0",
         {"falling": clues.falling, "risen": clues.risen, "alignment": clues.alignment},
     )

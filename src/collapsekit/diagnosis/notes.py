@@ -39,6 +39,7 @@ class Given:
     held_out: Measurement | None
     held_out_recalls: Array
     held_out_other: NDArray[np.int64]
+    excess: float
 
 
 def failing(case: Case, given: Given) -> list[int]:
@@ -134,6 +135,18 @@ def _classes(rows: list[int], names: tuple[str, ...]) -> str:
 
 def _recipe_notes(case: Case, given: Given) -> Iterator[Finding]:
     recipe, optimizer = given.recipe, given.optimizer
+    if np.isfinite(given.excess):
+        yield Finding(
+            "other-recipe",
+            "warning",
+            None,
+            (),
+            {"objective_excess": given.excess},
+            "Training has come to rest, but the objective of the given recipe is "
+            f"{1 + given.excess:.3g} times that of its optimum: this is not the recipe of the network, and no cause "
+            "rests on it.",
+            "",
+        )
     decoupled = optimizer is not None and optimizer.name == "adamw"
     if decoupled:
         yield Finding(

@@ -15,7 +15,7 @@ from collapsekit.prediction import Prediction
 
 CAUSES: dict[str, str] = {
     "regularisation": "regularisation, a weight decay that is too strong for their few samples.",
-    "optimiser": "optimiser, which came to rest, or never did, at a poor point; the recipe could keep them.",
+    "optimiser": "optimiser, which came to rest, or never did, at a poor point.",
     "unfinished": "unfinished, training stopped before these classes were learned.",
     "data": "data, their samples or labels do not tell them apart, or are too few.",
     "bias": "bias, the output layer's bias hides classes that the features tell apart.",
