@@ -221,3 +221,43 @@ def test_the_order_of_the_rows_that_is_assumed_stands_at_the_top(folder, capsys)
     kept = bare["labels"] < 9
     np.savez("off.npz", **bare | {"features": bare["features"][kept], "labels": bare["labels"][kept] + 1})
     assert "row numbers, from 0" in printed(capsys, "off.npz")["assumed_order"]
+
+
+def test_remedies_name_the_users_own_files(folder, capsys):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(12), 20)
+    centres, own = 2 * rng.normal(size=(12, 30)), "my train.npz"
+    features = centres[labels] + rng.normal(size=(240, 30))
+    mixed = np.where(np.arange(240) % 20 < 12, (labels == 5) * 2, 0) + labels
+    np.savez("mixed.npz", features=features, labels=mixed, weight=centres)
+    remedy = next(one for one in printed(capsys, "mixed.npz")["findings"] if one["cause"] == "data")["remedy"]
+    assert "found." not in remedy
+    positions = [int(word) for word in re.findall(r"\d+", remedy.partition(":")[2])][:12]
+    assert all(labels[row] == 5 for row in positions)
+    words = np.array([f"class{k}" for k in labels])
+    np.savez(own, features=features, labels=words, weight=centres)
+    first = printed(capsys, own, "--held-out", own)["findings"][0]
+    assert first["remedy"].startswith("collapsekit diagnose 'my train.npz' --class-names class0 class1 class2")
+    again = printed(capsys, *shlex.split(first["remedy"].partition("#")[0])[2:])
+    assert not again["findings"]
+
+
+def test_a_history_in_a_file(folder, capsys):
+    (folder / "history.json").write_text('{"loss": [2.3, NaN]}', encoding="utf-8")
+    content = printed(capsys, "train.npz", "--history", "history.json")
+    assert "unstable-training" in {one["code"] for one in content["findings"]}
+    assert printed(capsys, "checkpoint.pt", *MODEL, "--history", "history.json")["cause"] == content["cause"]
+    (folder / "history.json").write_text("loss", encoding="utf-8")
+    assert "no JSON" in refused(capsys, "train.npz", "--history", "history.json")
+    assert "gone.json" in refused(capsys, "train.npz", "--history", "gone.json")
+
+
+def test_columns_that_are_empty_and_long_names_that_look_alike(folder, capsys):
+    bare = stored("train.npz")
+    names = np.array([f"category number {k} with a name that is long" for k in range(10)])
+    np.savez("long.npz", **bare | {"names": names})
+    assert main(["diagnose", "long.npz"]) == 0
+    out = capsys.readouterr().out
+    table = out[out.index("class  ") :].splitlines()[1:11]
+    assert "held-out" not in out
+    assert len({line.split("  ")[0] for line in table}) == 10

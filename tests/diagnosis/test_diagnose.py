@@ -281,12 +281,12 @@ def test_samples_that_were_not_measured_are_refused(change):
 def test_held_out_of_another_head_or_other_names_is_refused():
     features, labels, measured = square()
     diagnose(measured, held_out=measured)
-    with pytest.raises(CollapseError, match="^held_out: measured with another head"):
+    with pytest.raises(CollapseError, match=r"^held_out: measured with another head"):
         diagnose(measured, held_out=measure_features(features, labels, -5 * np.eye(3)))
-    with pytest.raises(CollapseError, match="^held_out: measured with another head"):
+    with pytest.raises(CollapseError, match=r"^held_out: measured with another head"):
         diagnose(measured, held_out=measure_features(features, labels, 5 * np.eye(3), np.zeros(3)))
     named = [measure_features(features, labels, 5 * np.eye(3), names=names) for names in (list("abc"), list("acb"))]
-    with pytest.raises(CollapseError, match="^held_out: class 1 is 'c' against 'b'"):
+    with pytest.raises(CollapseError, match=r"^held_out: class 1 is 'c' against 'b'"):
         diagnose(named[0], held_out=named[1])
 
 
@@ -359,11 +359,54 @@ def test_losses_that_are_not_numbers_are_divergence_and_strange_keys_are_named()
     features, labels, measured = square()
     lost = measure_features(features, labels, [[5, 0, 0], [0, 0, 5], [0, 0, 9]])
     assert diagnose(lost, history={"loss": [1.0, np.inf, np.nan]}).findings[0].code == "unstable-training"
-    with pytest.raises(CollapseError, match="^history: 'losses' is none of loss, recalls, steps"):
+    with pytest.raises(CollapseError, match=r"^history: 'losses' is none of loss, recalls, steps"):
         diagnose(measured, history={"losses": [1.0]})
-    with pytest.raises(CollapseError, match="^history="):
+    with pytest.raises(CollapseError, match=r"^history="):
         diagnose(measured, history=[1.0])
-    with pytest.raises(CollapseError, match="^history: steps='x'"):
+    with pytest.raises(CollapseError, match=r"^history: steps='x'"):
         diagnose(measured, recipe=Plain(0.1), optimizer=Optimizer("sgd", 0.1), history={"steps": "x"})
-    with pytest.raises(CollapseError, match="^last='x'"):
+    with pytest.raises(CollapseError, match=r"^last='x'"):
         diagnose(measured, recipe=Penalty(0.1, 0.1), last="x")
+
+
+def test_the_worst_classes_are_named_first_and_the_right_ones_are_called_right():
+    centres, features, labels = clouds(9, 30, 20, 1.0)
+    weight = 0.02 * centres
+    weight[8], weight[3] = -weight[8], 0.0
+    result = diagnose(measure_features(features, labels, weight), samples=(features, labels))
+    first = result.findings[0]
+    recalls = {one.label: one.recall for one in result.classes}
+    assert [recalls[name] for name in first.classes] == sorted(recalls[name] for name in first.classes)
+    assert "or right, but with low confidence" in first.sentence
+    sure = diagnose(measure_features(features, labels, 0.02 * centres))
+    assert {one.status for one in sure.classes} == {"weak"}
+    assert "are right, but with low confidence" in sure.findings[0].sentence
+    assert "hardly" not in sure.findings[0].sentence
+
+
+def test_what_held_out_samples_say_of_a_class_without_training_samples():
+    features, labels, measured = square()
+    weight = np.vstack([5 * np.eye(3), np.zeros(3)])
+    measured = measure_features(features, labels, weight)
+    held_out = np.vstack([features, features[:1]]), np.append(labels, 3)
+    sentence = diagnose(measured, held_out=held_out).findings[0].sentence
+    assert sentence == "Class '3' has no training sample here; on held-out samples it is never right (named '0')."
+    result = diagnose(measured)
+    assert result.verdict[1:] == (
+        "Class '3' has no training sample here: nothing can be said of it.",
+        "First: give these classes training samples.",
+    )
+
+
+def test_a_loss_that_is_a_word_is_refused():
+    with pytest.raises(CollapseError, match=r"^loss='mse'"):
+        measure_features(np.eye(2), [0, 1], np.eye(2), loss="mse")
+
+
+def test_no_one_is_told_to_merge_classes_or_that_there_is_nothing_to_do():
+    from pathlib import Path
+
+    root = Path(__file__).parents[2]
+    for path in [*(root / "src" / "collapsekit" / "diagnosis").glob("*.py"), root / "docs" / "diagnose.md"]:
+        assert "merge" not in path.read_text(encoding="utf-8")
+        assert "# nothing to do" not in path.read_text(encoding="utf-8")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import json as json_format
 import math
+import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from os.path import commonprefix
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,14 +35,17 @@ from collapsekit.recipe import LastLayer, Optimizer, Recipe
 from collapsekit.training import Run, load_run
 from collapsekit.training._run_samples import run_samples
 from collapsekit.training.models import build
-from collapsekit.validation import printable, short, shorten
+from collapsekit.validation import short, shorten
 
 MOST_CLASSES = 20
 """Of more the worst are shown."""
 CHECKPOINTS = (".pt", ".pth", ".safetensors")
+MOST_POSITIONS = 12
+"""Positions of samples in a line."""
 TOGETHER = 256
 """Samples a forward pass."""
-DROP = ("mistaken for", "confidence", "held-out\nrecall")
+HELD_OUT = "held-out\nrecall"
+DROP = ("mistaken for", "confidence", HELD_OUT)
 """What a narrow terminal goes without, in this order; never class, count, recall, cause and status."""
 
 Pair = tuple[ArrayLike, ArrayLike]
@@ -57,12 +65,33 @@ class Found:
     history: Mapping[str, Any] | None = None
     note: str | None = None
     assumed_order: str | None = None
+    stored: bool = False
+    typed: Mapping[str, str] = field(default_factory=dict)
 
     def diagnosis(self) -> Diagnosis:
         """Diagnose it."""
-        own = ("measured", "note", "assumed_order")
+        own = ("measured", "note", "assumed_order", "stored", "typed")
         given = {key: value for key, value in vars(self).items() if key not in own}
-        return replace(find(self.measured, **given), assumed_order=self.assumed_order)
+        result = find(self.measured, **given)
+        findings = tuple(replace(one, remedy=_typed(one.remedy, self.typed, result)) for one in result.findings)
+        return replace(result, findings=findings, assumed_order=self.assumed_order)
+
+
+def _typed(remedy: str, typed: Mapping[str, str], result: Diagnosis) -> str:
+    """Return a remedy with the user's own files, and with positions in place of a Python variable."""
+    if remedy.startswith("found.suspects["):
+        call, _, advice = remedy.partition("  # ")
+        rows = result.suspects.get(ast.literal_eval(call[len("found.suspects[") : -1]), ())
+        shown = ", ".join(map(str, rows[:MOST_POSITIONS]))
+        more = f" and {len(rows) - MOST_POSITIONS} more (--json has all)" if len(rows) > MOST_POSITIONS else ""
+        return f"{advice}: {shown}{more}" if rows else ""
+    if not remedy.startswith("collapsekit "):
+        return remedy
+    if typed:
+        remedy = re.sub("|".join(map(re.escape, typed)), lambda found: typed[found[0]], remedy)
+    left = [name for name in ("train.npz", "val.npz") if name not in typed and f" {name}" in remedy]
+    stored = f"{' and '.join(left)}: stored as docs/never_predicted.md says" if left else ""
+    return remedy + (f"{'; ' if '#' in remedy else '  # '}{stored}" if stored else "")
 
 
 def diagnose(
@@ -77,6 +106,7 @@ def diagnose(
     delimiter: str | None = None,
     keep_na: bool = False,
     class_names: tuple[str, ...] | None = None,
+    history: Path | None = None,
     trained: Annotated[Head | None, Parameter(name="*")] = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
     json: bool = False,
@@ -115,6 +145,8 @@ def diagnose(
         Labels like NA, null, none and ? are classes, not missing.
     class_names : tuple of str
         One name a row of the head, in the order of its rows.
+    history : Path
+        JSON with the training loss of each epoch, {"loss": [2.3, 1.1]}, and recalls, K numbers an epoch, where known.
     json : bool
         Print one JSON object.
     html : Path
@@ -126,7 +158,10 @@ def diagnose(
     if (model is None) != (data is None):
         missing = "model" if model is None else "data"
         raise CollapseError(f"--{missing}: missing; a checkpoint needs --model module:function and --data PATH")
+    past = None if history is None else _history(history)
     if model is None and path.is_dir():
+        if past is not None:
+            raise CollapseError("--history: a run brings its own; leave it out")
         found = _of_run(load_run(path))
     else:
 
@@ -137,6 +172,12 @@ def diagnose(
             found = _of_features(path, loaded, head, held_out, class_names, penalties, trained)
         else:
             found = _of_checkpoint(path, model, loaded, data, head, held_out, class_names, penalties, trained)
+    doors = () if model is None else ("--model", model, "--data", str(data))
+    door = shlex.join([str(path), *doors, *(("--head", head) if head else ())])
+    typed = {"diagnose train.npz": f"diagnose {door}"} | ({"train.npz": door} if found.stored else {})
+    if found.stored and held_out is not None:
+        typed["val.npz"] = shlex.quote(held_out)
+    found = replace(found, typed=typed, history=found.history if past is None else past)
     with progress("diagnosing"):
         result = found.diagnosis()
     page = None if html is None else _page(result, html)
@@ -147,6 +188,17 @@ def diagnose(
     for sentence in (found.note, None if page is None else f"page: {page}"):
         if sentence:
             print_note(sentence)
+
+
+def _history(path: Path) -> Mapping[str, Any]:
+    with one_line("--history", str(path), "give a JSON file with loss, one number an epoch"):
+        try:
+            found = json_format.loads(path.read_bytes())
+        except ValueError:
+            raise CollapseError('no JSON; give {"loss": [2.3, 1.1]}, one number an epoch') from None
+        if not isinstance(found, dict):
+            raise CollapseError('no JSON object; give {"loss": [2.3, 1.1]}, one number an epoch')
+    return found
 
 
 Load = Callable[[str, str], LabelledData]
@@ -183,7 +235,8 @@ def _of_features(
     elif known.test_inputs is not None and known.test_labels is not None:
         tested = known.test_inputs, rows[known.test_labels]
     order = _assumed(known, rows, shown, names)
-    return _with_recipe((known.inputs, rows[known.labels]), weight, bias, shown, tested, penalties, trained, order)
+    found = _with_recipe((known.inputs, rows[known.labels]), weight, bias, shown, tested, penalties, trained, order)
+    return replace(found, stored=True)
 
 
 def _assumed(
@@ -359,25 +412,43 @@ def _print(result: Diagnosis) -> None:
         print_note("")
     for number, one in enumerate(result.findings, start=1):
         print_note(f"{number}. {one.severity}: {one.sentence}")
-        print_note(f"   {one.remedy}")
+        if one.remedy:
+            print_note(f"   {one.remedy}")
         print_note(f"   {one.page}")
     rows = sorted(result.classes, key=lambda one: one.badness)[:MOST_CLASSES]
     print_note("")
-    print_table(HEADERS, [_row(one) for one in rows], drop=DROP, muted=[one.status in GONE for one in rows])
+    known = any(not math.isnan(one.held_out_recall) for one in result.classes)
+    kept = [i for i, header in enumerate(HEADERS) if known or header != HELD_OUT]
+    names = _distinct([one.label for one in rows], 20)
+    others = _distinct([one.confused_with or "" for one in rows], 12)
+    cells = [_row(*three) for three in zip(rows, names, others, strict=True)]
+    table = [[row[i] for i in kept] for row in cells]
+    print_table([HEADERS[i] for i in kept], table, drop=DROP, muted=[one.status in GONE for one in rows])
     if len(rows) < len(result.classes):
         print_note(f"The worst {len(rows)} of {len(result.classes)} classes are shown; --json prints all.")
 
 
-HEADERS = ("class", "count", "recall", "held-out\nrecall", "confidence", "mistaken for", "cause", "status")
+def _distinct(names: Sequence[str], most: int) -> list[str]:
+    """Return short names; where two become one, without what all long ones begin with."""
+    found = [short(name, most) for name in names]
+    if len(set(found)) == len(set(names)):
+        return found
+    alike = commonprefix([name for name in names if len(name) > most])
+    begins = max(alike.rfind(" ") + 1, len(alike) - 6, 0)  # from the word in which they differ
+    cut = [f"…{name[begins:]}" if len(name) > most else name for name in names]
+    return [name if len(name) <= most else f"{name[: most - 1]}…" for name in cut]
 
 
-def _row(one: ClassDiagnosis) -> list[str]:
+HEADERS = ("class", "count", "recall", HELD_OUT, "confidence", "mistaken for", "cause", "status")
+
+
+def _row(one: ClassDiagnosis, name: str, other: str) -> list[str]:
     numbers = [one.recall, one.held_out_recall, one.confidence]
     return [
-        short(one.label, 20),
+        name,
         str(one.count),
         *("" if math.isnan(value) else f"{value:.3f}" for value in numbers),
-        short(printable(one.confused_with or ""), 12),
+        other,
         one.cause or "",
         one.status,
     ]

@@ -147,7 +147,15 @@ def diagnose(
     causes = {int(k): cause_of(case, int(k)) for k in troubled}
     found = [*_findings(case, given, causes), *notes(case, given)]
     order = {id(one): i for i, one in enumerate(found)}
-    found.sort(key=lambda one: (one.code != "row-order", RANKS[one.severity], one.cause is None, -len(one.classes), order[id(one)]))
+    found.sort(
+        key=lambda one: (
+            one.code != "row-order",
+            RANKS[one.severity],
+            one.cause is None,
+            -len(one.classes),
+            order[id(one)],
+        )
+    )
     known = {k: cause for k, (cause, _) in causes.items()} | dict.fromkeys(failing(case, given), "data")
     return Diagnosis(
         classes=tuple(_classes(case, given, known)),
@@ -279,7 +287,9 @@ def _unreachable(measured: Measurement, troubled: NDArray[np.intp]) -> frozenset
 def _findings(case: Case, given: Given, causes: Mapping[int, tuple[Cause, str]]) -> list[Finding]:
     """One finding for all classes that share its code."""
     groups: dict[tuple[str, Cause], list[int]] = {}
-    for k, (cause, code) in causes.items():
+    worst = sorted(causes, key=lambda k: (TROUBLED.index(case.statuses[k]), case.recalls[k], case.confidences[k]))
+    for k in worst:  # first, in a sentence that does not name all
+        cause, code = causes[k]
         groups.setdefault((code, cause), []).append(k)
     decay = np.nan if given.recipe is None else given.recipe.weight_decay
     rate = np.nan if given.optimizer is None else given.optimizer.rate

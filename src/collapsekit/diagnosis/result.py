@@ -108,7 +108,9 @@ class Diagnosis:
             return (self._counted, "Nothing is wrong that can be seen here.", "Nothing to do.")
         first = serious[0]
         why = CAUSES[first.cause] if first.cause and first.code != "row-order" else first.sentence
-        return (self._counted, f"Likeliest cause: {why}", f"First: {first.remedy}")
+        remedy = next((one.remedy for one in serious if one.remedy), "")
+        what = f"First: {remedy}" if remedy else "First: give these classes training samples."
+        return (self._counted, f"Likeliest cause: {why}" if first.cause else why, what)
 
     @property
     def _counted(self) -> str:
@@ -118,7 +120,11 @@ class Diagnosis:
         if told:
             return f"Of {total} classes {told}."
         fails, seen = sum(c.cause is not None for c in self.classes), sum(c.status != "unseen" for c in self.classes)
-        which = f"All {total} classes" if seen == total else f"The {seen} of {total} classes that have training samples"
+        which = (
+            ("Both classes" if total == 2 else f"All {total} classes")
+            if seen == total
+            else f"The {seen} of {total} classes that have training samples"
+        )
         alive = f"{which} are alive on {'their training samples' if seen == total else 'them'}"
         return f"{alive}; on held-out ones {fails} {'fails' if fails == 1 else 'fail'}." if fails else f"{alive}."
 

@@ -70,12 +70,12 @@ def checked_samples(samples: tuple[ArrayLike, ArrayLike], measured: Measurement,
         given, marks = samples
     except (TypeError, ValueError):
         raise CollapseError(f"{name}={shorten(samples)}: give a pair (features, labels)") from None
-    x = as_tensor("features", given).detach().cpu()
+    x = as_tensor("features", given).detach().cpu().numpy()
     if x.ndim < 2 or x.shape[-1] != measured.moments.dim:
         raise CollapseError(
-            f"{name}: features of the shape {tuple(x.shape)}; give the (N, {measured.moments.dim}) that were measured"
+            f"{name}: features of the shape {x.shape}; give the (N, {measured.moments.dim}) that were measured"
         )
-    x = x.flatten(0, -2).numpy()
+    x = x.reshape(-1, x.shape[-1])
     y = as_tensor("labels", marks).detach().cpu().reshape(-1).numpy()
     if len(x) != len(y):
         raise CollapseError(f"{name}: {len(x)} features for {len(y)} labels; give one label a sample")
