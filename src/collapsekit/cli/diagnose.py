@@ -9,7 +9,6 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from os.path import commonprefix
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,7 +83,7 @@ def _typed(remedy: str, typed: Mapping[str, str], result: Diagnosis) -> str:
         rows = result.suspects.get(ast.literal_eval(call[len("found.suspects[") : -1]), ())
         shown = ", ".join(map(str, rows[:MOST_POSITIONS]))
         more = f" and {len(rows) - MOST_POSITIONS} more (--json has all)" if len(rows) > MOST_POSITIONS else ""
-        return f"{advice}: {shown}{more}" if rows else ""
+        return advice.replace("these samples", f"the samples {shown}{more}") if rows else ""
     if not remedy.startswith("collapsekit "):
         return remedy
     if typed:
@@ -174,7 +173,9 @@ def diagnose(
             found = _of_checkpoint(path, model, loaded, data, head, held_out, class_names, penalties, trained)
     doors = () if model is None else ("--model", model, "--data", str(data))
     door = shlex.join([str(path), *doors, *(("--head", head) if head else ())])
-    typed = {"diagnose train.npz": f"diagnose {door}"} | ({"train.npz": door} if found.stored else {})
+    typed = {"diagnose train.npz": f"diagnose {door}"}
+    if found.stored:
+        typed |= {"--head train.npz": f"--head {shlex.quote(head or str(path))}", "train.npz": door}
     if found.stored and held_out is not None:
         typed["val.npz"] = shlex.quote(held_out)
     found = replace(found, typed=typed, history=found.history if past is None else past)
@@ -433,8 +434,9 @@ def _distinct(names: Sequence[str], most: int) -> list[str]:
     found = [short(name, most) for name in names]
     if len(set(found)) == len(set(names)):
         return found
-    alike = commonprefix([name for name in names if len(name) > most])
-    begins = max(alike.rfind(" ") + 1, len(alike) - 6, 0)  # from the word in which they differ
+    long = [name for name in names if len(name) > most]
+    same = next((i for i, letters in enumerate(zip(*long, strict=False)) if len(set(letters)) > 1), 0)
+    begins = max(long[0].rfind(" ", 0, same) + 1, same - 6)  # from the word in which they differ
     cut = [f"…{name[begins:]}" if len(name) > most else name for name in names]
     return [name if len(name) <= most else f"{name[: most - 1]}…" for name in cut]
 

@@ -42,7 +42,8 @@ ACTED, LONG = 1.0, 10.0
 """E-folds from which a decay has moved what it decays, and from which nothing is left of the start."""
 SHIFTED, FAR_SHIFTED = 2.0, 5.0
 """Range of what a bias that fits adds, in logits, from which the bias is wrong: 2.4 and more where it is, 1.8 under
-the noise of large steps; and where training is not over: 3.1 at most in networks stopped early, 6.3 under wrong biases."""
+the noise of large steps; and where training is not over: 3.1 at most in networks stopped early, 6.3 and more
+under wrong biases."""
 UNDERNAMED, MENDED, ALL_MENDED = 0.6, 0.2, 0.85
 """A bias hides a class that has less than this part of its share of the output, gains so much recall by a bias that
 fits the shares, and this bias gives all classes together at least this recall: in unfinished networks it does not."""
@@ -57,7 +58,8 @@ BLOCK, BLOCK_SAMPLES, TIMES_MEDIAN = 0.25, 8, 5.0
 """Share and number of the samples of one class nearer to the mean of another, and how many times the median class's,
 from which they are a block of wrong labels."""
 AT_BEST = 0.02
-"""How far the mean recall may lie below that of the nearest class mean in a network that does what its features allow."""
+"""How far the mean recall may lie below that of the nearest class mean in a network that does what its features
+allow."""
 LEARNED = 0.8
 """Median recall from which a network has learned its other classes: 0.95 and more beside spoiled data, 0.72 at most in
 unfinished networks whose classes overlap."""
@@ -126,7 +128,7 @@ class Case:
 
 
 def other_order(case: Case, k: int) -> bool:
-    """The samples get the name of one other row, and those of that row another: the order of the rows is not that of the labels."""
+    """The samples get the name of one other row, and so on in a circle: rows and labels have different orders."""
     return bool(case.clues.rows[k] != k)
 
 

@@ -216,7 +216,7 @@ def coinciding_samples(told: Told) -> Words:
     return (
         f"{told.subject}: {clues.coinciding[k]:.0%} of the samples of {told.names[k]!r} are the same as samples of "
         f"{told.partner(k)}, so that no network can name both.",
-        f"found.suspects[{told.names[k]!r}]  # positions of equal inputs, to be given one label",
+        f"found.suspects[{told.names[k]!r}]  # look at these samples: give equal inputs one label",
         {"coinciding": float(clues.coinciding[k]), "recall": float(told.case.recalls[k])},
     )
 
@@ -230,7 +230,7 @@ def inseparable(told: Told) -> Words:
     return (
         f"{told.subject}: samples of {told.names[k]!r} lie among those of {told.partner(k)}; a linear rule tells the "
         f"two apart in only {clues.apart[k]:.0%}, so the labels or the inputs do not separate them.",
-        f"found.suspects[{where!r}]  # positions of samples to relabel, or whose inputs do not show the difference",
+        f"found.suspects[{where!r}]  # look at these samples: relabel them, or add inputs that show the difference",
         {
             "told_apart": float(clues.apart[k]),
             "straying": float(clues.straying[k]),

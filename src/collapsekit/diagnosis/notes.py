@@ -104,7 +104,7 @@ def notes(case: Case, given: Given) -> Iterator[Finding]:
             {"straying": float(clues.straying[k])},
             f"{clues.straying[k]:.0%} of the samples labelled {names[k]!r} look like {names[clues.nearest[k]]!r}: "
             "their labels may be wrong.",
-            f"found.suspects[{names[k]!r}]  # positions of the samples whose labels to check",
+            f"found.suspects[{names[k]!r}]  # look at these samples: check their labels",
         )
     unseen, single = np.flatnonzero(counts == 0).tolist(), np.flatnonzero(counts == 1).tolist()
     if unseen:
@@ -133,7 +133,8 @@ def notes(case: Case, given: Given) -> Iterator[Finding]:
 def _unseen(unseen: list[int], given: Given) -> str:
     names, recalls, others = given.names, given.held_out_recalls, given.held_out_other
     labels = listed([names[k] for k in unseen])
-    told = f"{'Classes' if len(unseen) > 1 else 'Class'} {labels} {'have' if len(unseen) > 1 else 'has'} no training sample here"
+    subject = f"Classes {labels} have" if len(unseen) > 1 else f"Class {labels} has"
+    told = f"{subject} no training sample here"
     tested = [k for k in unseen if np.isfinite(recalls[k])]
     if not tested:
         return f"{told}: nothing can be said of {'them' if len(unseen) > 1 else 'it'}."
