@@ -1,8 +1,8 @@
 """Why a class is lost: one small rule a cause, asked in an order in which an earlier one explains a later one away.
 
 Thresholds were set on some eighty small networks made on purpose for each cause (experiments/diagnosis_suite.py holds
-others, about half of them made after the rules were frozen). Rules mended since, with thresholds that were set by looking
-at both halves: features that are all 0, row order, bias, blocks of wrong labels, overlapping classes, divergence.
+others, about half of them made after the rules were frozen). Rules mended since, with thresholds set by looking at both
+halves: features that are all 0, row order, bias, blocks of wrong labels, overlapping classes, divergence.
 """
 
 from __future__ import annotations
