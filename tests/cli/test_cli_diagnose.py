@@ -173,3 +173,91 @@ def test_every_command_of_the_page_runs(folder, capsys, command):
     assert program == "collapsekit"
     assert main(arguments) == 0, capsys.readouterr().err
     assert capsys.readouterr().out
+
+
+def stored(name):
+    with np.load(name, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def test_held_out_labels_are_found_by_name_and_never_by_order(folder, capsys):
+    train_set, val = stored("train.npz"), stored("val.npz")
+    bare = {key: value for key, value in train_set.items() if key != "names"}
+    np.savez("bare.npz", **bare | {"labels": bare["labels"] + 1})
+    expected = [one["held_out_recall"] for one in printed(capsys, "train.npz", "--held-out", "val.npz")["classes"]]
+    few = val["labels"] % 2 == 0
+    np.savez("some.npz", features=val["features"][few], labels=val["labels"][few] + 1)
+    found = [one["held_out_recall"] for one in printed(capsys, "bare.npz", "--held-out", "some.npz")["classes"]]
+    assert found[::2] == expected[::2]
+    assert found[1::2] == [None] * 5
+    np.savez("others.npz", features=val["features"], labels=val["labels"] + 5)
+    assert "held_out: the label '11' is no training label" in refused(capsys, "bare.npz", "--held-out", "others.npz")
+
+
+def test_a_checkpoint_whose_data_lack_a_class(folder, capsys):
+    data = stored("data.npz")
+    kept = data["y"] != 8
+    np.savez("nine.npz", X=data["X"][kept], y=data["y"][kept])
+    for more in ([], ["--class-names", *NAMES]):
+        found = printed(capsys, "checkpoint.pt", "--model", "mynets:build", "--data", "nine.npz", *more)["classes"]
+        assert [one["status"] == "unseen" for one in found] == [k == 8 for k in range(10)]
+        assert found[0]["recall"] > 0.9
+    assert found[9]["label"] == "nine"
+
+
+def test_the_order_of_the_rows_that_is_assumed_stands_at_the_top(folder, capsys):
+    words = {"y": np.array(NAMES)[stored("data.npz")["y"]], "labels": np.array(NAMES)[stored("train.npz")["labels"]]}
+    np.savez("words.npz", X=stored("data.npz")["X"], y=words["y"])
+    bare = {key: value for key, value in stored("train.npz").items() if key != "names"}
+    np.savez("sorted.npz", **bare | {"labels": words["labels"]})
+    for door in (["sorted.npz"], ["checkpoint.pt", "--model", "mynets:build", "--data", "words.npz"]):
+        content = printed(capsys, *door)
+        assert "in sorted order" in content["assumed_order"]
+        assert content["findings"][0]["code"] == "row-order"
+        assert printed(capsys, *door, "--class-names", *NAMES)["assumed_order"] is None
+        assert main(["diagnose", *door, "--html", "page.html"]) == 0
+        assert "Assumed: the rows" in capsys.readouterr().out.splitlines()[3]
+        assert "Assumed: the rows" in (folder / "page.html").read_text(encoding="utf-8").partition("<table")[0]
+    kept = bare["labels"] < 9
+    np.savez("off.npz", **bare | {"features": bare["features"][kept], "labels": bare["labels"][kept] + 1})
+    assert "row numbers, from 0" in printed(capsys, "off.npz")["assumed_order"]
+
+
+def test_remedies_name_the_users_own_files(folder, capsys):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(12), 20)
+    centres, own = 2 * rng.normal(size=(12, 30)), "my train.npz"
+    features = centres[labels] + rng.normal(size=(240, 30))
+    mixed = np.where(np.arange(240) % 20 < 12, (labels == 5) * 2, 0) + labels
+    np.savez("mixed.npz", features=features, labels=mixed, weight=centres)
+    remedy = next(one for one in printed(capsys, "mixed.npz")["findings"] if one["cause"] == "data")["remedy"]
+    assert "found." not in remedy
+    positions = [int(word) for word in re.findall(r"\d+", remedy.partition(":")[0])][:12]
+    assert positions == list(range(100, 112))
+    words = np.array([f"class{k}" for k in labels])
+    np.savez(own, features=features, labels=words, weight=centres)
+    first = printed(capsys, own, "--held-out", own)["findings"][0]
+    assert first["remedy"].startswith("collapsekit diagnose 'my train.npz' --class-names class0 class1 class2")
+    again = printed(capsys, *shlex.split(first["remedy"].partition("#")[0])[2:])
+    assert not again["findings"]
+
+
+def test_a_history_in_a_file(folder, capsys):
+    (folder / "history.json").write_text('{"loss": [2.3, NaN]}', encoding="utf-8")
+    content = printed(capsys, "train.npz", "--history", "history.json")
+    assert "unstable-training" in {one["code"] for one in content["findings"]}
+    assert printed(capsys, "checkpoint.pt", *MODEL, "--history", "history.json")["cause"] == content["cause"]
+    (folder / "history.json").write_text("loss", encoding="utf-8")
+    assert "no JSON" in refused(capsys, "train.npz", "--history", "history.json")
+    assert "gone.json" in refused(capsys, "train.npz", "--history", "gone.json")
+
+
+def test_columns_that_are_empty_and_long_names_that_look_alike(folder, capsys):
+    bare = stored("train.npz")
+    names = np.array([f"category number {k} with a name that is long" for k in range(10)])
+    np.savez("long.npz", **bare | {"names": names})
+    assert main(["diagnose", "long.npz"]) == 0
+    out = capsys.readouterr().out
+    table = out[out.index("class  ") :].splitlines()[1:11]
+    assert "held-out" not in out
+    assert len({line.split("  ")[0] for line in table}) == 10

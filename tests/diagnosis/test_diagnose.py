@@ -264,3 +264,149 @@ def test_features_of_gives_what_the_head_gets():
     assert torch.equal(found.labels, labels)
     with pytest.raises(CollapseError, match="no batches"):
         features_of(model, [])
+
+
+@pytest.mark.parametrize("change", ["order", "scale", "nan", "width"])
+def test_samples_that_were_not_measured_are_refused(change):
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    features = 3 * np.eye(4)[labels] + rng.normal(size=(60, 4))
+    measured = measure_features(features, labels, np.eye(3, 4))
+    others = {"order": features[::-1], "scale": 7 * features, "nan": np.nan * features, "width": features[:, :2]}
+    with pytest.raises(CollapseError, match=r"^samples: (the mean of class 0|features of the shape \(60, 2\))"):
+        diagnose(measured, samples=(others[change], labels))
+    diagnose(measured, samples=(features, labels))
+
+
+def test_held_out_of_another_head_or_other_names_is_refused():
+    features, labels, measured = square()
+    diagnose(measured, held_out=measured)
+    with pytest.raises(CollapseError, match=r"^held_out: measured with another head"):
+        diagnose(measured, held_out=measure_features(features, labels, -5 * np.eye(3)))
+    with pytest.raises(CollapseError, match=r"^held_out: measured with another head"):
+        diagnose(measured, held_out=measure_features(features, labels, 5 * np.eye(3), np.zeros(3)))
+    named = [measure_features(features, labels, 5 * np.eye(3), names=names) for names in (list("abc"), list("acb"))]
+    with pytest.raises(CollapseError, match=r"^held_out: class 1 is 'c' against 'b'"):
+        diagnose(named[0], held_out=named[1])
+
+
+@pytest.mark.parametrize("kind", ["reversed", "two swapped", "counted from 1"])
+def test_labels_in_another_order_than_the_rows(kind):
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(8), 20)
+    centres = rng.normal(size=(8, 30))
+    features = centres[labels] + 0.1 * rng.normal(size=(160, 30))
+    order = {"reversed": np.arange(8)[::-1], "two swapped": np.array([0, 1, 5, 3, 4, 2, 6, 7])}.get(kind)
+    kept = labels < 7 if order is None else labels >= 0
+    given = features[kept], (labels + 1 if order is None else order[labels])[kept]
+    result = diagnose(measure_features(*given, centres), samples=given)
+    assert result.findings[0].code == "row-order"
+    assert set(result.findings[0].classes) == {one.label for one in result.classes if one.recall == 0}
+    assert ("counted from 1" in result.findings[0].sentence) == (kind == "counted from 1")
+    assert result.verdict[1].startswith("Likeliest cause: Class")
+    right = diagnose(measure_features(features, labels, centres), samples=(features, labels))
+    assert not right.findings
+
+
+def clouds(size, count, dim, spread, seed=0):
+    """Normal clouds around random centres."""
+    rng = np.random.default_rng(seed)
+    centres, labels = spread * rng.normal(size=(size, dim)), np.repeat(np.arange(size), count)
+    return centres, centres[labels] + rng.normal(size=(len(labels), dim)), labels
+
+
+@pytest.mark.parametrize("history", [None, {"loss": [2.0, *[1.2] * 30]}])
+def test_the_best_rule_for_classes_that_overlap_is_not_unfinished(history):
+    centres, features, labels = clouds(6, 300, 10, 0.4)
+    best = measure_features(features, labels, centres, -(centres**2).sum(axis=1) / 2)  # Bayes' own logits
+    result = diagnose(best, samples=(features, labels), history=history)
+    assert any(one.status == "weak" for one in result.classes)
+    assert (result.cause, result.findings[0].code) == ("data", "inseparable-classes")
+
+
+def test_a_block_of_wrong_labels_is_data_and_its_samples_are_named():
+    from sklearn.linear_model import LogisticRegression
+
+    _, features, truth = clouds(8, 100, 12, 1.6)
+    labels = truth.copy()
+    wrong = np.flatnonzero(truth == 5)[:65]
+    labels[wrong] = 7
+    fitted = LogisticRegression(C=10.0, max_iter=5000).fit(features, labels)
+    measured = measure_features(features, labels, fitted.coef_, fitted.intercept_)
+    result = diagnose(measured, samples=(features, labels))
+    assert result.cause == "data"
+    assert result.classes[5].cause == "data"
+    assert len(set(result.suspects["7"]) & set(wrong.tolist())) > 60
+    assert "'7'" in result.findings[0].remedy
+
+
+def test_a_head_without_a_bias_is_not_said_to_have_a_wrong_one():
+    features = np.column_stack([3 * np.eye(3)[np.repeat([0, 1, 2], 20)], np.ones(60)])
+    weight, labels = np.column_stack([2 * np.eye(3), [0, 0, -9]]), np.repeat([0, 1, 2], 20)
+    assert diagnose(measure_features(features, labels, weight), samples=(features, labels)).cause != "bias"
+
+
+def test_a_recipe_that_is_not_this_networks():
+    data, model = digits(LONG_TAIL), network(bias=False)
+    train(model, *data[:2], sgd(model), epochs=100)
+    result = shown(diagnosed(model, data, recipe=Penalty(0.5, 0.5, batch_size=64)))
+    assert result.prediction is None
+    assert [one.code for one in result.findings if one.severity != "note"] == ["other-recipe"]
+    assert result.cause is None
+
+
+def test_losses_that_are_not_numbers_are_divergence_and_strange_keys_are_named():
+    features, labels, measured = square()
+    lost = measure_features(features, labels, [[5, 0, 0], [0, 0, 5], [0, 0, 9]])
+    assert diagnose(lost, history={"loss": [1.0, np.inf, np.nan]}).findings[0].code == "unstable-training"
+    with pytest.raises(CollapseError, match=r"^history: 'losses' is none of loss, recalls, steps"):
+        diagnose(measured, history={"losses": [1.0]})
+    with pytest.raises(CollapseError, match=r"^history="):
+        diagnose(measured, history=[1.0])
+    with pytest.raises(CollapseError, match=r"^history: steps='x'"):
+        diagnose(measured, recipe=Plain(0.1), optimizer=Optimizer("sgd", 0.1), history={"steps": "x"})
+    with pytest.raises(CollapseError, match=r"^last='x'"):
+        diagnose(measured, recipe=Penalty(0.1, 0.1), last="x")
+
+
+def test_the_worst_classes_are_named_first_and_the_right_ones_are_called_right():
+    centres, features, labels = clouds(9, 30, 20, 1.0)
+    weight = 0.02 * centres
+    weight[8], weight[3] = -weight[8], 0.0
+    result = diagnose(measure_features(features, labels, weight), samples=(features, labels))
+    first = result.findings[0]
+    recalls = {one.label: one.recall for one in result.classes}
+    assert [recalls[name] for name in first.classes] == sorted(recalls[name] for name in first.classes)
+    assert "or right, but with low confidence" in first.sentence
+    sure = diagnose(measure_features(features, labels, 0.02 * centres))
+    assert {one.status for one in sure.classes} == {"weak"}
+    assert "are right, but with low confidence" in sure.findings[0].sentence
+    assert "hardly" not in sure.findings[0].sentence
+
+
+def test_what_held_out_samples_say_of_a_class_without_training_samples():
+    features, labels, measured = square()
+    weight = np.vstack([5 * np.eye(3), np.zeros(3)])
+    measured = measure_features(features, labels, weight)
+    held_out = np.vstack([features, features[:1]]), np.append(labels, 3)
+    sentence = diagnose(measured, held_out=held_out).findings[0].sentence
+    assert sentence == "Class '3' has no training sample here; on held-out samples it is never right (named '0')."
+    result = diagnose(measured)
+    assert result.verdict[1:] == (
+        "Class '3' has no training sample here: nothing can be said of it.",
+        "First: give these classes training samples.",
+    )
+
+
+def test_a_loss_that_is_a_word_is_refused():
+    with pytest.raises(CollapseError, match=r"^loss='mse'"):
+        measure_features(np.eye(2), [0, 1], np.eye(2), loss="mse")
+
+
+def test_no_one_is_told_to_merge_classes_or_that_there_is_nothing_to_do():
+    from pathlib import Path
+
+    root = Path(__file__).parents[2]
+    for path in [*(root / "src" / "collapsekit" / "diagnosis").glob("*.py"), root / "docs" / "diagnose.md"]:
+        assert "merge" not in path.read_text(encoding="utf-8")
+        assert "# nothing to do" not in path.read_text(encoding="utf-8")

@@ -95,6 +95,35 @@ class LabelledData:
         return np.array(numbers), given or tuple(map(str, range(size)))
 
 
+def rows_of_others(
+    others: LabelledData, training: LabelledData, rows: NDArray[np.int64], names: Sequence[str]
+) -> NDArray[np.int64]:
+    """Return the row of each class of held-out data that were read on their own: by name or number, never by order.
+
+    Parameters
+    ----------
+    others, training : LabelledData
+        Held-out and training data.
+    rows, names : array, shape (K,), and sequence of str
+        What ``training.rows`` returned.
+
+    Raises
+    ------
+    CollapseError
+        If a held-out label is neither a training label nor the name of a row.
+    """
+    at = {name: k for k, name in enumerate(names)} | dict(zip(training.names, rows.tolist(), strict=True))
+    if [*map(str, rows)] == [*training.names]:  # numbers of rows, some without training samples
+        at |= {str(k): k for k in range(len(names))}
+    lost = next((name for name in others.names if name not in at), None)
+    if lost is not None:
+        raise CollapseError(
+            f"held_out: the label {shorten(printable(lost))} is no training label and no class name; drop its samples, "
+            "or name it as in training"
+        )
+    return np.array([at[name] for name in others.names])
+
+
 def assemble(
     inputs: NDArray[Any],
     labels: RawLabels,

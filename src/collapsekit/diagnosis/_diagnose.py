@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from collapsekit.diagnosis.causes import Case, Cause, cause_of, narrow
+from collapsekit.diagnosis.causes import Case, Cause, blocks, cause_of, narrow
 from collapsekit.diagnosis.clues import collect
 from collapsekit.diagnosis.findings import RANKS, Finding, Told, finding
 from collapsekit.diagnosis.notes import Given, failing, notes
@@ -27,11 +28,15 @@ from collapsekit.recipe import LastLayer, Optimizer, Penalty, Recipe
 from collapsekit.recipe._kinds import BatchNorm
 from collapsekit.validation import shorten
 
+HISTORY = ("loss", "recalls", "steps")
 TIME_LIMIT = 30.0
 """Seconds for a prediction that has to be searched for: past it the best point does."""
 MOST_PROVED = 50
 """Classes that are proved unreachable or not."""
 MOST_PROVED_AMONG = 2_000
+OTHER_RECIPE = 3.0
+"""Objective of a network that has come to rest, relative to the optimum's and less 1, beyond which the problem is not
+the one that was trained: 1.8 at most where the optimiser lost classes."""
 MOST_NAMED = 12
 """Classes of which it is told what their samples are taken for."""
 
@@ -101,7 +106,7 @@ def diagnose(
     """
     if isinstance(measured, NeuralCollapse):
         measured = measured.measurement()
-    _check(measured, optimizer, recipe, problem)
+    _check(measured, optimizer, recipe, problem, last)
     given_samples = None if samples is None else checked_samples(samples, measured)
     held, tested = _held_out(held_out, measured)
     size = len(measured.counts)
@@ -115,8 +120,9 @@ def diagnose(
     seen_by = measured.centred() if prediction is not None and has_free_shift(prediction.problem) else measured
     words = statuses(measured)
     troubled = np.flatnonzero([word in TROUBLED for word in words])
-    past = history or {}
+    past = _history(history)
     clues = collect(measured, given_samples, prediction, past, _horizon(recipe, optimizer, past), troubled)
+    excess = np.nan if prediction is None else seen_by.objective(prediction.problem) / prediction.objective - 1
     case = Case(
         measured=seen_by,
         statuses=words,
@@ -129,16 +135,27 @@ def diagnose(
         else fates(prediction.problem.loss, prediction.confidences, prediction.collapses),
         unreachable=_unreachable(measured, troubled),
     )
+    foreign = excess if excess > OTHER_RECIPE and case.over is not False and not case.dead else np.nan
+    if np.isfinite(foreign):
+        prediction, case = None, replace(case, prediction=None, fates=None)
     unknown = np.full(size, np.nan)
     held_recalls = unknown if held is None or held.recalls is None else held.recalls
     other = (
         np.full(size, -1) if tested is None else confusions(tested.logits(measured), tested.labels, tested.weights)[0]
     )
-    given = Given(names, recipe, optimizer, refusal, held, held_recalls, other)
+    given = Given(names, recipe, optimizer, refusal, held, held_recalls, other, foreign)
     causes = {int(k): cause_of(case, int(k)) for k in troubled}
     found = [*_findings(case, given, causes), *notes(case, given)]
     order = {id(one): i for i, one in enumerate(found)}
-    found.sort(key=lambda one: (RANKS[one.severity], one.cause is None, -len(one.classes), order[id(one)]))
+    found.sort(
+        key=lambda one: (
+            one.code != "row-order",
+            RANKS[one.severity],
+            one.cause is None,
+            -len(one.classes),
+            order[id(one)],
+        )
+    )
     known = {k: cause for k, (cause, _) in causes.items()} | dict.fromkeys(failing(case, given), "data")
     return Diagnosis(
         classes=tuple(_classes(case, given, known)),
@@ -150,7 +167,13 @@ def diagnose(
     )
 
 
-def _check(measured: Measurement, optimizer: Optimizer | None, recipe: Recipe | None, problem: UFM | None) -> None:
+def _check(
+    measured: Measurement,
+    optimizer: Optimizer | None,
+    recipe: Recipe | None,
+    problem: UFM | None,
+    last: LastLayer | None,
+) -> None:
     if not isinstance(measured, Measurement):
         raise CollapseError(f"measured={shorten(measured)}: give what measure or measure_features returned")
     if measured.weight is None or measured.recalls is None or measured.confidences is None:
@@ -160,9 +183,24 @@ def _check(measured: Measurement, optimizer: Optimizer | None, recipe: Recipe | 
     kinds: dict[str, tuple[object, type, str]]
     kinds = {"optimizer": (optimizer, Optimizer, "an Optimizer"), "problem": (problem, UFM, "a UFM")}
     kinds["recipe"] = (recipe, Recipe, "a Penalty, BatchNorm or Plain")
+    kinds["last"] = (last, LastLayer, "a LastLayer")
     for name, (value, kind, remedy) in kinds.items():
         if value is not None and not isinstance(value, kind):
             raise CollapseError(f"{name}={shorten(value)}: give {remedy}")
+
+
+def _history(history: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if history is None:
+        return {}
+    if not isinstance(history, Mapping):
+        raise CollapseError(f"history={shorten(history)}: give a mapping with loss, recalls or steps")
+    strange = next((key for key in history if key not in HISTORY), None)
+    if strange is not None:
+        raise CollapseError(f"history: {shorten(strange)} is none of {', '.join(HISTORY)}; leave it out or rename it")
+    steps = history.get("steps")
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1):
+        raise CollapseError(f"history: steps={shorten(steps)}; give a whole number of at least 1")
+    return history
 
 
 def _problem(
@@ -209,6 +247,10 @@ def _held_out(
     if held_out is None or isinstance(held_out, Measurement):
         if held_out is not None and (held_out.recalls is None or len(held_out.counts) != len(measured.counts)):
             raise CollapseError("held_out: measure it with the same head, over the same classes")
+        if held_out is not None:
+            require_same_names("held_out", held_out.names, measured.names)
+            if not _same_head(held_out, measured):
+                raise CollapseError("held_out: measured with another head; give measure_features the same weight, bias")
         return held_out, None
     try:
         features, labels = held_out
@@ -221,6 +263,14 @@ def _held_out(
     except CollapseError as error:
         raise CollapseError(f"held_out: {error}") from None
     return found, checked_samples(held_out, found, "held_out")
+
+
+def _same_head(a: Measurement, b: Measurement) -> bool:
+    heads = [[one.weight, one.bias] for one in (a, b)]
+    return all(
+        (x is None) == (y is None) and (x is None or y is None or np.allclose(as_array(x), as_array(y), rtol=1e-3))
+        for x, y in zip(*heads, strict=True)
+    )
 
 
 def _unreachable(measured: Measurement, troubled: NDArray[np.intp]) -> frozenset[int]:
@@ -237,7 +287,9 @@ def _unreachable(measured: Measurement, troubled: NDArray[np.intp]) -> frozenset
 def _findings(case: Case, given: Given, causes: Mapping[int, tuple[Cause, str]]) -> list[Finding]:
     """One finding for all classes that share its code."""
     groups: dict[tuple[str, Cause], list[int]] = {}
-    for k, (cause, code) in causes.items():
+    worst = sorted(causes, key=lambda k: (TROUBLED.index(case.statuses[k]), case.recalls[k], case.confidences[k]))
+    for k in worst:  # first, in a sentence that does not name all
+        cause, code = causes[k]
         groups.setdefault((code, cause), []).append(k)
     decay = np.nan if given.recipe is None else given.recipe.weight_decay
     rate = np.nan if given.optimizer is None else given.optimizer.rate
@@ -272,6 +324,7 @@ def _suspects(
     if samples is None:
         return {}
     about = {label for one in found if one.cause == "data" and one.code != "too-few-samples" for label in one.classes}
+    about |= {names[j] for k, label in enumerate(names) if label in about for j in blocks(case, k)}
     return {label: suspects(samples, case.measured, k) for k, label in enumerate(names) if label in about}
 
 

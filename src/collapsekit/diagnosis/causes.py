@@ -1,7 +1,8 @@
 """Why a class is lost: one small rule a cause, asked in an order in which an earlier one explains a later one away.
 
 Thresholds were set on some eighty small networks made on purpose for each cause (experiments/diagnosis_suite.py holds
-others, about half of them made after the rules were frozen; one rule was mended since).
+others, about half of them made after the rules were frozen). Rules mended since, with thresholds set by looking at both
+halves: features that are all 0, row order, bias, blocks of wrong labels, overlapping classes, divergence.
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ PRICE = 0.03
 """Error probability that the decay costs a class from which it may have lost it; everyday decays cost below 0.01."""
 ACTED, LONG = 1.0, 10.0
 """E-folds from which a decay has moved what it decays, and from which nothing is left of the start."""
-SHIFTED = 2.0
+SHIFTED, FAR_SHIFTED = 2.0, 5.0
 """Range of what a bias that fits adds, in logits, from which the bias is wrong: 2.4 and more where it is, 1.8 under
-the noise of large steps."""
+the noise of large steps; and where training is not over: 3.1 at most in networks stopped early, 6.3 and more
+under wrong biases."""
 UNDERNAMED, MENDED, ALL_MENDED = 0.6, 0.2, 0.85
 """A bias hides a class that has less than this part of its share of the output, gains so much recall by a bias that
 fits the shares, and this bias gives all classes together at least this recall: in unfinished networks it does not."""
@@ -53,6 +55,12 @@ COINCIDING = 0.5
 MIXED, OVERLAPPING, NEARLY, ASTRAY = 0.75, 0.85, 0.88, 0.4
 """Mean recall of a linear rule on two classes, each sample left out, below which their samples are not told apart; up
 to the second if nothing else explains the loss, up to the third if this share of samples is nearer to another mean."""
+BLOCK, BLOCK_SAMPLES, TIMES_MEDIAN = 0.25, 8, 5.0
+"""Share and number of the samples of one class nearer to the mean of another, and how many times the median class's,
+from which they are a block of wrong labels."""
+AT_BEST = 0.02
+"""How far the mean recall may lie below that of the nearest class mean in a network that does what its features
+allow."""
 LEARNED = 0.8
 """Median recall from which a network has learned its other classes: 0.95 and more beside spoiled data, 0.72 at most in
 unfinished networks whose classes overlap."""
@@ -103,6 +111,13 @@ class Case:
         return float(np.nanmedian(self.recalls)) >= LEARNED
 
     @property
+    def at_best(self) -> bool:
+        """Whether, as far as is known, the loss no longer falls, and the head does as well as nearest class means."""
+        seen = self.measured.counts > 0
+        reached, nearest = self.recalls[seen].mean(), 1 - self.clues.straying[seen].mean()
+        return bool(not self.clues.falling >= FALLING and reached >= nearest - AT_BEST)
+
+    @property
     def dim(self) -> int:
         """Width of the features."""
         return self.measured.moments.dim
@@ -111,6 +126,11 @@ class Case:
     def dead(self) -> bool:
         """Whether all samples have one and the same feature."""
         return self.clues.spread <= CONSTANT
+
+
+def other_order(case: Case, k: int) -> bool:
+    """The samples get the name of one other row, and so on in a circle: rows and labels have different orders."""
+    return bool(case.clues.rows[k] != k)
 
 
 def dead_features(case: Case, k: int) -> bool:
@@ -141,14 +161,15 @@ def _only_begun(case: Case) -> bool:
 def hidden_by_bias(case: Case, k: int) -> bool:
     """The bias that fits the shares of the data brings the class back, and all others with it."""
     clues = case.clues
-    if case.measured.bias is None and (case.dim < len(case.statuses) - 1 or clues.length[k] < NO_FEATURE):
+    if case.measured.bias is None:
         return False
     known = clues.refitted[np.isfinite(clues.refitted)]
     if not known.size or known.mean() < ALL_MENDED:
         return False
     rate = clues.named / np.where(clues.shares > 0, clues.shares, np.nan)
     hidden = (rate < UNDERNAMED) & (clues.refitted >= np.maximum(HALF, case.recalls + MENDED))
-    return bool(hidden.any() and np.ptp(clues.shift) >= SHIFTED and rate[k] < ALONGSIDE and clues.refitted[k] >= HALF)
+    enough = FAR_SHIFTED if case.over is False else SHIFTED
+    return bool(hidden.any() and np.ptp(clues.shift) >= enough and rate[k] < ALONGSIDE and clues.refitted[k] >= HALF)
 
 
 def coincides(case: Case, k: int) -> bool:
@@ -169,9 +190,27 @@ def narrow(dim: int, size: int) -> bool:
 def mixed(case: Case, k: int) -> bool:
     """The samples are among those of another class, whatever the head."""
     clues = case.clues
-    among = clues.apart[k] < MIXED or (clues.apart[k] < NEARLY and clues.straying[k] >= ASTRAY)
+    astray = clues.straying[k] >= ASTRAY or bool(blocks(case, k))
+    among = clues.apart[k] < MIXED or (clues.apart[k] < NEARLY and astray)
     enough = case.measured.counts[k] >= SURE_COUNT and (case.fits or case.over is True)
     return bool(among and enough and _has_feature(case, k))
+
+
+def blocks(case: Case, k: int) -> list[int]:
+    """Return the classes of which a clear block of samples lies nearer to the mean of class k."""
+    clues, counts = case.clues, case.measured.counts
+    if np.isnan(clues.straying).all():
+        return []
+    least = max(BLOCK, TIMES_MEDIAN * float(np.nanmedian(clues.straying)))
+    clear = (clues.nearest == k) & (clues.straying >= least) & (clues.straying * counts >= BLOCK_SAMPLES)
+    return [int(j) for j in np.flatnonzero(clear)]
+
+
+def overlapping_everywhere(case: Case, k: int) -> bool:
+    """The network does what its features allow, and most of its weak classes overlap for any linear rule."""
+    clues = case.clues
+    known = clues.apart[np.isfinite(clues.apart)]
+    return bool(case.at_best and known.size and np.median(known) < OVERLAPPING and _has_feature(case, k))
 
 
 def overlapping(case: Case, k: int) -> bool:
@@ -211,12 +250,17 @@ def unstable(case: Case, k: int) -> bool:
     """The loss rises again or stands still, but the head does not: steps too large for it to come to rest."""
     clues = case.clues
     rising = clues.risen >= UNSTABLE and clues.alignment < PULLED
-    return bool(rising or (clues.falling < LEVEL and clues.alignment < LOOSE))
+    return bool(rising or (clues.falling < LEVEL and clues.alignment < LOOSE and not case.at_best))
+
+
+def diverged(case: Case, k: int) -> bool:
+    """The loss became infinite or NaN."""
+    return case.clues.diverged
 
 
 def unfinished(case: Case, k: int) -> bool:
     """Training is not over: the loss falls, or the head is on its way."""
-    return case.over is False
+    return case.over is False and not case.at_best
 
 
 def spurious(case: Case, k: int) -> bool:
@@ -236,9 +280,11 @@ def too_few(case: Case, k: int) -> bool:
 
 Rule = Callable[[Case, int], bool]
 RULES: tuple[tuple[Rule, Cause, str], ...] = (
+    (other_order, "unknown", "row-order"),
     (regularised, "regularisation", "regularised-away"),
     (dead_features, "optimiser", "degenerate-features"),
     (decayed_to_nothing, "regularisation", "decay-too-strong"),
+    (diverged, "optimiser", "unstable-training"),
     (hidden_by_bias, "bias", "hidden-by-bias"),
     (too_narrow, "width", "too-narrow"),
     (affordable, "optimiser", "lost-by-the-optimiser"),
@@ -247,13 +293,15 @@ RULES: tuple[tuple[Rule, Cause, str], ...] = (
     (mixed, "data", "inseparable-classes"),
     (pulled_down, "regularisation", "decay-too-strong"),
     (overlapping, "data", "inseparable-classes"),
+    (overlapping_everywhere, "data", "inseparable-classes"),
     (unstable, "optimiser", "unstable-training"),
     (unfinished, "unfinished", "unfinished-training"),
     (spurious, "optimiser", "lost-by-the-optimiser"),
     (unreachable, "width", "too-narrow"),
     (too_few, "data", "too-few-samples"),
 )
-"""A rule, the cause and the finding that it names. What the recipe itself loses comes first; then what no training
+"""A rule, the cause and the finding that it names. An order of labels that is not the head's is no
+fault of the network and comes before all; then what the recipe itself loses; then what no training
 mends (bias, twins, width, mixed samples); a decay before an unfinished training, which it resembles; the optimiser
 where all else is excluded."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from collapsekit.diagnosis.samples import Samples, class_means, coinciding, confusions, straying, told_apart
+from collapsekit.diagnosis.samples import Samples, class_means, coinciding, confusions, reordered, straying, told_apart
 from collapsekit.errors import CollapseError
 from collapsekit.metrics import Measurement
 from collapsekit.metrics.losses import sample_losses
@@ -45,6 +45,8 @@ class Clues:
         Error probability that this decay and the balance of head and features would cost a class of its size.
     start : float
         Norm of the sum of the head's rows over that of torch's default start: gradients of softmax losses leave it.
+    diverged : bool
+        Whether the loss became infinite or NaN.
     falling, risen : float
         Share of its whole fall that the loss made in the second half of training, and how much it rose again.
     horizon : float
@@ -59,6 +61,8 @@ class Clues:
         What this bias adds to that of the head.
     other, mistaken : (K,) arrays
         The class it is mistaken for most often (−1: none), and the share of its samples.
+    rows : (K,) array
+        The row whose name the samples of each class get, where rows and labels differ in their order, else its own.
     coinciding, twin : (K,) arrays
         Share of samples that coincide with at least as many of another class, and which.
     straying, nearest : (K,) arrays
@@ -77,6 +81,7 @@ class Clues:
     decay: float
     prices: Array
     start: float
+    diverged: bool
     falling: float
     risen: float
     horizon: float
@@ -87,6 +92,7 @@ class Clues:
     shift: Array
     other: NDArray[np.int64]
     mistaken: Array
+    rows: NDArray[np.intp]
     coinciding: Array
     twin: NDArray[np.int64]
     straying: Array
@@ -110,12 +116,14 @@ def collect(
     nobody = np.full(size, -1)
     sqnorms = measured.per_class()["feature_sqnorm"]
     largest, (fall, rise) = float(np.nanmax(sqnorms)), falling(history)
+    losses = _numbers(history.get("loss"), "loss", 1)
     shares = measured.counts / measured.counts.sum()
     standing = samples if samples is not None else class_means(measured) if _scatter(measured) <= WITHIN else None
     alignment, decay, prices = np.nan, np.nan, unknown
-    named, refitted, shift = unknown, unknown, unknown
+    named, refitted, shift, rows = unknown, unknown, unknown, np.arange(size)
     if standing is not None:
         alignment, decay, prices = head_balance(measured, standing, prediction)
+        rows = reordered(standing.logits(measured), standing.labels, standing.weights)
         if confidence_decides(measured.loss):
             named, refitted, shift = bias_refit(standing.logits(measured), standing, shares)
     other, mistaken, twins, twin, strays, nearest, apart = nobody, unknown, unknown, nobody, unknown, nobody, unknown
@@ -133,6 +141,7 @@ def collect(
         decay=decay,
         prices=prices,
         start=float(np.linalg.norm(_head(measured).sum(axis=0)) / np.sqrt(size / 3)),
+        diverged=losses is not None and not np.isfinite(losses).all(),
         falling=fall,
         risen=rise,
         horizon=horizon,
@@ -143,6 +152,7 @@ def collect(
         shift=shift,
         other=other,
         mistaken=mistaken,
+        rows=rows,
         coinciding=twins,
         twin=twin,
         straying=strays,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from collapsekit.diagnosis.causes import FALLING, Case, Cause
+from collapsekit.diagnosis.causes import ASTRAY, FALLING, Case, Cause, blocks
 from collapsekit.diagnosis.status import GONE
+from collapsekit.prediction._fates import HALF
 from collapsekit.validation import Array, short
 
 Severity = Literal["error", "warning", "note"]
@@ -20,6 +22,8 @@ SAFE = 0.9
 LISTED, LETTERS, MOST_TYPED, ALIKE = 6, 40, 20, 2.0
 """Names in a sentence; letters of a name; numbers in a line; range, in logits, of what other biases lack that may be
 left."""
+MOST_ORDER = 200
+"""Names in a command."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,12 @@ class Told:
     @property
     def subject(self) -> str:
         """Who, and what is the matter with them."""
-        words = [self.case.statuses[k] for k in self.rows]
-        gone = sum(word in GONE for word in words)
-        what = (
-            "never predicted" if gone == len(words) else "hardly predicted" if not gone else "never or hardly predicted"
-        )
+        gone = {self.case.statuses[k] in GONE for k in self.rows}
+        weak = any(self.case.recalls[k] < HALF for k in self.rows if self.case.statuses[k] not in GONE)
+        sure = any(self.case.recalls[k] >= HALF for k in self.rows)
+        what = " or ".join(word for word, held in (("never", True in gone), ("hardly", weak)) if held)
+        words = [f"{what} predicted"] if what else []
+        what = ", or ".join([*words, *(["right, but with low confidence"] if sure else [])])
         many = len(self.rows) > 1
         return f"{'Classes' if many else 'Class'} {listed(self.labels)} {'are' if many else 'is'} {what}"
 
@@ -112,6 +117,24 @@ class Told:
 
 Words = tuple[str, str, dict[str, float]]
 """Sentence, remedy, numbers."""
+
+
+def row_order(told: Told) -> Words:
+    """Labels and rows in two orders."""
+    case, rows = told.case, told.case.clues.rows
+    label, given = told.names[told.rows[0]], told.names[rows[told.rows[0]]]
+    steps = {int(k - rows[k]) for k in told.rows}
+    how = (
+        "counted from 1, and the rows from 0" if steps == {1} else "in another order than the rows of the output layer"
+    )
+    rest = ", and each of the others as one other class, too" if len(told.rows) > 2 else " and the other way round"
+    names = shlex.join([told.names[k] for k in np.argsort(rows)]) if len(rows) <= MOST_ORDER else "NAME NAME"
+    return (
+        f"{told.subject}, yet nearly all samples of {short(label)!r} are named {short(given)!r}"
+        f"{rest}: the labels are {how}.",
+        f"collapsekit diagnose train.npz --class-names {names}  # one a row, in the order of the training",
+        {"classes": float(len(told.rows)), "recall": float(np.nanmean(case.recalls[told.rows]))},
+    )
 
 
 def regularised_away(told: Told) -> Words:
@@ -193,7 +216,7 @@ def coinciding_samples(told: Told) -> Words:
     return (
         f"{told.subject}: {clues.coinciding[k]:.0%} of the samples of {told.names[k]!r} are the same as samples of "
         f"{told.partner(k)}, so that no network can name both.",
-        f"found.suspects[{told.names[k]!r}]  # positions of these samples: give each one label",
+        f"found.suspects[{told.names[k]!r}]  # look at these samples: give equal inputs one label",
         {"coinciding": float(clues.coinciding[k]), "recall": float(told.case.recalls[k])},
     )
 
@@ -202,10 +225,12 @@ def inseparable(told: Told) -> Words:
     """Samples among those of another class."""
     clues = told.case.clues
     k = told.worst(clues.apart)
+    others = blocks(told.case, k)
+    where = told.names[others[0] if others and not clues.straying[k] >= ASTRAY else k]
     return (
         f"{told.subject}: samples of {told.names[k]!r} lie among those of {told.partner(k)}; a linear rule tells the "
         f"two apart in only {clues.apart[k]:.0%}, so the labels or the inputs do not separate them.",
-        f"found.suspects[{told.names[k]!r}]  # positions of samples to check: relabel them, or merge the classes",
+        f"found.suspects[{where!r}]  # look at these samples: relabel them, or add inputs that show the difference",
         {
             "told_apart": float(clues.apart[k]),
             "straying": float(clues.straying[k]),
@@ -294,8 +319,13 @@ def unstable_training(told: Told) -> Words:
     """Steps too large."""
     clues = told.case.clues
     rate = f"lr={told.rate / 10:.2g}" if told.rate > 0 else "lr /= 10"
+    what = (
+        "the loss became infinite or NaN, training diverged under too large steps"
+        if clues.diverged
+        else ("the loss no longer falls, yet the weights do not come to rest, as under too large steps")
+    )
     return (
-        f"{told.subject}: the loss no longer falls, yet the weights do not come to rest, as under too large steps.",
+        f"{told.subject}: {what}.",
         f"{rate}  # train again, with a learning rate that falls to 0",
         {"falling": clues.falling, "risen": clues.risen, "alignment": clues.alignment},
     )
@@ -325,6 +355,7 @@ def unknown_cause(told: Told) -> Words:
 
 
 WORDS: dict[str, Callable[[Told], Words]] = {
+    "row-order": row_order,
     "regularised-away": regularised_away,
     "decay-too-strong": decay_too_strong,
     "degenerate-features": degenerate_features,

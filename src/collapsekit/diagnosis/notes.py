@@ -13,7 +13,7 @@ from collapsekit.diagnosis.findings import Finding, listed
 from collapsekit.metrics import Measurement
 from collapsekit.recipe import BatchNorm, Optimizer, Plain, Recipe
 from collapsekit.recipe._optimizer import UNACTED
-from collapsekit.validation import Array
+from collapsekit.validation import Array, short
 
 SIGMAS = 1.96
 """Of the interval of a held-out recall: 95 %."""
@@ -25,7 +25,8 @@ STRAYS, TIMES_MEDIAN, MOST_STRAYED, LEAST_STRAYED = 0.25, 5.0, 0.7, 8
 class, at least so many samples, unless the
 held-out recall of both is above the second: in healthy networks up to 0.1 of a class does."""
 FITS = 0.9
-"""Recall of a class, and of the median class, from which it has been learned, strays included."""
+"""Recall of the median class from which a network has learned its classes; of a class, strays included, from which
+suspicious labels are a warning: among healthy networks one that was stopped early has others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class Given:
     held_out: Measurement | None
     held_out_recalls: Array
     held_out_other: NDArray[np.int64]
+    excess: float
 
 
 def failing(case: Case, given: Given) -> list[int]:
@@ -66,7 +68,7 @@ def suspicious(case: Case, given: Given) -> list[int]:
     enough = max(STRAYS, TIMES_MEDIAN * float(np.nanmedian(clues.straying)))
     for k in np.flatnonzero((clues.straying >= enough) & (clues.straying * case.measured.counts >= LEAST_STRAYED)):
         both = [recalls[k], recalls[clues.nearest[k]]]
-        if case.statuses[k] == "alive" and case.recalls[k] >= FITS and not np.min(both) > MOST_STRAYED:
+        if case.statuses[k] == "alive" and not np.min(both) > MOST_STRAYED:
             chosen.append(int(k))
     return chosen
 
@@ -96,13 +98,13 @@ def notes(case: Case, given: Given) -> Iterator[Finding]:
         k = max(odd, key=lambda row: clues.straying[row])
         yield Finding(
             "suspicious-labels",
-            "warning" if given.held_out is not None else "note",
+            "warning" if given.held_out is not None and case.recalls[k] >= FITS else "note",
             "data",
             tuple(names[row] for row in odd),
             {"straying": float(clues.straying[k])},
             f"{clues.straying[k]:.0%} of the samples labelled {names[k]!r} look like {names[clues.nearest[k]]!r}: "
             "their labels may be wrong.",
-            f"found.suspects[{names[k]!r}]  # positions of these samples: check their labels",
+            f"found.suspects[{names[k]!r}]  # look at these samples: check their labels",
         )
     unseen, single = np.flatnonzero(counts == 0).tolist(), np.flatnonzero(counts == 1).tolist()
     if unseen:
@@ -112,8 +114,8 @@ def notes(case: Case, given: Given) -> Iterator[Finding]:
             None,
             tuple(names[row] for row in unseen),
             {"classes": float(len(unseen))},
-            f"{_classes(unseen, names)} without a training sample here: nothing can be said of them.",
-            "collapsekit inspect head.safetensors  # says what the weights alone tell of them",
+            _unseen(unseen, given),
+            "",
         )
     if single:
         yield Finding(
@@ -128,12 +130,39 @@ def notes(case: Case, given: Given) -> Iterator[Finding]:
     yield from _recipe_notes(case, given)
 
 
+def _unseen(unseen: list[int], given: Given) -> str:
+    names, recalls, others = given.names, given.held_out_recalls, given.held_out_other
+    labels = listed([names[k] for k in unseen])
+    subject = f"Classes {labels} have" if len(unseen) > 1 else f"Class {labels} has"
+    told = f"{subject} no training sample here"
+    tested = [k for k in unseen if np.isfinite(recalls[k])]
+    if not tested:
+        return f"{told}: nothing can be said of {'them' if len(unseen) > 1 else 'it'}."
+    k = min(tested, key=lambda row: recalls[row])
+    who = "it" if len(unseen) == 1 else repr(short(names[k]))
+    named = f" (named {short(names[others[k]])!r})" if others[k] >= 0 else ""
+    how = "is never right" if recalls[k] == 0 else f"has a recall of {recalls[k]:.0%}"
+    return f"{told}; on held-out samples {who} {how}{named}."
+
+
 def _classes(rows: list[int], names: tuple[str, ...]) -> str:
     return f"Class{'es' if len(rows) > 1 else ''} {listed([names[k] for k in rows])} {'are' if len(rows) > 1 else 'is'}"
 
 
 def _recipe_notes(case: Case, given: Given) -> Iterator[Finding]:
     recipe, optimizer = given.recipe, given.optimizer
+    if np.isfinite(given.excess):
+        yield Finding(
+            "other-recipe",
+            "warning",
+            None,
+            (),
+            {"objective_excess": given.excess},
+            "Training has come to rest, but the objective of the given recipe is "
+            f"{1 + given.excess:.3g} times that of its optimum: this is not the recipe of the network, and no cause "
+            "rests on it.",
+            "collapsekit diagnose train.npz  # with the penalties and the loss of the training, or with none",
+        )
     decoupled = optimizer is not None and optimizer.name == "adamw"
     if decoupled:
         yield Finding(
@@ -153,7 +182,7 @@ def _recipe_notes(case: Case, given: Given) -> Iterator[Finding]:
             (),
             {"weight_decay": recipe.weight_decay},
             "Norm layers and biases do not decay, so no class can be lost to the decay of features.",
-            "collapsekit predict --help  # nothing to do",
+            "",
         )
     elif given.refusal is not None and not decoupled:
         yield Finding(
@@ -163,7 +192,7 @@ def _recipe_notes(case: Case, given: Given) -> Iterator[Finding]:
             (),
             {},
             f"No prediction: {given.refusal}.",
-            "collapsekit predict --help  # which recipes have one",
+            "",
         )
     if case.clues.horizon <= UNACTED:
         yield Finding(
@@ -174,7 +203,7 @@ def _recipe_notes(case: Case, given: Given) -> Iterator[Finding]:
             {"horizon": case.clues.horizon},
             "Over the whole training the weight decay alone would have shrunk a weight by "
             f"{1 - np.exp(-case.clues.horizon):.0%}: no class was lost to it.",
-            "collapsekit predict --help  # nothing to do",
+            "",
         )
     if case.measured.nonnegative is False and not (recipe is None or isinstance(recipe, Plain)):
         yield Finding(
@@ -184,7 +213,7 @@ def _recipe_notes(case: Case, given: Given) -> Iterator[Finding]:
             (),
             {},
             "Features are negative, so they do not come from a ReLU as the prediction assumes.",
-            "collapsekit predict COUNTS --no-relu  # with your recipe",
+            "collapsekit diagnose train.npz --no-relu  # with your recipe",
         )
     reasons = case.measured.reasons
     if reasons and not case.dead and case.measured.moments.seen.sum() > 1:

@@ -15,7 +15,7 @@ from collapsekit.prediction import Prediction
 
 CAUSES: dict[str, str] = {
     "regularisation": "regularisation, a weight decay that is too strong for their few samples.",
-    "optimiser": "optimiser, which came to rest, or never did, at a poor point; the recipe could keep them.",
+    "optimiser": "optimiser, which came to rest, or never did, at a poor point.",
     "unfinished": "unfinished, training stopped before these classes were learned.",
     "data": "data, their samples or labels do not tell them apart, or are too few.",
     "bias": "bias, the output layer's bias hides classes that the features tell apart.",
@@ -82,6 +82,8 @@ class Diagnosis:
         What the recipe's own problem says of each class, where there is one.
     measured : Measurement
         What was diagnosed.
+    assumed_order : str or None
+        What was taken for granted of the order of the head's rows, where nothing named them.
     """
 
     classes: tuple[ClassDiagnosis, ...]
@@ -90,6 +92,7 @@ class Diagnosis:
     named: dict[str, dict[str, float]] = field(repr=False)
     prediction: Prediction | None = field(repr=False)
     measured: Measurement = field(repr=False)
+    assumed_order: str | None = field(default=None, repr=False)
 
     @property
     def cause(self) -> Cause | None:
@@ -104,8 +107,10 @@ class Diagnosis:
         if not serious:
             return (self._counted, "Nothing is wrong that can be seen here.", "Nothing to do.")
         first = serious[0]
-        why = CAUSES.get(first.cause or "unknown", "") if first.cause else first.sentence
-        return (self._counted, f"Likeliest cause: {why}", f"First: {first.remedy}")
+        why = CAUSES[first.cause] if first.cause and first.code != "row-order" else first.sentence
+        remedy = next((one.remedy for one in serious if one.remedy), "")
+        what = f"First: {remedy}" if remedy else "First: give these classes training samples."
+        return (self._counted, f"Likeliest cause: {why}" if first.cause else why, what)
 
     @property
     def _counted(self) -> str:
@@ -115,7 +120,11 @@ class Diagnosis:
         if told:
             return f"Of {total} classes {told}."
         fails, seen = sum(c.cause is not None for c in self.classes), sum(c.status != "unseen" for c in self.classes)
-        which = f"All {total} classes" if seen == total else f"The {seen} of {total} classes that have training samples"
+        which = (
+            ("Both classes" if total == 2 else f"All {total} classes")
+            if seen == total
+            else f"The {seen} of {total} classes that have training samples"
+        )
         alive = f"{which} are alive on {'their training samples' if seen == total else 'them'}"
         return f"{alive}; on held-out ones {fails} {'fails' if fails == 1 else 'fail'}." if fails else f"{alive}."
 
@@ -127,6 +136,7 @@ class Diagnosis:
             "findings": [one.to_dict() for one in self.findings],
             "suspects": {name: list(rows) for name, rows in self.suspects.items()},
             "named": self.named,
+            "assumed_order": self.assumed_order,
             "cause": self.cause,
             "verdict": list(self.verdict),
         }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import linear_sum_assignment
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics import Measurement
@@ -30,6 +31,12 @@ COLLAPSED = 0.3
 """Share of a class at one point from which it has collapsed there, whatever its inputs."""
 MOST_SUSPECTS = 1_000
 """Positions that are named of a class."""
+ALIKE = 1e-2
+"""Distance of a class mean from the measured one, over the root mean square, that rounding may make."""
+MOST_ORDERED = 2_000
+"""Classes up to which another order of the rows is looked for: the cube of it."""
+AS_ANOTHER, AS_ITSELF = 0.7, 0.2
+"""Mean recall from which classes that change places are in another order, and up to which without that."""
 LEAST_PAIR = 5
 """Samples a class needs for its separability to be told: with fewer one sample decides."""
 RIDGES = (1e-3, 1e-1)
@@ -63,7 +70,12 @@ def checked_samples(samples: tuple[ArrayLike, ArrayLike], measured: Measurement,
         given, marks = samples
     except (TypeError, ValueError):
         raise CollapseError(f"{name}={shorten(samples)}: give a pair (features, labels)") from None
-    x = as_tensor("features", given).detach().cpu().reshape(-1, measured.moments.dim).numpy()
+    x = as_tensor("features", given).detach().cpu().numpy()
+    if x.ndim < 2 or x.shape[-1] != measured.moments.dim:
+        raise CollapseError(
+            f"{name}: features of the shape {x.shape}; give the (N, {measured.moments.dim}) that were measured"
+        )
+    x = x.reshape(-1, x.shape[-1])
     y = as_tensor("labels", marks).detach().cpu().reshape(-1).numpy()
     if len(x) != len(y):
         raise CollapseError(f"{name}: {len(x)} features for {len(y)} labels; give one label a sample")
@@ -71,6 +83,7 @@ def checked_samples(samples: tuple[ArrayLike, ArrayLike], measured: Measurement,
     x, y = x[rows], y[rows].astype(np.int64)
     if not np.array_equal(np.bincount(y, minlength=size), measured.counts):
         raise CollapseError(f"{name}: other counts than those measured; give the samples that were measured")
+    _check_means(x, y, measured, name)
     coarse = bool((x[:64] == x[:64].astype(np.float16)).all())
     if len(y) * size > MOST_LOGITS:
         most = max(1, MOST_LOGITS // size**2)
@@ -78,6 +91,20 @@ def checked_samples(samples: tuple[ArrayLike, ArrayLike], measured: Measurement,
         x, y, rows = x[chosen], y[chosen], rows[chosen]
     weights = measured.counts[y] / np.bincount(y, minlength=size)[y]
     return Samples(x.astype(np.float64), y, weights, HALF_RESOLUTION if coarse else RESOLUTION, rows)
+
+
+def _check_means(x: Array, y: NDArray[np.int64], measured: Measurement, name: str) -> None:
+    """Refuse samples of other means than those measured: in another order, scaled, of another layer."""
+    means, counts = as_array(measured.moments.means), measured.counts
+    for k in np.flatnonzero(counts > 0):
+        own = x[y == k].astype(np.float64)
+        size = np.sqrt(max((own**2).sum(axis=1).mean(), (means[k] ** 2).sum()))
+        if not np.linalg.norm(own.mean(axis=0) - means[k]) <= ALIKE * size:
+            label = k if measured.names is None else shorten(measured.names[k])
+            raise CollapseError(
+                f"{name}: the mean of class {label} is not the one measured; give the features and labels that were "
+                "measured, in one order"
+            )
 
 
 def class_means(measured: Measurement) -> Samples:
@@ -101,6 +128,34 @@ def confusions(logits: Array, labels: NDArray[np.int64], weights: Array) -> tupl
             found = np.bincount(named[wrong], weights[wrong], size)
             other[k], share[k] = int(found.argmax()), found.max() / weights[own].sum()
     return other, share
+
+
+def reordered(logits: Array, labels: NDArray[np.int64], weights: Array) -> NDArray[np.intp]:
+    """Return the row whose name the samples of each class get, (K,), where rows and labels differ in their order.
+
+    The assignment of rows to classes with the largest mean recall; of its cycles those that turn classes that are never
+    right into classes that are. A cycle through a class without samples must move half of the others.
+    """
+    size = logits.shape[1]
+    itself = np.arange(size)
+    if size > MOST_ORDERED:
+        return itself
+    shares = np.zeros((size, size))
+    np.add.at(shares, (labels, logits.argmax(axis=1)), weights)
+    total = shares.sum(axis=1)
+    shares /= np.where(total > 0, total, 1.0)[:, None]
+    best = linear_sum_assignment(shares + 1e-6 * np.eye(size), maximize=True)[1]
+    rows, seen = itself.copy(), total > 0
+    for start in range(size):
+        cycle = [start]
+        while (step := int(best[cycle[-1]])) != start:
+            cycle.append(step)
+        own = [k for k in cycle if seen[k]]
+        if len(own) < 2 or min(cycle) < start or (len(own) < len(cycle) and len(own) < seen.sum() / 2):
+            continue
+        if shares[own, best[own]].mean() >= AS_ANOTHER and shares[own, own].mean() <= AS_ITSELF:
+            rows[cycle] = best[cycle]
+    return rows
 
 
 def named_instead(logits: Array, labels: NDArray[np.int64], k: int, most: int = 4) -> dict[int, float]:

@@ -80,6 +80,8 @@ def measure_features(
     >>> measured.confidences.round(4)
     array([0.7311, 0.8808])
     """
+    if isinstance(loss, str):
+        raise CollapseError(f"loss={shorten(loss)}: give CrossEntropy(), Focal(), Hinge() or MSE()")
     x = as_tensor("features", features)
     if x.ndim < 2:
         raise CollapseError(f"features: shape {tuple(x.shape)}; expected (N, d)")
