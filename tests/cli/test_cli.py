@@ -265,6 +265,16 @@ def test_predict_writes_its_table_and_figures_to_a_page(folder, capsys):
     assert "dies at weight decay" in page
 
 
+@pytest.mark.parametrize("command", ["predict", "advise"])
+def test_without_a_closed_form_there_is_a_page_too(folder, capsys, command):
+    words = ["500", "300", "40", "10", "--lambda-w", "0.03", "--lambda-h", "0.001", "--bias", "free"]
+    assert main([command, *words, "--html", "p.html"]) == 0
+    page = (folder / "p.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 2
+    assert page.count('<th scope="row">') == 4
+    assert "page: p.html" in capsys.readouterr().out
+
+
 def test_predict_says_at_which_decay_each_class_dies(capsys):
     assert main(["predict", "500", "300", "40", "10", *ADVISED]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("3 "))

@@ -92,8 +92,9 @@ def advise(
     ground, page = scope(problem, recipe), dict[str, str]()
     if html is not None:
         caption = "Each class now and after each remedy alone, predicted"
-        sheet = sheet_of("What to change so that classes live", sentences, caption, columns, now, ground.details)
-        page = {"page": str(pages().advice_page(problem, after, sheet, html))}
+        verdict = "\n".join(sentences).replace("\n   ", "; ").split("\n")  # a remedy and what it leaves in one
+        sheet = sheet_of("What to change so that classes live", verdict, caption, columns, now, ground.details)
+        page = {"page": str(pages().advice_page(problem, after, sheet, html, now if limits is None else None))}
     if json:
         found = {remedy.name: None if remedy.values is None else remedy.values.tolist() for remedy in advice.remedies}
         content = {

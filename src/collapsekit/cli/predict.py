@@ -128,11 +128,11 @@ def _print_prediction(
     horizon, page = penalties.horizon, dict[str, str]()
     acts = "" if horizon is None else f"With these steps {horizon_sentence(horizon)}."
     if html is not None:
-        if not exact:
-            raise CollapseError(f"--html: a page needs the closed form; {why}")
+        if frame.basis is Basis.BOUNDS:
+            raise CollapseError(f"--html: of these classes only bounds are known; {why}")
         caption = "Each class on its training samples, predicted"
         sheet = sheet_of("Which classes this recipe will lose", [summary], caption, columns, frame, ground.details)
-        page = {"page": str(pages().prediction_page(problem, sheet, html))}
+        page = {"page": str(pages().prediction_page(problem, sheet, html, None if exact else frame))}
     if json:
         found = {
             "thresholds": limits and limits.to_dict(),

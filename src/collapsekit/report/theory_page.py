@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from collapsekit import __version__, files
 from collapsekit.errors import CollapseError
 from collapsekit.losses import MSE, CrossEntropy, Focal, Hinge, Loss
-from collapsekit.prediction import phase_diagram, predict
+from collapsekit.prediction import Prediction, phase_diagram, predict
 from collapsekit.problem import UFM
 from collapsekit.report import theory_figures
-from collapsekit.report._report import render
+from collapsekit.report._report import MOST_GRAM_CLASSES, render
+from collapsekit.report.figures import gram
 from collapsekit.theory import thresholds
 from collapsekit.validation import Array
 
@@ -45,14 +46,22 @@ class Sheet:
     notes: Sequence[str]
 
 
-def prediction_page(problem: UFM, sheet: Sheet, path: str | os.PathLike[str]) -> Path:
-    """Write the page of `collapsekit predict` to a file and return where it is."""
-    return _write(problem, sheet, _prediction_pictures(problem), path)
+def prediction_page(problem: UFM, sheet: Sheet, path: str | os.PathLike[str], solved: Prediction | None = None) -> Path:
+    """Write the page of `collapsekit predict` to a file and return where it is; `solved` without a closed form."""
+    pictures = _prediction_pictures(problem) if solved is None else _solved_pictures(solved, {})
+    return _write(problem, sheet, pictures, path)
 
 
-def advice_page(problem: UFM, after: Mapping[str, Array], sheet: Sheet, path: str | os.PathLike[str]) -> Path:
+def advice_page(
+    problem: UFM,
+    after: Mapping[str, Array],
+    sheet: Sheet,
+    path: str | os.PathLike[str],
+    solved: Prediction | None = None,
+) -> Path:
     """Write the page of `collapsekit advise`, with the confidences after each remedy, and return where it is."""
-    return _write(problem, sheet, _advice_pictures(problem, after), path)
+    pictures = _advice_pictures(problem, after) if solved is None else _solved_pictures(solved, after)
+    return _write(problem, sheet, pictures, path)
 
 
 def _write(problem: UFM, sheet: Sheet, pictures: Iterator[tuple[str, Axes]], path: str | os.PathLike[str]) -> Path:
@@ -125,3 +134,19 @@ def _advice_pictures(problem: UFM, after: Mapping[str, Array]) -> Iterator[tuple
         "beyond the last.",
         theory_figures.confidence_map(problem),
     )
+
+
+def _solved_pictures(solved: Prediction, after: Mapping[str, Array]) -> Iterator[tuple[str, Axes]]:
+    """What can be drawn of an optimum that was searched for."""
+    yield (
+        "Confidence of each class on its training samples, as predicted"
+        + (", and after each remedy alone." * bool(after) or "."),
+        theory_figures.before_and_after(solved.problem, solved.confidences, after),
+    )
+    if solved.problem.num_classes <= MOST_GRAM_CLASSES:
+        matrix, labels = solved.geometry().gram_h, solved.problem.names or ()
+        limit = float(np.nanmax(np.abs(matrix))) or 1.0
+        yield (
+            "Inner products of the class features there: off the diagonal classes share directions.",
+            gram(matrix, title="class features", limit=limit, labels=labels),
+        )
