@@ -391,7 +391,7 @@ def test_data_that_do_not_fit_cost_one_line(folder, capsys, problem):
     (x, y), (v, w), _ = problem
     assert "head: missing; 'train.npz' holds none: give --head FILE" in refused(capsys, *WORDS[:3])
     np.savez("odd.npz", features=v, labels=np.array(["x", "y"])[w % 2])
-    assert "'x' is no class of the head" in refused(
+    assert "the label 'x' is no training label" in refused(
         capsys, WORDS[0], "--validation", "odd.npz", "--head", "net.safetensors"
     )
     np.savez("thin.npz", features=v[:, :3], labels=w)

@@ -15,6 +15,7 @@ from collapsekit.cli._inputs import Head, Penalties, by_flags
 from collapsekit.cli._outputs import check_output, same
 from collapsekit.cli.predict import pages
 from collapsekit.data import LabelledData, read, read_head
+from collapsekit.data.labelled import rows_of_others
 from collapsekit.diagnosis import Adjustment
 from collapsekit.diagnosis import adjust as repaired
 from collapsekit.diagnosis._adjust import MethodName
@@ -179,20 +180,8 @@ def _both(
     if train.sorted_words and given is None:
         listed = shorten(", ".join(train.names))
         order = f"The head's rows are taken to be the classes in sorted order ({listed}); --class-names gives another."
-    at = _rows_of_labels(train, rows, names)
-    odd = next((name for name in held.names if name not in at), None)
-    if odd is not None:
-        raise CollapseError(f"validation={str(validation)!r}: {shorten(odd)} is no class of the head; give its names")
-    marks = np.array([at[name] for name in held.names])[held.labels]
+    marks = rows_of_others(held, train, rows, names, argument=f"validation={str(validation)!r}")[held.labels]
     return (train.inputs, rows[train.labels]), (held.inputs, marks), names, order
-
-
-def _rows_of_labels(train: LabelledData, rows: NDArray[np.int64], names: tuple[str, ...]) -> dict[str, int]:
-    """The row of each label that validation samples may have: as in training, else its name or row number."""
-    numbered = not train.worded and all(int(name) == k for name, k in zip(train.names, rows, strict=True))
-    at = {str(k): k for k in range(len(names) if numbered else 0)}
-    at |= {name: k for k, name in enumerate(names)}
-    return at | dict(zip(train.names, rows.tolist(), strict=True))
 
 
 def _vectors(data: LabelledData, argument: str, path: Path) -> LabelledData:

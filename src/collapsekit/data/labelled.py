@@ -96,7 +96,12 @@ class LabelledData:
 
 
 def rows_of_others(
-    others: LabelledData, training: LabelledData, rows: NDArray[np.int64], names: Sequence[str]
+    others: LabelledData,
+    training: LabelledData,
+    rows: NDArray[np.int64],
+    names: Sequence[str],
+    *,
+    argument: str = "held_out",
 ) -> NDArray[np.int64]:
     """Return the row of each class of held-out data that were read on their own: by name or number, never by order.
 
@@ -106,6 +111,8 @@ def rows_of_others(
         Held-out and training data.
     rows, names : array, shape (K,), and sequence of str
         What ``training.rows`` returned.
+    argument : str
+        What an error calls the others.
 
     Raises
     ------
@@ -118,8 +125,8 @@ def rows_of_others(
     lost = next((name for name in others.names if name not in at), None)
     if lost is not None:
         raise CollapseError(
-            f"held_out: the label {shorten(printable(lost))} is no training label and no class name; drop its samples, "
-            "or name it as in training"
+            f"{argument}: the label {shorten(printable(lost))} is no training label and no class name; drop its "
+            "samples, or name it as in training"
         )
     return np.array([at[name] for name in others.names])
 

@@ -25,7 +25,7 @@ def read_onnx(path: Path, head: str | None = None) -> ModelHead:
     """Return the head of a graph: the layer before its output, or the one that is named."""
     with parsing(path.name, REMEDY):
         graph = Graph(path)
-        found = _output_layer(graph) if head is None else _named(graph, head)
+        found = output_layer(graph) if head is None else named_layer(graph, head)
         return ModelHead(
             layer=next((name for name in found.names if name), "output"),
             weight=_floats(found.weight),
@@ -51,7 +51,7 @@ def _use(graph: Graph, head: Linear) -> Output:
     return "sigmoids" if "sigmoids" in uses else "largest" if uses else "unknown"
 
 
-def _output_layer(graph: Graph) -> Linear:
+def output_layer(graph: Graph) -> Linear:
     """The one linear layer with at least two classes that leads to an output through what only ranks classes."""
     found = dict[str, Linear]()
     for output in graph.outputs:
@@ -69,7 +69,7 @@ def _output_layer(graph: Graph) -> Linear:
     raise CollapseError(f"{why}; name the head with --head: {_listed(several)}")
 
 
-def _named(graph: Graph, head: str) -> Linear:
+def named_layer(graph: Graph, head: str) -> Linear:
     every = _all(graph)
     layer = next((one for one in reversed(every) if head in one.names), None)
     if layer is None:

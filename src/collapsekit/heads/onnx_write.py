@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from collapsekit import files
 from collapsekit.data.files import parsing
 from collapsekit.errors import CollapseError
-from collapsekit.heads.onnx_file import _named, _output_layer, read_onnx
+from collapsekit.heads.onnx_file import named_layer, output_layer, read_onnx
 from collapsekit.heads.onnx_graph import DEPTH, MOVES, REMEDY, Graph
 from collapsekit.heads.onnx_layers import PASSED, Linear
 from collapsekit.validation import shorten
@@ -30,7 +30,7 @@ def onnx_with_head(source: Path, target: Path, weight: Floats, bias: Floats | No
     """Return the file's bytes with another head; constants of it that other nodes use too are refused."""
     with parsing(source.name, REMEDY):
         graph = Graph(source)
-        found = _output_layer(graph) if head is None else _named(graph, head)
+        found = output_layer(graph) if head is None else named_layer(graph, head)
         if weight.shape != found.weight.shape:
             raise CollapseError(
                 f"the head there is {found.weight.shape[0]} × {found.weight.shape[1]}; give the file that it came from"
