@@ -26,7 +26,7 @@ quick: .venv/test
 test: .venv/test
 	$(BIN)/python -m pytest -n 2
 
-test-all: lint
+test-all: lint .venv/hosts
 	COLLAPSEKIT_TESTS=all $(BIN)/python -m pytest -n 2
 
 lint: .venv/test
@@ -92,6 +92,10 @@ bench: .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]' \
 		--group test --group lint
+	touch $@
+
+.venv/hosts: .venv/test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --group hosts
 	touch $@
 
 clean:
