@@ -11,14 +11,14 @@ from torch import Tensor
 
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
-from collapsekit.losses import CrossEntropy, Loss
+from collapsekit.losses import Loss
 from collapsekit.metrics import functional as F
+from collapsekit.metrics.decisions import PLAIN
 from collapsekit.metrics.moments import ClassMoments
 from collapsekit.prediction import Prediction
 from collapsekit.problem import UFM
 from collapsekit.validation import Array
 
-PLAIN = CrossEntropy()
 MEANINGS = {
     "nc1": "within-class over between-class variability; 0 where features of every class coincide",
     "cdnv": "within-class variance over squared distance of means, mean over pairs of classes; 0 at collapse",
@@ -73,6 +73,9 @@ class Measurement:
         Whether all features are at least 0, as they are when they leave a ReLU.
     loss : CrossEntropy, Focal, Hinge or MSE
         The loss that `losses` are of.
+    spacing : float
+        Of the numbers just above 1 in the coarsest type that features came in: 1.2e-7 for float32, 7.8e-3 for
+        bfloat16; 0 for float64, or where it is not known.
     """
 
     moments: ClassMoments
@@ -85,6 +88,7 @@ class Measurement:
     names: tuple[str, ...] | None = None
     nonnegative: bool | None = None
     loss: Loss = PLAIN
+    spacing: float = 0.0
 
     @property
     def counts(self) -> Array:
