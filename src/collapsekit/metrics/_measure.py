@@ -17,8 +17,8 @@ from collapsekit.errors import CollapseError
 from collapsekit.losses import Loss
 from collapsekit.metrics._metric import IGNORED, NeuralCollapse
 from collapsekit.metrics.batches import as_tensor, move, own_samples, several_processes, unchanged, unpack
-from collapsekit.metrics.last_layer import Head, find_head, forward
 from collapsekit.metrics.decisions import PLAIN
+from collapsekit.metrics.last_layer import Head, find_head, forward
 from collapsekit.metrics.measurement import Measurement
 from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES, Precision, Within
 from collapsekit.validation import class_names, shorten, whole_number

@@ -174,10 +174,11 @@ class Centres:
         return found
 
     def _rounding(self, x: Tensor) -> Tensor:
-        """A bound on the error of each row's scores: d + 4 roundings of |x| |c|, two of |c|²/2, and lost small parts."""
+        """Bound the error of each row's scores: d + 4 roundings of |x| |c|, two of |c|²/2, and lost small parts."""
         info, width = torch.finfo(self.dtype), x.shape[1]
         longest = float((2 * self.halves.max()).sqrt())
-        return (width + 4) * info.eps / 2 * longest * (x.norm(dim=1) + longest) + width * info.tiny
+        bound: Tensor = (width + 4) * info.eps / 2 * longest * (x.norm(dim=1) + longest) + width * info.tiny
+        return bound
 
     def _exactly(self, features: Tensor) -> Tensor:
         """The same in float64; distances that differ by rounding alone name nobody."""

@@ -140,6 +140,11 @@ class ClassMoments:
         return torch.where(self._counts[:, None] > 0, self._means, torch.nan)
 
     @property
+    def table(self) -> Tensor:
+        """μ_k, (K, d), as they stand in the state: not a copy, and 0 for classes without samples."""
+        return self._means
+
+    @property
     def within(self) -> Tensor:
         """Mean squared distance to the class mean, ``s_k / n_k``, (K,); NaN for classes without samples."""
         return self._sums_of_squares / torch.where(self._counts > 0, self._counts, torch.nan)
@@ -148,6 +153,11 @@ class ClassMoments:
     def scatter(self) -> Tensor | None:
         """S, (d, d), summed over all samples, or ``Q S Qᵀ``, (q, q), if there is a basis; None if it is not kept."""
         return None if self._scatter is None else self._scatter.clone()
+
+    @property
+    def keeps_scatter(self) -> bool:
+        """Whether :attr:`scatter` is not None."""
+        return self._scatter is not None
 
     def centred(self) -> ClassMoments:
         """Return the moments of the features less their mean over all samples."""
@@ -162,7 +172,7 @@ class ClassMoments:
     @property
     def overall_mean(self) -> Tensor:
         """Mean of all features, (d,)."""
-        return (self._counts / self._counts.sum()) @ self._means
+        return (self._counts / self._counts.sum()) @ self._means  # those of unseen classes are 0
 
     @property
     def seen(self) -> Tensor:
@@ -315,7 +325,7 @@ class ClassMoments:
 
 
 def state_size(num_classes: int, dim: int, side: int) -> int:
-    """Return how many float64 numbers the moments occupy with a scatter of `side` rows; refuse more than 2 GiB of it."""
+    """Return how many float64 numbers the moments occupy, with a scatter of `side` rows of at most 2 GiB."""
     if 8 * side**2 > LARGEST_SCATTER_BYTES:
         raise CollapseError(
             f"dim={dim}: the scatter matrix needs {8 * side**2 / 1024**3:.1f} GiB, above the limit of 2 GiB; pass "
