@@ -18,6 +18,7 @@ from collapsekit.metrics.rows import row_blocks
 from collapsekit.prediction import Basis, Prediction
 
 BLOCK_ENTRIES = 2**22
+QR_ENTRIES = 2**19
 SPANNED = 1e-9
 COLLAPSED_SHARE = 0.01
 """A class mean below this share of the largest squared norm counts as collapsed (design.md, "Words")."""
@@ -96,7 +97,7 @@ def _triangle(rows: Tensor, middle: Tensor | None = None) -> Tensor:
     """
     size, dim = rows.shape
     found = rows.new_empty(0, dim)
-    height = max(2 * dim, BLOCK_ENTRIES // dim)
+    height = max(2 * dim, QR_ENTRIES // dim)
     for start in range(0, size, height):
         block = rows[start : start + height]
         found = torch.cat([found, block if middle is None else block - middle])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.batches import as_tensor, checked_batch, one_of, require_finite
-from collapsekit.metrics.rows import ROWS, Apart, add_gram, row_blocks
+from collapsekit.metrics.rows import ROWS, Apart, add_gram, mirrored, row_blocks
 from collapsekit.validation import whole_number
 
 Within = Literal["full", "trace", "projected"]
@@ -309,7 +309,7 @@ class ClassMoments:
         if self._scatter is not None and gram is not None:
             safe = SAFE[0] <= float(moved.max()) <= SAFE[1]
             apart.add_gram(gram, self.basis, dtype if safe else torch.float64)
-            self._scatter += gram
+            self._scatter += mirrored(gram)
         for part in row_blocks(len(classes), self.dim):
             rows = classes[part]
             self._means[rows] += (means[part] - self._means[rows]) * share[part, None]

@@ -10,6 +10,8 @@ from torch import Tensor
 ROWS = 1024
 """Products of so many rows are added up in float32 before they join a float64 sum: rounding stays below 1e-7 of it."""
 BLOCK_ENTRIES = 2**19
+NARROW = 128
+"""From so many columns on, a Gram matrix is made in four strips, which saves three eighths of its products."""
 
 
 class Apart:
@@ -40,9 +42,22 @@ class Apart:
 
 
 def add_gram(gram: Tensor, rows: Tensor, basis: Tensor | None, sign: int = 1) -> None:
-    """Add the products of some rows, (n, d), or of their projections, in their own precision to a float64 matrix."""
+    """Add the products of some rows, (n, d), or of their projections, in their own precision to a float64 matrix.
+
+    What lies below the diagonal is left out, but for small blocks; `mirrored` fills it in.
+    """
     projected = rows if basis is None else rows @ basis.T.to(rows.dtype)
-    gram.add_(projected.T @ projected, alpha=sign)
+    width = projected.shape[1]
+    step = width if width < NARROW else -(-width // 4)
+    for start in range(0, width, step):
+        strip = projected[:, start : start + step]
+        gram[start : start + step, start:].add_(strip.T @ projected[:, start:], alpha=sign)
+
+
+def mirrored(gram: Tensor) -> Tensor:
+    """Return the symmetric matrix whose upper triangle that of `gram` is; `gram` is overwritten."""
+    gram.triu_()
+    return gram.add_(gram.triu(1).T)
 
 
 def row_blocks(size: int, width: int) -> Iterator[slice]:
