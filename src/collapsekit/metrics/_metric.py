@@ -33,6 +33,8 @@ from collapsekit.validation import class_names, whole_number
 
 LEAST_LEAD = 0.01
 """Share of the median lead by which a sample's own logit must lead: a lost class ties all logits but for remnants."""
+LEADS = 1e-37, 1e37
+"""Within which a lead is kept: float32 holds it. Beyond, all count alike."""
 FROZEN = 2
 IGNORED = -100
 """The label of samples that do not count, as in torch's losses."""
@@ -400,7 +402,8 @@ class NeuralCollapse(Metric):
         self.class_sums.index_add_(1, y, torch.stack([ones, said.confidences, said.losses]))
         if not isinstance(self.leads, list):  # as after loading a synchronised state
             self.leads = [self.leads]
-        self.leads.append(torch.stack([said.leads, y], dim=1).float().flatten())
+        kept = said.leads.sign() * said.leads.abs().clamp(*LEADS)
+        self.leads.append(torch.stack([kept, y], dim=1).float().flatten())
         return said.named
 
     def _count_all(self, samples: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> None:
