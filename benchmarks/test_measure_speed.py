@@ -4,10 +4,11 @@ Run: make bench, or this file with a size, N d K: ``python benchmarks/test_measu
 time of one thread, float32 features in memory, everything in one process and one run.
 
 The limit are the float32 products alone, in blocks of rows that stay in the cache: scatter (N d d), logits and
-distances to centres (N d K each), and two of K × K × d: the Gram matrices of means and head. The baseline is what the best known
-library does, in dense float32: a pass for means; a pass of batches for scatter, logits (accuracy, confidence, loss) and
-nearest centres; then each K × K metric on its own (distances for CDNV, cosines, angles of means and of the head), in
-strips of rows. It has no state, no float64 and no checks.
+distances to centres (N d K each), and two of K × K × d: the Gram matrices of means and head. The baseline is what the
+best known library does, in dense float32: a pass for means; a pass of batches for scatter, logits (accuracy,
+confidence, loss) and nearest centres; then each K × K metric on its own (distances for CDNV, cosines, angles of means
+and of the head), in strips of rows. It has no state, no float64 and no checks. Peak memory is that of our own call,
+over the inputs; allowed are 3 (K d + d²) float64 numbers and a block of rows.
 """
 
 import json

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,13 @@ from collapsekit.metrics.decisions import (
     Centres,
     checked_head,
     checked_logits,
-    decide,
+    decisions,
     named_classes,
 )
+from collapsekit.metrics.functional import span_of_means
 from collapsekit.metrics.measurement import Measurement, as_array
 from collapsekit.metrics.moments import ClassMoments, Precision, Within, merge_states, state_size
+from collapsekit.metrics.rows import row_blocks
 from collapsekit.prediction import predict
 from collapsekit.problem import UFM
 from collapsekit.validation import class_names, whole_number
@@ -53,8 +56,10 @@ class NeuralCollapse(Metric):
         K.
     dim : int
         d, the width of the features.
-    within : {"full", "trace"}
-        Whether the d × d scatter matrix within classes is kept, or its trace only; then there is no ``nc1``.
+    within : {"full", "trace", "projected"}
+        What is kept of the scatter matrix within classes: all of it (d²); its trace only, and there is no ``nc1``; or
+        its projection on the span of the centred class means, at most (K−1)², from a second pass over the same samples
+        after :meth:`use_centres`, with which ``nc1`` is the same as with all of it.
     precision : {"input", "float64"}
         In what products are formed, as :class:`ClassMoments` has it; confidences and losses then have seven digits.
     problem : UFM, optional
@@ -137,6 +142,10 @@ class NeuralCollapse(Metric):
         self.add_state("least", torch.tensor(torch.inf).double(), "min")  # of all features
         self.add_state("spacing", torch.tensor(0.0).double(), "max")  # of the coarsest storage of features, at 1
         self.add_state("centres", torch.zeros(0, d).double(), first_centres)
+        if within == "projected":
+            q = min(K - 1, d)
+            self.add_state("basis", torch.zeros(q, d).double(), first_basis)
+            self.add_state("projected_state", torch.zeros(state_size(1, q, q)).double(), partial(merge_states, num_classes=1, dim=q))
         self.add_state("phase", torch.tensor(0.0).double(), "max")  # 1: there are centres; 2: moments are left alone
         self.add_state("centre_hits", torch.zeros(4, K).double(), "sum")  # decided, correct; headed, agreeing
 
@@ -231,7 +240,17 @@ class NeuralCollapse(Metric):
             named = named_classes(x, z, head, dtype)
         if self.phase:
             self._count_centres(x, y, named, Centres(self.centres, dtype))
+        if self.phase == FROZEN and self.within == "projected":
+            self._add_projected(x, y)
         return x, y, named
+
+    def _add_projected(self, x: Tensor, y: Tensor) -> None:
+        """Add deviations from the frozen class means, along the directions between these."""
+        projected = ClassMoments.from_state(self.projected_state, 1, len(self.basis))
+        for rows in row_blocks(len(x), self.dim):
+            deviations = x[rows].to(torch.float64) - self.centres[y[rows]]
+            known = deviations[~deviations[:, 0].isnan()]  # a class that the first pass has not met has no mean
+            projected.update(known @ self.basis.T, y.new_zeros(len(known)))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: the value of one batch would be averaged over the epoch, which gives another number."""
@@ -260,6 +279,11 @@ class NeuralCollapse(Metric):
             if not bool(self.moments.seen.any()):
                 raise CollapseError("use_centres: no centres yet; update with samples first")
             centres = self.moments.means
+            if self.within == "projected":
+                directions = span_of_means(self.moments)
+                self.basis = self.basis.new_zeros(self.basis.shape)
+                self.basis[: len(directions)] = directions
+                self.projected_state = torch.zeros_like(self.projected_state)
         self.centres, self.phase = centres, torch.full_like(self.phase, FROZEN)
 
     def reset(self) -> None:
@@ -303,7 +327,8 @@ class NeuralCollapse(Metric):
 
     def _measurement(self, names: tuple[str, ...] | None = None, *, copy: bool = True) -> Measurement:
         """What is measured on this process; not copied, it lives in the state itself."""
-        moments = self.moments if not copy else self.moments.copy()
+        moments = self._with_projection(self.moments)
+        moments = moments.copy() if copy and moments.state is self.moments_state else moments
         weight, bias = unpacked_head(self.head_state.to(torch.float64, copy=copy))
         headed, *sums = (as_array(row) for row in self.class_sums)
         confidences = losses = recalls = agreement = None
@@ -327,6 +352,18 @@ class NeuralCollapse(Metric):
             loss=self.loss,
             spacing=float(self.spacing),
         )
+
+    def _with_projection(self, moments: ClassMoments) -> ClassMoments:
+        """The moments with the projected scatter, if the second pass has met as many samples as the first."""
+        if self.within != "projected":
+            return moments
+        projected = ClassMoments.from_state(self.projected_state, 1, len(self.basis))
+        number, mean = projected.counts[0], projected.table[0]
+        if number == 0 or number != moments.counts.sum() or projected.scatter is None:
+            return moments
+        scatter = projected.scatter + number * torch.outer(mean, mean)
+        state = torch.cat([moments.state, scatter.flatten()])
+        return ClassMoments.from_state(state, self.num_classes, self.dim, basis=self.basis.clone())
 
     def _all_ranks(self) -> AbstractContextManager[None]:
         """Within it the state is that of all processes: what torchmetrics does around `compute` only."""
@@ -397,14 +434,16 @@ class NeuralCollapse(Metric):
         self, x: Tensor, y: Tensor, z: Tensor | None, head: tuple[Tensor, Tensor | None], dtype: torch.dtype
     ) -> Tensor:
         """Add what the logits say by class; return the class named for each sample."""
-        said = decide(x, y, z, head, self.loss, dtype)
-        ones = torch.ones_like(said.losses)
-        self.class_sums.index_add_(1, y, torch.stack([ones, said.confidences, said.losses]))
         if not isinstance(self.leads, list):  # as after loading a synchronised state
             self.leads = [self.leads]
-        kept = said.leads.sign() * said.leads.abs().clamp(*LEADS)
-        self.leads.append(torch.stack([kept, y], dim=1).float().flatten())
-        return said.named
+        named = []
+        for rows, said in decisions(x, y, z, head, self.loss, dtype):
+            own, ones = y[rows], torch.ones_like(said.losses)
+            self.class_sums.index_add_(1, own, torch.stack([ones, said.confidences, said.losses]))
+            kept = said.leads.sign() * said.leads.abs().clamp(*LEADS)
+            self.leads.append(torch.stack([kept, own], dim=1).float().flatten())
+            named.append(said.named)
+        return torch.cat(named)
 
     def _count_all(self, samples: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> None:
         """Count nearest centres of what `_add` has returned."""
@@ -413,6 +452,8 @@ class NeuralCollapse(Metric):
             if len(x):
                 centres = centres or Centres(self.centres, self.moments.products(x))
                 self._count_centres(x, y, named, centres)
+                if self.within == "projected":
+                    self._add_projected(x, y)
 
     @torch.no_grad()
     def _count_centres(self, x: Tensor, y: Tensor, named: Tensor | None, centres: Centres) -> None:
@@ -435,6 +476,11 @@ def unpacked_head(state: Tensor) -> tuple[Tensor | None, Tensor | None]:
 def last_head(states: Tensor | Sequence[Tensor]) -> Tensor:
     """Return the last packed head that holds one: batches without a head, and ranks without data, do not count."""
     return next((state for state in reversed(list(states)) if len(state) and float(state[0, -1]) > 0), states[-1])
+
+
+def first_basis(states: Tensor | Sequence[Tensor]) -> Tensor:
+    """Return the first basis that was made; those of all processes are the same."""
+    return next((state for state in states if bool(state.any())), states[0])
 
 
 def first_centres(states: Tensor | Sequence[Tensor]) -> Tensor:

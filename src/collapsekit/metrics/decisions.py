@@ -26,7 +26,7 @@ NOBODY = -1
 
 
 class Decisions(NamedTuple):
-    """What the logits of some samples say: target probability, loss, signed lead, class named; (n,) each."""
+    """What logits say of some samples: target probability, loss, signed lead, class named; (n,) each."""
 
     confidences: Tensor
     losses: Tensor
@@ -34,20 +34,19 @@ class Decisions(NamedTuple):
     named: Tensor
 
 
-def decide(
+def decisions(
     features: Tensor,
     labels: Tensor,
     logits: Tensor | None,
     head: tuple[Tensor, Tensor | None],
     loss: Loss,
     dtype: torch.dtype,
-) -> Decisions:
-    """Return what the head's logits say of each sample; logits that are given are not computed again.
+) -> Iterator[tuple[slice, Decisions]]:
+    """Give what the head's logits say of each sample, block by block; logits that are given are not computed again.
 
     Parameters
     ----------
     features : Tensor, shape (n, d)
-        n at least 1.
     labels : Tensor, shape (n,)
         int64, in [0, K).
     logits : Tensor, shape (n, K), or None
@@ -57,9 +56,8 @@ def decide(
     dtype : torch.dtype
         In which to compute, float32 or float64.
     """
-    blocks = _logits(features, logits, head, dtype)
-    found = [_decided(z, labels[rows], loss) for rows, z in blocks]
-    return Decisions(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    for rows, z in _logits(features, logits, head, dtype):
+        yield rows, _decided(z, labels[rows], loss)
 
 
 def named_classes(

@@ -80,14 +80,23 @@ def nc1_of(moments: ClassMoments, inverse: Tensor | None) -> float:
 
 def inverse_between(moments: ClassMoments, centre: Literal["samples", "classes"] = "samples") -> Tensor | None:
     """Return R (r, d) with ``RᵀR`` the pseudo-inverse of ``Σ (μ_k − μ_G)(μ_k − μ_G)ᵀ``; None if that is 0."""
+    singular, directions = _between(moments, centre)
+    return directions / singular[:, None] if len(singular) else None
+
+
+def span_of_means(moments: ClassMoments) -> Tensor:
+    """Return orthonormal directions, (r, d), that span the differences of class means."""
+    return _between(moments, "samples")[1]
+
+
+def _between(moments: ClassMoments, centre: Literal["samples", "classes"]) -> tuple[Tensor, Tensor]:
+    """Singular values and directions of centred class means, those left out that are rounding."""
     means = seen_means(moments)
-    if len(means) < 2:
-        return None
     middle = moments.overall_mean if centre == "samples" else means.mean(dim=0)
     _, singular, directions = torch.linalg.svd(_triangle(means, middle), full_matrices=False)
-    size = torch.linalg.matrix_norm(_triangle(means), ord=2)
-    kept = singular > max(means.shape) * torch.finfo(torch.float64).eps * size
-    return directions[kept] / singular[kept, None] if bool(kept.any()) else None
+    size = torch.linalg.matrix_norm(_triangle(means), ord=2) if len(means) else singular.new_zeros(())
+    kept = (singular > max(means.shape) * torch.finfo(torch.float64).eps * size) & (len(means) > 1)
+    return singular[kept], directions[kept]
 
 
 def _triangle(rows: Tensor, middle: Tensor | None = None) -> Tensor:
@@ -206,7 +215,9 @@ def generalised_duality(weight: Tensor, moments: ClassMoments, *, centred: bool 
     Not `centred`, as under squared error: ``V_k = √n_k μ_k``. References: Dang et al., ICML 2024, section 5.
     """
     means, roots = moments.table, moments.counts.sqrt()
-    middle = roots @ means / len(means) if centred else means.new_zeros(())
+    middle = means.new_zeros(())
+    if centred:
+        middle = sum((roots[rows, None] * means[rows]).sum(dim=0) for rows in row_blocks(*means.shape)) / len(means)
     return _shape(lambda rows: (weight.detach()[rows].to(means), roots[rows, None] * means[rows] - middle), means.shape)
 
 
@@ -308,8 +319,8 @@ def centred_means(moments: ClassMoments) -> Tensor:
 
 
 def dots(a: Tensor, b: Tensor) -> Tensor:
-    """Scalar products of rows, without an array of their size."""
-    return torch.einsum("kd,kd->k", a, b)
+    """Scalar products of rows, without an array of their size, and the same wherever in memory these lie."""
+    return torch.cat([(a[rows] * b[rows]).sum(dim=1) for rows in row_blocks(*a.shape)] or [a.new_empty(0)])
 
 
 def _blocks(size: int) -> Iterator[slice]:

@@ -186,7 +186,7 @@ class Measurement:
             b = means.new_zeros(len(W)) if self.bias is None else self.bias.to(means)
             products = torch.where(seen, F.dots(W, means), torch.nan)
             target = products + b
-            others = means @ W.sum(dim=0) + b.sum() - target
+            others = F.dots(means, W.sum(dim=0).expand_as(means)) + b.sum() - target
             found["classifier_sqnorm"] = F.dots(W, W)
             found["margin"] = target - others / (len(W) - 1)
             found["alignment"] = products / (found["classifier_sqnorm"] * sqnorms).sqrt()
