@@ -1,6 +1,6 @@
-"""Two real gloo processes give the result of one, whatever the split; never skipped.
+"""Two and four real gloo processes give the result of one, whatever the split; never skipped.
 
-This file is also the program of each rank: ``python test_two_ranks.py RANK FOLDER`` writes FOLDER/RANK.json.
+This file is also the program of each rank: ``python test_two_ranks.py RANK WORLD FOLDER`` writes FOLDER/RANK.json.
 """
 
 import json
@@ -23,7 +23,12 @@ from collapsekit.metrics import NeuralCollapse
 COUNTS = [20, 11, 6, 3, 0]
 SAMPLES = draw_samples(COUNTS, 7, spread=1.0)
 OPTIONS = {"problem": UFM([20, 11, 6, 3, 1], 1e-2, 1e-3)}
-SPLITS = {"halves": 20, "uneven": 7, "nothing": 40, "empty batch": 40}  # samples of the first rank
+SPLITS = {  # where the samples of one rank end, for two ranks and for four
+    "halves": {2: [20], 4: [10, 20, 30]},
+    "uneven": {2: [7], 4: [3, 7, 30]},
+    "nothing": {2: [40], 4: [0, 40, 40]},
+    "empty batch": {2: [40], 4: [0, 25, 25]},
+}
 
 
 def batches(rows):
@@ -60,30 +65,47 @@ def two_epochs(rows):
     return results(metric)
 
 
-def rank_main(rank, folder):
+def two_passes(rows):
+    """The directions of the second pass are those between the class means of all ranks."""
+    metric = NeuralCollapse(5, 7, within="projected")
+    for _ in range(2):
+        for batch in batches(rows):
+            metric.update(*batch)
+        if not metric.phase:
+            metric.use_centres()
+    return results(metric)
+
+
+def rank_main(rank, world, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=100)
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world, timeout=timedelta(seconds=100)
     )
     everything = np.arange(40)
-    found = {name: one_pass(np.split(everything, [cut])[rank], name == "empty batch") for name, cut in SPLITS.items()}
-    found["two epochs"] = two_epochs(np.split(everything, [13])[rank])
+    found = {
+        name: one_pass(np.split(everything, cuts[world])[rank], name == "empty batch") for name, cuts in SPLITS.items()
+    }
+    found["two epochs"] = two_epochs(np.array_split(everything, world)[rank])
+    found["two passes"] = two_passes(np.array_split(everything, world)[rank])
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    """What each of the two ranks has found."""
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.heavy)])
+def ranks(tmp_path_factory, request):
+    """What each of the ranks has found."""
+    world = request.param
     folder = tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     processes = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE)
-        for rank in range(2)
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(world), str(folder)], env=environment, stderr=subprocess.PIPE
+        )
+        for rank in range(world)
     ]
     errors = [process.communicate(timeout=300)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(2)]
+    assert [process.returncode for process in processes] == [0] * world, "\n".join(errors)
+    return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(world)]
 
 
 def assert_same(actual, expected):
@@ -94,7 +116,7 @@ def assert_same(actual, expected):
 
 @pytest.mark.parametrize("part", ["compute", "per_class"])
 @pytest.mark.parametrize("split", SPLITS)
-def test_two_ranks_equal_one_process(ranks, split, part):
+def test_ranks_equal_one_process(ranks, split, part):
     single = one_pass(np.arange(40), empty_batch=False)
     for found in ranks:
         assert_same(found[split][part], single[part])
@@ -108,5 +130,13 @@ def test_centres_are_those_of_all_ranks(ranks, part):
         assert_same(found["two epochs"][part], single[part])
 
 
+@pytest.mark.parametrize("part", ["compute", "per_class"])
+def test_the_projected_scatter_is_that_of_all_ranks(ranks, part):
+    single = two_passes(np.arange(40))
+    assert single["compute"]["nc1"] == pytest.approx(one_pass(np.arange(40), empty_batch=False)["compute"]["nc1"])
+    for found in ranks:
+        assert_same(found["two passes"][part], single[part])
+
+
 if __name__ == "__main__":
-    rank_main(int(sys.argv[1]), sys.argv[2])
+    rank_main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

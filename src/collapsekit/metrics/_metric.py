@@ -145,7 +145,11 @@ class NeuralCollapse(Metric):
         if within == "projected":
             q = min(K - 1, d)
             self.add_state("basis", torch.zeros(q, d).double(), first_basis)
-            self.add_state("projected_state", torch.zeros(state_size(1, q, q)).double(), partial(merge_states, num_classes=1, dim=q))
+            self.add_state(
+                "projected_state",
+                torch.zeros(state_size(1, q, q)).double(),
+                partial(merge_states, num_classes=1, dim=q),
+            )
         self.add_state("phase", torch.tensor(0.0).double(), "max")  # 1: there are centres; 2: moments are left alone
         self.add_state("centre_hits", torch.zeros(4, K).double(), "sum")  # decided, correct; headed, agreeing
 
@@ -279,11 +283,11 @@ class NeuralCollapse(Metric):
             if not bool(self.moments.seen.any()):
                 raise CollapseError("use_centres: no centres yet; update with samples first")
             centres = self.moments.means
-            if self.within == "projected":
-                directions = span_of_means(self.moments)
-                self.basis = self.basis.new_zeros(self.basis.shape)
-                self.basis[: len(directions)] = directions
-                self.projected_state = torch.zeros_like(self.projected_state)
+            directions = span_of_means(self.moments) if self.within == "projected" else None
+        if directions is not None:  # now that the state is this process's own again
+            self.basis = self.basis.new_zeros(self.basis.shape)
+            self.basis[: len(directions)] = directions
+            self.projected_state = torch.zeros_like(self.projected_state)
         self.centres, self.phase = centres, torch.full_like(self.phase, FROZEN)
 
     def reset(self) -> None:

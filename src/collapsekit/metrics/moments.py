@@ -24,9 +24,9 @@ SAFE = 1e-20, 1e30
 """Squared lengths of residuals for float32: the largest of them; then no sum overflows, and no part of it is lost."""
 LEAST_SAFE = 1e-30
 """Of a single residual: below, its squares leave float32's normal numbers."""
-OFF_GRID = float(torch.tensor(0.7390851332151607, dtype=torch.float32))
-"""Residuals of stored numbers far from 0 are multiples of one step; their squares, and so their roundings in float32,
-are not evenly spread (k² mod 4 is never 2 or 3), and the trace is off by 2e-7. Multiplied by this they are."""
+COARSE = 64
+"""Spread of fewer than eight steps of the storage takes few values: sums of them in float32 round all the same way."""
+GOLDEN = 0.6180339887498949
 NEGLIGIBLE = 1e-12
 ORTHONORMAL = 1e-6
 
@@ -219,7 +219,7 @@ class ClassMoments:
         means /= n[:, None]
         dtype = self.products(x)
         spread = self._spread(x, where, n, means, dtype)
-        if spread is None:  # float32 cannot hold these squares
+        if spread is None:  # float32 cannot hold these squares, or sum them evenly
             dtype = torch.float64
             spread = self._spread(x, where, n, means, dtype)
         assert spread is not None
@@ -238,13 +238,14 @@ class ClassMoments:
     def _spread(
         self, x: Tensor, where: Tensor, n: Tensor, means: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor | None] | None:
-        """Sums of squares by class and scatter, around class means; None if float32 overflows or loses small squares.
+        """Sums of squares by class and scatter, around class means; None if float32 overflows or loses digits.
 
         Residuals are taken from means that are rounded to `dtype`; Chan's formula corrects for the difference.
         """
         centres, squares = means.to(dtype), torch.zeros_like(n)
         gram = None if self._scatter is None else torch.zeros_like(self._scatter)
         largest = squares.new_zeros(())
+        scales = None if dtype == torch.float64 or self.basis is not None else _off_grid(self.dim, x.device)
         buffer = torch.empty(min(ROWS, len(x)), self.dim, dtype=dtype, device=x.device)
         for rows in row_blocks(len(x), 1):
             own = where[rows]
@@ -258,10 +259,10 @@ class ClassMoments:
                     lengths[small] = r[small].to(torch.float64).square().sum(dim=1)
             squares.index_add_(0, own, lengths)
             if gram is not None:
-                add_gram(gram, r if dtype == torch.float64 else r.mul_(OFF_GRID), self.basis)
+                add_gram(gram, r if scales is None else r.mul_(scales), self.basis)
         if dtype == torch.float32:
-            if gram is not None:
-                gram /= OFF_GRID**2
+            if gram is not None and scales is not None:
+                gram /= scales.double()[:, None] * scales.double()
             if not SAFE[0] <= float(largest) <= SAFE[1]:
                 return None
             apart = Apart(centres, torch.arange(len(n), device=x.device), means, n)
@@ -269,6 +270,8 @@ class ClassMoments:
             if gram is not None and moved.sum() > NEGLIGIBLE * squares.sum():
                 apart.add_gram(gram, self.basis, torch.float64, sign=-1)
             squares = (squares - moved).clamp_(min=0)
+            if gram is not None and squares.sum() < COARSE * torch.finfo(x.dtype).eps ** 2 * _weighted(n, means):
+                return None
         return squares, gram
 
     @torch.no_grad()
@@ -327,6 +330,21 @@ class ClassMoments:
     def __repr__(self) -> str:
         kept = "trace only" if self._scatter is None else "scatter" if self.basis is None else "projected scatter"
         return f"ClassMoments(K={self.num_classes}, d={self.dim}, {int(self._counts.sum())} samples, {kept})"
+
+
+def _weighted(n: Tensor, means: Tensor) -> Tensor:
+    """``Σ n_k ‖μ_k‖²``."""
+    blocks = row_blocks(*means.shape)
+    return torch.stack([n[rows] @ means[rows].square().sum(dim=1) for rows in blocks]).sum()
+
+
+def _off_grid(dim: int, device: torch.device) -> Tensor:
+    """Return factors, (d,) float32 from 0.7 to 1, that make roundings of residuals in float32 even out.
+
+    Stored numbers far from 0 are multiples of one step, and so are residuals. Roundings of their squares are then not
+    evenly spread (k² mod 4 is never 2 or 3): the trace was off by 2e-7, with a few distinct values by 4e-7.
+    """
+    return 0.7 + 0.3 * (GOLDEN * torch.arange(dim, dtype=torch.float64, device=device)).frac().float()
 
 
 def state_size(num_classes: int, dim: int, side: int) -> int:
