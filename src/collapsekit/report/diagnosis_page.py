@@ -47,7 +47,7 @@ def _table(found: Diagnosis) -> Table:
     return Table(
         "Classes",
         "The worst first. Recall: share of its samples that the model gets right. Confidence: mean probability given "
-        "to the right class.",
+        "to the right class",
         list(known),
         list(zip(*known.values(), strict=True)),
         words=("status", "cause", "mistaken for"),
