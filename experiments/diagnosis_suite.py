@@ -31,8 +31,10 @@ import torch
 
 from _tools import harness
 from _tools.harness import line
+from _tools.suite_fresh import FRESH
 from _tools.suite_labels import CHECKS, ThrownOut, optimizer_of, recipe_of, spoiled_bias, trained, words
-from _tools.suite_networks import HALVES, SMOKE
+from _tools.suite_networks import HALVES as FIRST_HALVES
+from _tools.suite_networks import SMOKE
 from collapsekit import recipe
 from collapsekit.diagnosis import diagnose
 from collapsekit.losses import MSE, CrossEntropy
@@ -43,6 +45,7 @@ FILES = harness.RESULTS / "diagnosis_suite"
 AS_FROZEN = FILES / "as-frozen.json"
 """What the rules of commit 7878d12, frozen before half B was trained, said of each network."""
 BANDS = {"right first cause": 0.95, "healthy": 25, "above a note on a healthy one": 0, "statuses as recalls say": 1.0}
+HALVES = FIRST_HALVES | {"C": FRESH}
 CAUSES = ("regularisation", "optimiser", "unfinished", "data", "bias", "width")
 
 
