@@ -184,4 +184,45 @@ C = {
     ],
 }  # fmt: skip
 
-FRESH = half("C", C, 3000)
+MORE_C = {
+    "regularisation": [
+        ("digits-adamw", "digits@9", DROP, {"optimizer": "adamw", "decay": 10.0, "rate": 1e-3, "steps": 2000}
+            | {"twin": 3000, "told": ("recipe", *SEEN)}),
+        ("gelu-layernorm", "digits@5", DROP, GELU | {"optimizer": "adamw", "decay": 6.0, "rate": 1e-3, "steps": 1500}
+            | {"twin": 3000}),
+    ],
+    "optimiser": [
+        ("clothes-small-batches", "fashion-mnist@6", SIX, MOMENTUM | {"rate": 0.3, "batch": 16, "decay": 1e-4}
+            | {"schedule": "constant", "told": SEEN}),
+        ("few-units", "digits@1", SLOPE, SGD | {"dim": 10, "steps": 2000, "early": (8, 40, 1)}),
+        ("few-units-told", "mnist-5k@2", SLOPE, MOMENTUM | {"dim": 12, "steps": 1200, "early": (15, 40, 1)}
+            | {"told": (*SEEN, *HELD)}),
+        ("leaves-strong-start", "leaves", LEAVES, RICH | {"product": 1.0, "warmup": False, "early": (700, 1, 20)}
+            | {"told": ("recipe", *SEEN)}),
+    ],
+    "data": [
+        ("clothes-inside", "fashion-mnist@3", (90, 60, 50, 40, 30, 12), {"hidden": (12,), "dim": 10, "decay": 0.01}
+            | {"change": "inseparable", "pairs": ((5, 0),), "told": SEEN}),
+        ("kinds-mislabelled", "mixture:9:14:7", (60,) * 8 + (40,), NARROW | {"change": "mislabelled", "strength": 0.85}
+            | {"pairs": ((8, 2),), "decay": 0.012}),
+        ("digits-mislabelled", "digits@6", SLOPE, NARROW | {"change": "mislabelled", "pairs": ((6, 0),)}
+            | {"strength": 0.85, "decay": 0.012, "told": HELD}),
+        ("mnist-few-cnn", "mnist-5k@2", (60,) * 5 + (2,), {"conv": True, "change": "few", "pairs": ((5, 0),)}
+            | {"twin": 60, "told": HELD}),
+        ("digits-few-tanh", "digits@9", (50,) * 8 + (2,), {"act": "tanh", "change": "few", "pairs": ((8, 0),)}
+            | {"twin": 50, "told": (*SEEN, *HELD)}),
+        ("clothes-few", "fashion-mnist@6", (60,) * 6 + (3,), {"change": "few", "pairs": ((6, 0),), "twin": 100}
+            | {"optimizer": "adamw", "decay": 0.05, "told": HELD}),
+    ],
+    "bias": [
+        ("far-background", "fashion-mnist@2", SIX, {"conv": True, "change": "shifted", "pairs": ((0, 0),)}
+            | {"strength": -150.0, "told": SEEN}),
+        ("frozen", "digits@1", SLOPE, SGD | {"decay": 3e-3, "change": "frozen", "strength": 9.0, "steps": 1500}
+            | {"told": HELD}),
+        ("frozen-law-far", "digits@5", SLOPE, LAW | {"decay": 0.02, "change": "frozen", "strength": 7.0}
+            | {"told": SEEN}),
+    ],
+}  # fmt: skip
+"""Written after the checks of the others had thrown out many of a kind, and before anything was diagnosed."""
+
+FRESH = half("C", C, 3000) + half("C", MORE_C, 3500)
