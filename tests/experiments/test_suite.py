@@ -16,7 +16,8 @@ NAMES = ("diagnosis_suite", "_tools.suite_labels", "_tools.harness")
 suite, labels_of, harness = (importlib.import_module(name) for name in NAMES)
 Made = importlib.import_module("_tools.suite_training").Made
 FILES = sorted(suite.FILES.glob("*.npz"))
-FIRST = json.loads(suite.AS_FIRST_JUDGED.read_text(encoding="utf-8"))["rows"]
+FIRST_JUDGED = json.loads(suite.AS_FIRST_JUDGED.read_text(encoding="utf-8"))
+FIRST = FIRST_JUDGED["rows"]
 CONTENT = harness.results("diagnosis_suite")
 ROWS = {row["name"]: row for row in CONTENT["runs"]}
 ONE_OF_EACH = {(path.name[0], path.name.split("-")[1]): path for path in FILES}
@@ -97,6 +98,7 @@ def test_what_was_first_said_of_the_networks_of_half_c_is_kept():
     alarms = [name for name in FIRST.keys() - set(ill) if any(f[1] != "note" for f in FIRST[name]["findings"])]
     healthy = next(entry for entry in lines if "healthy" in entry["claim"])
     assert all(name in healthy["measured"] for name in alarms)
+    assert set(FIRST_JUDGED["misses"]) == {*wrong, *alarms}  # each with what a careful reader would have known
 
 
 def test_a_wrong_answer_is_counted():
@@ -124,6 +126,24 @@ def test_a_network_that_nothing_was_done_to_is_thrown_out_by_every_check_but_tha
     few = replace(made, change="few", pairs=((2, 0),), twin=30)
     with pytest.raises(labels_of.ThrownOut, match="held-out recall"):
         labels_of.data(run, few)
+
+
+def test_checks_of_half_c_throw_out_what_they_do_not_fit():
+    made = Made("H", None, "mixture:3:4:5", (20, 20, 20), 7, hidden=(8,), dim=4, steps=100, rate=0.02)
+    run = labels_of.trained(made)
+    with pytest.raises(labels_of.ThrownOut, match="no class is lost"):
+        labels_of.optimiser(run, made)
+    with pytest.raises(labels_of.ThrownOut, match="Bayes' rule"):
+        labels_of.data(run, replace(made, change="overlap", pairs=((2, 0),)))
+
+
+def test_the_bias_that_fits_gives_each_class_its_share():
+    """With logits that say nothing the best bias is the log of the shares."""
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    found = labels_of.fitted_bias(np.zeros((100, 2)), labels, np.ones((3, 2)))
+    np.testing.assert_allclose(
+        found - found.mean(), np.log([0.6, 0.3, 0.1]) - np.log([0.6, 0.3, 0.1]).mean(), atol=1e-6
+    )
 
 
 def test_a_hit_leads_by_more_than_one_per_cent_of_the_median_lead():
