@@ -130,7 +130,7 @@ def _history(path: Path) -> Mapping[str, Any]:
 
 def _print(result: Diagnosis) -> None:
     for line in result.verdict:
-        print_note(line)
+        print_note(line, whole=line.startswith("First: "))
     if result.assumed_order:
         print_note(result.assumed_order)
     if result.findings:
@@ -138,7 +138,7 @@ def _print(result: Diagnosis) -> None:
     for number, one in enumerate(result.findings, start=1):
         print_note(f"{number}. {one.severity}: {one.sentence}")
         if one.remedy:
-            print_note(f"   {one.remedy}")
+            print_note(f"   {one.remedy}", whole=True)
         print_note(f"   {one.page}")
     rows = sorted(result.classes, key=lambda one: one.badness)[:MOST_CLASSES]
     print_note("")

@@ -104,15 +104,13 @@ def inspect(
         )
     result = replace(result, output=found.output)
     with by_flags(out="--html", path="--html"):
-        page = (
-            {} if html is None else {"page": str(pages("head_page").head_page(result, found.weight, found.layer, html))}
-        )
+        page = None if html is None else pages("head_page").head_page(result, found.weight, found.layer, html)
     if json:
-        print_json(result.to_dict() | page)
+        print_json(result.to_dict() | ({} if page is None else {"page": str(page)}))
         return
     _print(result, found)
-    for written in page.values():
-        print_note(f"page: {written}")
+    if page is not None:
+        print_note(f"page: {page}")
 
 
 def _samples(path: str, lines: Lines | None, names: tuple[str, ...] | None, size: int) -> Any:
