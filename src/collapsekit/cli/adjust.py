@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from collapsekit.diagnosis._adjust import MethodName
 from collapsekit.heads.files import read_model
 from collapsekit.heads.model_head import ModelHead
 from collapsekit.heads.write_back import rewritten
+from collapsekit.heads.write_back import write_back as put
 from collapsekit.prediction import Prediction, predict
 from collapsekit.validation import short, shorten
 
@@ -62,7 +64,8 @@ def adjust(
     out : Path
         Write the new head here, a .safetensors with weight and bias.
     write_back : str
-        Write a copy of the .safetensors or .onnx file of --head here, with the new head in the old one's place. A head
+        Write a copy of the .safetensors or .onnx file of --head here, with the new head in the old one's place; of a
+        folder of .safetensors files a new folder, in which all but the files with the head are links or copies. A head
         without bias gets none then.
     method : str
         Take this method, whatever it gains.
@@ -109,7 +112,7 @@ def adjust(
         said.append(f"The head is in {out}.")
     if write_back is not None:
         with by_flags(out="--write-back"):
-            files.replace(Path(write_back), rewritten(source, write_back, *result.head, head=layer))
+            put(source, write_back, rewritten(source, write_back, *result.head, head=layer))
         said.append(f"{source} with that head is in {write_back}.")
     if html is not None:
         _page(result, said, html)
@@ -143,9 +146,22 @@ def _check_outputs(
         if not named:
             raise CollapseError("--write-back: writes a copy of the file of --head; give --head FILE")
         own = same(write_back, source)
-        check_output("--write-back", Path(write_back), () if own else data)
+        if Path(source).is_dir():
+            _check_folder(Path(write_back), source, own)
+        else:
+            check_output("--write-back", Path(write_back), () if own else data)
         if out is not None and same(out, write_back):
             raise CollapseError(f"--write-back={write_back!r}: is the file of --out, too; give another name")
+
+
+def _check_folder(write_back: Path, source: str, own: bool) -> None:
+    """A model's folder is written back to itself, or to one beside it that is not there yet."""
+    if own:
+        return
+    if os.path.lexists(write_back) or write_back.resolve().is_relative_to(Path(source).resolve()):
+        where = "is there already" if os.path.lexists(write_back) else "is in the model's own folder"
+        raise CollapseError(f"--write-back={str(write_back)!r}: {where}; name a new folder beside the model's")
+    check_output("--write-back", write_back, ())
 
 
 def _head(features: Path, head: str | None) -> tuple[ModelHead, str, str | None]:
