@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from collapsekit.heads.safetensors_file import Index, index_of
 from collapsekit.validation import shorten
 
 FORMATS = ".onnx, .safetensors, .npz, .npy, .pt, .pth, or a folder with config.json and .safetensors files"
+KERAS = (".h5", ".hdf5", ".keras")
 CONFIG = 16 * 2**20
 """Bytes of a config.json, at most."""
 
@@ -53,7 +56,20 @@ def read_model(path: str, head: str | None = None) -> ModelHead:
             return ModelHead(file.stem, _numbers(file.stem, read_npy(file)), None)
         if suffix in READERS:
             return _from_arrays(READERS[suffix](file, list), head)
+        if suffix in KERAS:
+            raise CollapseError(f"no reader for Keras's files; run {_exported(path)} and give {file.stem}-head.npz")
         raise CollapseError(f"no reader for the ending {shorten(suffix)}; give {FORMATS}")
+
+
+def _exported(path: str) -> str:
+    """A command that stores the last layer with weights as Keras has it, inputs first."""
+    layers = f"keras.models.load_model({json.dumps(path)}, compile=False).layers"
+    stored = json.dumps(f"{Path(path).stem}-head.npz")
+    code = (
+        f"import keras, numpy; w = [one.get_weights() for one in {layers} if one.weights][-1]; "
+        f'numpy.savez({stored}, **dict(zip(("kernel", "bias"), w)))'
+    )
+    return f"python -c {shlex.quote(code)}"
 
 
 def _from_arrays(arrays: dict[str, NDArray[Any]], head: str | None) -> ModelHead:
