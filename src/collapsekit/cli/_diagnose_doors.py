@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from collapsekit import UFM, CollapseError
+from collapsekit import CollapseError
 from collapsekit.cli._inputs import Head, Penalties
 from collapsekit.cli._reading import Reading
 from collapsekit.data import LabelledData, read_head
@@ -22,7 +22,7 @@ from collapsekit.data.labelled import rows_of_others
 from collapsekit.diagnosis import Diagnosis
 from collapsekit.diagnosis import diagnose as find
 from collapsekit.metrics import Measurement, features_of, measure_features
-from collapsekit.recipe import LastLayer, Optimizer, Recipe
+from collapsekit.recipe import LastLayer, Optimizer
 from collapsekit.training import Run
 from collapsekit.training._run_samples import run_samples
 from collapsekit.training.models import build
@@ -39,28 +39,20 @@ Pair = tuple[ArrayLike, ArrayLike]
 class Found:
     """A measured network with its samples, and whatever else is known of it.
 
-    `note` and `assumed_order` are sentences; `ambiguous` says whether the held-out labels alone do not tell their rows.
+    `given` are arguments of `diagnose`, `note` and `assumed_order` sentences; `ambiguous` says whether the held-out
+    labels alone do not tell their rows.
     """
 
     measured: Measurement
-    samples: Pair | None = None
-    held_out: Pair | None = None
-    problem: UFM | None = None
-    recipe: Recipe | None = None
-    last: LastLayer | None = None
-    optimizer: Optimizer | None = None
-    history: Mapping[str, Any] | None = None
+    given: Mapping[str, Any]
     note: str | None = None
     assumed_order: str | None = None
     ambiguous: bool = False
 
-    def diagnosis(self) -> Diagnosis:
-        """Diagnose it."""
-        given = {key: value for key, value in vars(self).items() if key not in ("measured", *OWN)}
-        return replace(find(self.measured, **given), assumed_order=self.assumed_order)
-
-
-OWN = ("note", "assumed_order", "ambiguous")
+    def diagnosis(self, history: Mapping[str, Any] | None) -> Diagnosis:
+        """Diagnose it, with a history of its training where it has none of its own."""
+        past: dict[str, Any] = {} if history is None else {"history": history}
+        return replace(find(self.measured, **self.given, **past), assumed_order=self.assumed_order)
 
 
 @dataclass(frozen=True)
@@ -122,17 +114,16 @@ class Door:
         if penalties.given and counts.all() and penalties.refusal(counts) is None:
             problem = self.trained.problem(penalties, counts, biased=biased)
         told = penalties.optimizer != "sgd" or penalties.learning_rate is not None or penalties.steps is not None
-        return Found(
-            measured,
-            samples,
-            held_out,
-            problem,
-            penalties.recipe if penalties.given else None,
-            LastLayer(penalties.feature_dim, biased, penalties.batchnorm_branches or 0),
-            penalties.takes_steps if told else None,
-            assumed_order=self.reading.assumed(classes.known, len(weight)),
-            ambiguous=ambiguous,
-        )
+        given = {
+            "samples": samples,
+            "held_out": held_out,
+            "problem": problem,
+            "recipe": penalties.recipe if penalties.given else None,
+            "last": LastLayer(penalties.feature_dim, biased, penalties.batchnorm_branches or 0),
+            "optimizer": penalties.takes_steps if told else None,
+        }
+        order = self.reading.assumed(classes.known, len(weight))
+        return Found(measured, given, assumed_order=order, ambiguous=ambiguous)
 
 
 class _Classes:
@@ -171,19 +162,17 @@ def of_run(run: Run) -> Found:
         samples, held_out = found[:2], None if tested is None else tested[:2]
     except CollapseError as error:
         note = f"Only what the run has measured is diagnosed: {error}."
-    return Found(
-        run.measured,
-        samples,
-        held_out,
-        run.problem,
-        run.recipe,
-        run.last_layer,
-        Optimizer(
-            optimizer.name, optimizer.learning_rate, steps[-1] if steps else None, "cosine", momentum=optimizer.momentum
-        ),
-        {"loss": losses.tolist()},
-        note,
-    )
+    last = steps[-1] if steps else None
+    given = {
+        "samples": samples,
+        "held_out": held_out,
+        "problem": run.problem,
+        "recipe": run.recipe,
+        "last": run.last_layer,
+        "optimizer": Optimizer(optimizer.name, optimizer.learning_rate, last, "cosine", momentum=optimizer.momentum),
+        "history": {"loss": losses.tolist()},
+    }
+    return Found(run.measured, given, note)
 
 
 def _batches(inputs: NDArray[Any], labels: NDArray[np.int64]) -> list[tuple[Tensor, Tensor]]:

@@ -104,7 +104,7 @@ def diagnose(
         recipe=changed(penalties) | changed(trained),
     )
     with progress("diagnosing"):
-        result = (found if past is None else replace(found, history=past)).diagnosis()
+        result = found.diagnosis(past)
     findings = tuple(replace(one, remedy=words.typed(one.remedy, result)) for one in result.findings)
     result = replace(result, findings=findings)
     page = None if html is None else pages("diagnosis_page").diagnosis_page(result, html)
