@@ -2,8 +2,8 @@
 
 Thresholds were set on some eighty small networks made on purpose for each cause (experiments/diagnosis_suite.py holds
 others, about half of them made after the rules were frozen). Rules mended since, with thresholds set by looking at both
-halves: features that are all 0, row order, bias, blocks of wrong labels, overlapping classes, divergence. Mended after a
-blind half C: twins of short features, dead units, a loss that jumps to the end.
+halves: features that are all 0, row order, bias, blocks of wrong labels, overlapping classes, divergence. Mended
+after a blind half C: twins of short features, dead units, a loss that jumps to the end.
 """
 
 from __future__ import annotations
