@@ -36,6 +36,8 @@ def equinorm(rows_of: Tensor) -> Reading:
     0.25
     """
     rows, known = _known(rows_of)
+    if not len(rows):
+        return unknown(len(known))
     norms = rows.norm(dim=1)
     return reading(F.norm_spread(rows), placed((norms / norms.mean() - 1).abs(), known))
 
