@@ -95,7 +95,9 @@ def cdnv_corrected(features, labels, num_classes):
     def value_of(k, m):
         """The squared distance of means as the mean over pairs of DIFFERENT samples, which has no bias by itself."""
         a, b = samples[k], samples[m]
-        spread = [sum(((u - v) ** 2).sum() for u, v in permutations(c, 2)) / (len(c) * (len(c) - 1)) / 2 for c in (a, b)]
+        spread = [
+            sum(((u - v) ** 2).sum() for u, v in permutations(c, 2)) / (len(c) * (len(c) - 1)) / 2 for c in (a, b)
+        ]
         squared = np.mean([((u - v) ** 2).sum() for u in a for v in b]) - spread[0] - spread[1]
         return sum(spread) / (2 * squared) if squared > 0 else np.inf
 
@@ -161,7 +163,8 @@ def duality_direct(weight, means, *, squared=False):
 
 def alignment(weight, means, *, normalised=True):
     values = [
-        w @ m / (np.sqrt((w @ w) * (m @ m)) if normalised else 1) for w, m in zip(weight, np.asarray(means), strict=True)
+        w @ m / (np.sqrt((w @ w) * (m @ m)) if normalised else 1)
+        for w, m in zip(weight, np.asarray(means), strict=True)
     ]
     return np.nanmean(values), np.array(values)
 
@@ -242,10 +245,13 @@ def votes(features, labels, weight, bias, means):
 
 
 def library_numbers(features, labels, weight, outside_mean):
-    """The eleven numbers of the README of rhubarbwu/neural-collapse, by its definitions."""
+    """The eleven numbers of the README of rhubarbwu/neural-collapse, by its definitions.
+
+    As there a class without samples has a mean and a variance of 0, and the bias of the head takes no part.
+    """
     num_classes = len(weight)
     table = class_table(features, labels, num_classes)
-    means = table.means.astype(float)
+    means = np.nan_to_num(table.means.astype(float))
     centred = means - means.mean(axis=0)
     within, between = table.scatter.astype(float) / len(labels), centred.T @ centred / num_classes
     values, vectors = np.linalg.eigh(between)
@@ -254,7 +260,8 @@ def library_numbers(features, labels, weight, outside_mean):
     pairs = list(combinations(range(num_classes), 2))
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     distances = np.array([np.linalg.norm(unit[k] - unit[m]) for k, m in pairs])
-    variances = table.within.astype(float)
+    lengths = np.linalg.norm(means, axis=1)
+    variances = np.nan_to_num(table.within.astype(float))
     hits = votes(features, labels, weight, 0.0, means)
     return {
         "nc1_pinv": np.trace(np.linalg.pinv(between, rcond=1e-10) @ within) / num_classes,
@@ -267,7 +274,7 @@ def library_numbers(features, labels, weight, outside_mean):
         "nc3_dual_err": structure_error(weight, centred)[0],
         "nc3u_uni_dual": np.var((weight * centred).sum(axis=1), ddof=1),
         "nc4_agree": hits.mean(),
-        "nc5_ood_dev": nc5(means, outside_mean)[0],
+        "nc5_ood_dev": np.mean(abs(means @ outside_mean) / np.maximum(lengths * np.linalg.norm(outside_mean), 1e-8)),
     }
 
 

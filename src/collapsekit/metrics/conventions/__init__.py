@@ -15,16 +15,13 @@ from collapsekit.metrics.conventions._ranks import effective_rank as effective_r
 from collapsekit.metrics.conventions._ranks import nc0 as nc0
 from collapsekit.metrics.conventions._ranks import singular_values as singular_values
 from collapsekit.metrics.conventions._ranks import stable_rank as stable_rank
-from collapsekit.metrics.conventions._reading import Centre as Centre
 from collapsekit.metrics.conventions._reading import Reading as Reading
-from collapsekit.metrics.conventions._reading import Weighting as Weighting
 from collapsekit.metrics.conventions._reading import means_about as means_about
 from collapsekit.metrics.conventions._samples import Interval as Interval
 from collapsekit.metrics.conventions._samples import bootstrap as bootstrap
 from collapsekit.metrics.conventions._samples import nc4 as nc4
 from collapsekit.metrics.conventions._samples import nc5 as nc5
 from collapsekit.metrics.conventions._samples import neco as neco
-from collapsekit.metrics.conventions._uniformity import Potential as Potential
 from collapsekit.metrics.conventions._uniformity import uniformity as uniformity
 from collapsekit.metrics.conventions._uniformity import uniformity_variance as uniformity_variance
 from collapsekit.metrics.conventions._variability import cdnv_corrected as cdnv_corrected

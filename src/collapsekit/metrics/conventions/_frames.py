@@ -220,7 +220,7 @@ def alignment(
 
     References
     ----------
-    Wu, Papyan, NeurIPS 2024 (uniform duality); Liu et al., ICLR 2023 (alignment).
+    Wu, Papyan, "Linguistic collapse", NeurIPS 2024 (uniform duality).
 
     Examples
     --------

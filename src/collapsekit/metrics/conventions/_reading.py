@@ -106,7 +106,7 @@ def means_about(moments: ClassMoments, centre: Centre | None = "classes") -> Ten
 
 
 def class_order(features: Tensor, labels: Tensor, moments: ClassMoments) -> tuple[Tensor, Tensor, Tensor]:
-    """Return features (N, d) float64, the rows that sort them by class, and where each class ends, (K,).
+    """Return features (N, d) float64, the rows that sort them by class, and the sorted classes, (N,) each.
 
     Raises
     ------
@@ -120,4 +120,5 @@ def class_order(features: Tensor, labels: Tensor, moments: ClassMoments) -> tupl
             f"features: {len(x)} samples whose classes are not those of moments ({int(moments.counts.sum())} samples); "
             "give the samples that moments were updated with"
         )
-    return x, torch.argsort(y, stable=True), counts.cumsum(0)
+    classes, order = y.sort(stable=True)
+    return x, order, classes

@@ -244,10 +244,8 @@ def bootstrap(
     whole_number("draws", draws, 2, "give at least two draws")
     if not 0 < level < 1:
         raise CollapseError(f"level={level}: give a number between 0 and 1, such as 0.95")
-    x, order, ends = class_order(features, labels, moments)
-    y = torch.bucketize(torch.arange(len(x), device=x.device), ends, right=True)
-    sizes = moments.counts[y]
-    starts = (ends[y] - sizes).to(torch.int64)
+    x, order, y = class_order(features, labels, moments)
+    sizes, starts = moments.counts[y], torch.searchsorted(y, y)
     generator = torch.Generator(device=x.device).manual_seed(seed)
     found = []
     for _ in range(draws):

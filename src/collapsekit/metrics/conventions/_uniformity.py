@@ -94,7 +94,7 @@ def uniformity_variance(rows_of: Tensor, *, potential: Potential = "log", expone
 
     References
     ----------
-    Wu, Papyan, NeurIPS 2024 (log; equidistance as a generalised NC2).
+    Wu, Papyan, "Linguistic collapse", NeurIPS 2024 (equal distances as a generalised NC2).
 
     Examples
     --------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -132,16 +132,13 @@ def nc1_by_class(
     >>> [round(share, 6) for share in shares]  # 2/5 and 1/2 of the variance of class 0, over 4², over K
     [0.0125, 0.015625]
     """
-    x, order, ends = class_order(features, labels, moments)
     known, counts = moments.seen, moments.counts
     root = _between_root(moments, centre)
     if root is None or bool((counts < 2).all()):
         return unknown(moments.num_classes)
     sums = torch.zeros_like(counts)
-    for start in range(0, len(x), height := max(1, F.BLOCK_ENTRIES // max(root.shape))):
-        rows = order[start : start + height]
-        classes = torch.bucketize(torch.arange(start, start + len(rows), device=x.device), ends, right=True)
-        sums.index_add_(0, classes, ((x[rows] - moments.means[classes]) @ root.T).square().sum(dim=1))
+    for classes, residuals in _residuals(moments, features, labels, len(root)):
+        sums.index_add_(0, classes, (residuals @ root.T).square().sum(dim=1))
     shares = sums[known] / counts[known] / (len(counts[known]) if per_class else 1)
     return reading(averaging(counts[known], within) @ shares, placed(shares, known))
 
@@ -244,8 +241,8 @@ def cdnv_directional(moments: ClassMoments, features: Tensor, labels: Tensor) ->
         \sigma_{k,kl}^2 = \tfrac1{n_k}\sum_i\langle h_{k,i}-\mu_k, u_{kl}\rangle^2, \qquad
         u_{kl} = \frac{\mu_k-\mu_l}{\lVert\mu_k-\mu_l\rVert}
 
-    It takes the covariance of every single class, which the moments do not keep: the samples are read again, class by
-    class (N K d products, no K × K and no K × d × d matrix). Between this and the plain CDNV lies a factor of up to d.
+    It takes the covariance of every single class, which the moments do not keep: the samples are read again in blocks
+    (N K d products, no K × K and no K × d × d matrix). Between this and the plain CDNV lies a factor of up to d.
 
     Parameters
     ----------
@@ -281,23 +278,21 @@ def cdnv_directional(moments: ClassMoments, features: Tensor, labels: Tensor) ->
     >>> round(cdnv_directional(moments, x, y).value, 6)  # (1/17 + 16/17)/2 over 17
     0.029412
     """
-    x, order, ends = class_order(features, labels, moments)
-    known, means = moments.seen, moments.means
-    classes = torch.nonzero(known)[:, 0]
-    if len(classes) < 2 or bool((moments.counts < 2).all()):
-        return unknown(moments.num_classes)
-    sums = torch.zeros_like(moments.counts)
-    for k in classes.tolist():
-        start = int(ends[k - 1]) if k else 0
-        residuals = x[order[start : int(ends[k])]] - means[k]
-        partners = classes[classes != k]
-        for part in torch.split(partners, max(1, F.BLOCK_ENTRIES // max(residuals.shape))):
-            lines = means[part] - means[k]
-            along = (residuals @ lines.T).square().mean(dim=0) / lines.square().sum(dim=1).square() / 2
-            along = along.nan_to_num(nan=torch.inf, posinf=torch.inf)
-            sums[k] += along.sum()
-            sums[part] += along
-    per_class = sums[known] / (len(classes) - 1)
+    known = moments.seen
+    means, n = moments.means[known], moments.counts[known]
+    if len(n) < 2 or bool((n < 2).all()):
+        return unknown(len(known))
+    centred, sums, places = means - means.mean(dim=0), torch.zeros_like(n), torch.cumsum(known, 0) - 1
+    for classes, residuals in _residuals(moments, features, labels, len(n)):
+        own = places[classes]
+        first, last = int(own[0]), int(own[-1])
+        along = residuals @ centred.T
+        along -= along.gather(1, own[:, None])
+        shares = (along / F._squared_distances(centred, slice(first, last + 1))[own - first]).square()
+        shares[torch.arange(len(own)), own] = 0.0
+        shares = shares.nan_to_num(nan=torch.inf, posinf=torch.inf) / (2 * n[own, None])
+        sums += shares.sum(dim=0).index_add(0, own, shares.sum(dim=1))
+    per_class = sums / (len(n) - 1)
     return reading(per_class.mean(), placed(per_class, known))
 
 
@@ -307,6 +302,14 @@ def _variances(moments: ClassMoments, unbiased: bool) -> tuple[Tensor, Tensor, T
     known = moments.counts >= least
     n = moments.counts[known]
     return n, moments.within[known] * (n / (n - 1) if unbiased else 1), known
+
+
+def _residuals(moments: ClassMoments, features: Tensor, labels: Tensor, width: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Classes (h,) and residuals (h, d) of the samples sorted by class, h rows at a time for products h × `width`."""
+    x, order, classes = class_order(features, labels, moments)
+    height = max(1, F.BLOCK_ENTRIES // max(width, moments.dim))
+    for rows, own in zip(torch.split(order, height), torch.split(classes, height), strict=True):
+        yield own, x[rows] - moments.means[own]
 
 
 def _between_root(moments: ClassMoments, centre: Centre) -> Tensor | None:
