@@ -21,6 +21,8 @@ from collapsekit.metrics import ClassMoments, NeuralCollapse, measure_features
 from collapsekit.metrics import conventions as C
 from collapsekit.metrics import functional as F
 
+TRACE = {"scatter": False}
+"""What keeps the trace of the scatter only."""
 OUTSIDE = np.array([1.0, -2.0, 0.5, 0.25, 3.0, -1.0, 2.0, 0.125])
 
 
@@ -67,7 +69,7 @@ def votes_of(s, *, average="samples", mismatch=False):
 CLAIMS = {  # name: (reading or number of samples, oracle of samples)
     **options(
         "trace_ratio",
-        lambda s, **kw: C.trace_ratio(s.moments(scatter=False), **kw),
+        lambda s, **kw: C.trace_ratio(s.moments(**TRACE), **kw),
         lambda s, **kw: oracles.trace_ratio(*s.labelled, **kw),
         within=["samples", "classes"],
         centre=["classes"],
@@ -79,7 +81,7 @@ CLAIMS = {  # name: (reading or number of samples, oracle of samples)
     ),
     **options(
         "nc1_by_class",
-        lambda s, **kw: C.nc1_by_class(s.moments(scatter=False), *s.tensors[:2], **kw),
+        lambda s, **kw: C.nc1_by_class(s.moments(**TRACE), *s.tensors[:2], **kw),
         lambda s, **kw: oracles.nc1_by_class(*s.labelled, **kw),
         within=["samples", "classes"],
         centre=["classes"],
@@ -91,7 +93,7 @@ CLAIMS = {  # name: (reading or number of samples, oracle of samples)
         lambda s: oracles.cdnv_directional(*s.labelled, pooled=True),
     ),
     "cdnv_directional": (
-        lambda s: C.cdnv_directional(s.moments(scatter=False), *s.tensors[:2]),
+        lambda s: C.cdnv_directional(s.moments(**TRACE), *s.tensors[:2]),
         lambda s: oracles.cdnv_directional(*s.labelled),
     ),
     **options(
@@ -386,8 +388,8 @@ def test_corrected_parts_have_the_right_expectation():
     corrected, plain = [], []
     for _ in range(draws):
         features = means[labels] + np.einsum("nij,nj->ni", roots[labels], rng.normal(size=(len(labels), dim)))
-        m = Samples(features, labels, np.zeros((4, dim)), np.zeros(4)).moments(scatter=False)
-        rare = ClassMoments(2, dim, scatter=False)
+        m = Samples(features, labels, np.zeros((4, dim)), np.zeros(4)).moments(**TRACE)
+        rare = ClassMoments(2, dim, **TRACE)
         rare.update(torch.from_numpy(features[labels >= 2]), torch.from_numpy(labels[labels >= 2] - 2))
         v = m.within * m.counts / (m.counts - 1)
         corrected.append([*v, *between(m, v, unbiased=True), v[2:].sum() / 2 / C.cdnv_corrected(rare).value])
@@ -473,8 +475,8 @@ def test_the_worst_class_is_named():
 
 def test_what_cannot_be_known_is_nan():
     one, single, empty = draw_samples([5, 0, 0], 4), draw_samples([1, 1, 1], 4), Samples(*np.zeros((4, 0)))
-    found = [metric(s.moments(scatter=False)) for s in (one, single) for metric in (C.trace_ratio, C.cdnv_corrected)]
-    found += [C.cdnv_pooled(one.moments()), C.cdnv_pooled(draw_samples([4, 4], 2).moments(scatter=False))]
+    found = [metric(s.moments(**TRACE)) for s in (one, single) for metric in (C.trace_ratio, C.cdnv_corrected)]
+    found += [C.cdnv_pooled(one.moments()), C.cdnv_pooled(draw_samples([4, 4], 2).moments(**TRACE))]
     found += [C.cdnv_directional(s.moments(), *s.tensors[:2]) for s in (one, single)]
     found += [C.nc1_by_class(s.moments(), *s.tensors[:2]) for s in (one, single)]
     nothing = ClassMoments(3, 4)
@@ -487,9 +489,9 @@ def test_what_cannot_be_known_is_nan():
         assert reading.per_class.isnan().all()
         assert (reading.worst_class, np.isnan(reading.worst)) == (None, True)
     numbers = [C.uniformity_variance(nothing.means), C.effective_rank(torch.zeros(3)), C.stable_rank(torch.zeros(2, 2))]
-    numbers += [C.effective_rank(C.singular_values(one.moments(scatter=False)))]
+    numbers += [C.effective_rank(C.singular_values(one.moments(**TRACE)))]
     assert np.isnan(numbers).all()
-    assert C.neco(one.moments(scatter=False), one.tensors.features, dim=2).isnan().all()
+    assert C.neco(one.moments(**TRACE), one.tensors.features, dim=2).isnan().all()
 
 
 def test_coinciding_means_are_infinitely_variable():
@@ -549,7 +551,7 @@ def test_bootstrap_covers_what_is_true():
     hits = 0
     for seed in range(200):
         features = torch.from_numpy(means[labels] + 0.5 * rng.normal(size=(len(labels), 3)))
-        moments = ClassMoments(3, 3, scatter=False)
+        moments = ClassMoments(3, 3, **TRACE)
         moments.update(features, torch.from_numpy(labels))
         found = C.bootstrap(
             lambda m: C.trace_ratio(m, within="classes", centre="classes", unbiased=True).value,

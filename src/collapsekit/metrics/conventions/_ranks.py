@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.heads.verdict import nc0_share
-from collapsekit.metrics.conventions._reading import Centre, averaging
+from collapsekit.metrics.conventions._reading import Centre, averaging, whole_scatter
 from collapsekit.metrics.moments import ClassMoments
 
 
@@ -34,12 +34,13 @@ def singular_values(moments: ClassMoments, *, centre: Centre | None = None) -> T
     >>> singular_values(moments).tolist()
     [3.0, 2.0]
     """
-    if moments.scatter is None:
+    scatter = whole_scatter(moments)
+    if scatter is None:
         return torch.full((moments.dim,), torch.nan, dtype=torch.float64)
     means, counts = moments.means[moments.seen], moments.counts[moments.seen]
     if centre is not None:
         means = means - averaging(counts, centre) @ means
-    second = moments.scatter + (means.T * counts) @ means
+    second = scatter + (means.T * counts) @ means
     squares: Tensor = torch.linalg.eigvalsh(second)
     return squares.clamp(min=0).sqrt().flip(0)
 

@@ -105,6 +105,12 @@ def means_about(moments: ClassMoments, centre: Centre | None = "classes") -> Ten
     return means - averaging(moments.counts[seen], centre) @ means[seen]
 
 
+def whole_scatter(moments: ClassMoments) -> Tensor | None:
+    """Return the scatter matrix if it is kept for all d dimensions, (d, d); else None."""
+    scatter = moments.scatter
+    return scatter if scatter is not None and len(scatter) == moments.dim else None
+
+
 def class_order(features: Tensor, labels: Tensor, moments: ClassMoments) -> tuple[Tensor, Tensor, Tensor]:
     """Return features (N, d) float64, the rows that sort them by class, and the sorted classes, (N,) each.
 

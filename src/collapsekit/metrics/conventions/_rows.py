@@ -35,3 +35,15 @@ def unit_rows(rows_of: Tensor) -> Tensor:
     """Return rows over their norms."""
     unit: Tensor = rows_of / rows_of.norm(dim=1, keepdim=True)
     return unit
+
+
+def squared_distances(points: Tensor, rows: slice) -> Tensor:
+    """Return ‖x_i − x_j‖² for i in `rows`: products around the centroid, differences where their digits cancel."""
+    centred = points - points.mean(dim=0)
+    sqnorms = centred.square().sum(dim=1)
+    sums = sqnorms[rows, None] + sqnorms
+    squared = sums - 2 * centred[rows] @ centred.T
+    i, j = torch.nonzero(squared < 1e-4 * sums, as_tuple=True)
+    for part in torch.split(torch.arange(len(i), device=points.device), max(1, F.BLOCK_ENTRIES // points.shape[1])):
+        squared[i[part], j[part]] = (points[rows.start + i[part]] - points[j[part]]).square().sum(dim=1)
+    return squared

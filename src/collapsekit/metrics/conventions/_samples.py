@@ -20,6 +20,7 @@ from collapsekit.metrics.conventions._reading import (
     means_about,
     reading,
     unknown,
+    whole_scatter,
 )
 from collapsekit.metrics.measurement import Measurement
 from collapsekit.metrics.moments import ClassMoments, require_finite
@@ -172,11 +173,12 @@ def neco(moments: ClassMoments, features: ArrayLike | Tensor, *, dim: int, centr
     x = _outside(features, moments)
     if not 1 <= whole_number("dim", dim, 1, "give how many principal directions") <= moments.dim:
         raise CollapseError(f"dim={dim}: features have {moments.dim} dimensions; give at most that")
-    if moments.scatter is None or not moments.seen.any():
+    scatter = whole_scatter(moments)
+    if scatter is None or not moments.seen.any():
         return torch.full_like(x[:, 0], torch.nan)
     means, counts = means_about(moments, centre)[moments.seen], moments.counts[moments.seen]
     x = x - (moments.means[moments.seen][0] - means[0])
-    _, directions = torch.linalg.eigh(moments.scatter + (means.T * counts) @ means)
+    _, directions = torch.linalg.eigh(scatter + (means.T * counts) @ means)
     shares: Tensor = (x @ directions[:, -dim:]).norm(dim=1) / x.norm(dim=1)
     return shares
 
@@ -250,7 +252,7 @@ def bootstrap(
     found = []
     for _ in range(draws):
         drawn = torch.rand(len(x), generator=generator, dtype=torch.float64, device=x.device) * sizes
-        again = ClassMoments(moments.num_classes, moments.dim, scatter=moments.scatter is not None, device=x.device)
+        again = ClassMoments.from_state(torch.zeros_like(moments.state), moments.num_classes, moments.dim)
         again.update(x[order[starts + drawn.to(torch.int64)]], y)
         found.append(_numbers(metric(again)))
     return _reflected(_numbers(metric(moments)), torch.stack(found), level)

@@ -8,9 +8,8 @@ from typing import Literal
 from torch import Tensor
 
 from collapsekit.errors import CollapseError
-from collapsekit.metrics import functional as F
 from collapsekit.metrics.conventions._reading import Reading, placed, reading, unknown
-from collapsekit.metrics.conventions._rows import Own, finite, over_rows, unit_rows
+from collapsekit.metrics.conventions._rows import Own, finite, over_rows, squared_distances, unit_rows
 
 Potential = Literal["distance", "log", "riesz", "gaussian"]
 """What two unit rows do to each other: ‖u−v‖, log 1/‖u−v‖, ‖u−v‖^−t, exp(−t‖u−v‖²)."""
@@ -130,6 +129,6 @@ def _energy(
 
     def kernel(block: Tensor, own: Own) -> Tensor:
         start = int(own[1][0])
-        return of_squares[potential](F._squared_distances(unit, slice(start, start + len(block))).clamp(min=0))
+        return of_squares[potential](squared_distances(unit, slice(start, start + len(block))).clamp(min=0))
 
     return unit, known, kernel

@@ -18,7 +18,9 @@ from collapsekit.metrics.conventions._reading import (
     placed,
     reading,
     unknown,
+    whole_scatter,
 )
+from collapsekit.metrics.conventions._rows import squared_distances
 from collapsekit.metrics.moments import ClassMoments
 
 
@@ -220,14 +222,14 @@ def cdnv_pooled(moments: ClassMoments) -> Reading:
     >>> cdnv_pooled(moments).value  # the spread is across the line between the means
     0.0
     """
-    known, means = moments.seen, moments.means[moments.seen]
-    if moments.scatter is None or bool((moments.counts < 2).all()):
+    known, means, scatter = moments.seen, moments.means[moments.seen], whole_scatter(moments)
+    if scatter is None or bool((moments.counts < 2).all()):
         return unknown(moments.num_classes)
-    values, vectors = torch.linalg.eigh(moments.scatter / moments.counts.sum())
+    values, vectors = torch.linalg.eigh(scatter / moments.counts.sum())
     spread = means @ (vectors * values.clamp(min=0).sqrt())
 
     def pairs(rows: slice, squared: Tensor) -> Tensor:
-        return F._squared_distances(spread, rows) / squared.square()
+        return squared_distances(spread, rows) / squared.square()
 
     return _over_partners(means, known, pairs)
 
@@ -288,7 +290,7 @@ def cdnv_directional(moments: ClassMoments, features: Tensor, labels: Tensor) ->
         first, last = int(own[0]), int(own[-1])
         along = residuals @ centred.T
         along -= along.gather(1, own[:, None])
-        shares = (along / F._squared_distances(centred, slice(first, last + 1))[own - first]).square()
+        shares = (along / squared_distances(centred, slice(first, last + 1))[own - first]).square()
         shares[torch.arange(len(own)), own] = 0.0
         shares = shares.nan_to_num(nan=torch.inf, posinf=torch.inf) / (2 * n[own, None])
         sums += shares.sum(dim=0).index_add(0, own, shares.sum(dim=1))
@@ -331,7 +333,7 @@ def _over_partners(means: Tensor, known: Tensor, pairs_of: Callable[[slice, Tens
         return unknown(len(known))
     sums = means.new_empty(size)
     for rows in F._blocks(size):
-        pairs = pairs_of(rows, F._squared_distances(means, rows))
+        pairs = pairs_of(rows, squared_distances(means, rows))
         pairs[torch.arange(len(pairs)), torch.arange(rows.start, rows.stop)] = 0.0
         sums[rows] = pairs.nan_to_num(nan=torch.inf, posinf=torch.inf).sum(dim=1)
     per_class = sums / (size - 1)
