@@ -161,6 +161,13 @@ def duality_direct(weight, means, *, squared=False):
     return (value**2, at(rows**2, known, len(weight))) if squared else (value, at(rows, known, len(weight)))
 
 
+def duality_generalised(features, labels, weight):
+    num_classes = len(weight)
+    table = class_table(features, labels, num_classes)
+    scaled = np.sqrt(table.counts)[:, None] * np.nan_to_num(table.means.astype(float))
+    return duality_direct(weight, np.stack([num_classes * own - sum(scaled) for own in scaled]))
+
+
 def alignment(weight, means, *, normalised=True):
     values = [
         w @ m / (np.sqrt((w @ w) * (m @ m)) if normalised else 1)

@@ -7,6 +7,7 @@ of them can be read under class imbalance. What the toolkit itself reports is in
 from collapsekit.metrics.conventions._frames import alignment as alignment
 from collapsekit.metrics.conventions._frames import bias_residual as bias_residual
 from collapsekit.metrics.conventions._frames import duality_direct as duality_direct
+from collapsekit.metrics.conventions._frames import duality_generalised as duality_generalised
 from collapsekit.metrics.conventions._frames import equiangularity as equiangularity
 from collapsekit.metrics.conventions._frames import equinorm as equinorm
 from collapsekit.metrics.conventions._frames import etf_error as etf_error

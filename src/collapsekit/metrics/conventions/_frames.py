@@ -5,6 +5,7 @@ Give rows (K, d): a classifier, or :func:`means_about`. Rows of NaN (classes wit
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from collapsekit.metrics import functional as F
@@ -187,11 +188,53 @@ def duality_direct(
     >>> duality_direct(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), moments).value
     0.0
     """
-    M, seen = means_about(moments, centre), moments.seen
-    W = weight.detach().to(M)[seen]
-    squares = (W / W.norm() - M[seen] / M[seen].norm()).square().sum(dim=1)
-    per_class = placed(squares if squared else squares.sqrt(), seen)
-    return reading(squares.sum() if squared else squares.sum().sqrt(), per_class)
+    return _apart(weight, means_about(moments, centre), squared=squared)
+
+
+def duality_generalised(weight: Tensor, moments: ClassMoments) -> Reading:
+    """Return the published NC2-W class by class: ``‖W/‖W‖ − V/‖V‖‖_F``, ``V_k = K √n_k μ_k − Σ_m √n_m μ_m``.
+
+    0 at an imbalanced optimum of cross-entropy, where it asks for no penalty to be known.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (K, d)
+        Head.
+    moments : ClassMoments
+        Scatter is not needed.
+
+    Returns
+    -------
+    Reading
+        As :func:`functional.generalised_duality`; per class the norm of its row of the difference (a class without
+        samples has one: its mean counts as 0).
+
+    References
+    ----------
+    Dang et al., ICML 2024, section 5.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from collapsekit.metrics import ClassMoments
+    >>> moments = ClassMoments(2, 2)
+    >>> moments.update(torch.eye(2), torch.tensor([0, 1]))
+    >>> duality_generalised(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), moments).value
+    0.0
+    """
+    rows = moments.counts.sqrt()[:, None] * torch.where(moments.seen[:, None], moments.means, 0.0)
+    return _apart(weight, rows - rows.mean(dim=0))
+
+
+def _apart(weight: Tensor, target: Tensor, *, squared: bool = False) -> Reading:
+    """The distance of two sets of rows, each over its Frobenius norm; rows of NaN are left out of both."""
+    known = finite(target)
+    W, V = weight.detach().to(target)[known], target[known]
+    squares = (W / W.norm() - V / V.norm()).square().sum(dim=1)
+    value = squares.sum()
+    if squared:
+        return reading(value, placed(squares, known))
+    return reading(value.sqrt(), placed(squares.sqrt(), known))
 
 
 def alignment(
