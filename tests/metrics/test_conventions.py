@@ -650,3 +650,17 @@ def test_the_page_prints_what_each_call_gives_at_both_optima():
     for name in C.__all__ if hasattr(C, "__all__") else dir(C):
         if callable(getattr(C, name)) and name[0].islower():
             assert f"C.{name}(" in page, name
+
+
+def test_readings_of_a_measurement_name_values_and_worst_classes():
+    s = draw_samples([30, 9, 0, 4, 2], 7)
+    measured = measure_features(*s.tensors)
+    found = C.readings(measured)
+    assert found["CDNV"].value == measured.metrics()["cdnv"]
+    assert found["NC1, about samples"].value == measured.metrics()["nc1"]
+    assert_same(found["NC2-W, generalised duality"].value, measured.metrics()["nc2_w"])
+    assert found["NC4, agreement"].value == measured.metrics()["ncc"]
+    assert {len(one.per_class) for one in found.values()} == {5}
+    without = C.readings(measure_features(*s.tensors[:2], num_classes=5))
+    assert list(without) == list(found)[: len(without)]
+    assert 2 not in {one.worst_class for one in without.values()}  # nothing is known of a class without samples

@@ -23,6 +23,7 @@ from collapsekit.metrics.conventions._samples import bootstrap as bootstrap
 from collapsekit.metrics.conventions._samples import nc4 as nc4
 from collapsekit.metrics.conventions._samples import nc5 as nc5
 from collapsekit.metrics.conventions._samples import neco as neco
+from collapsekit.metrics.conventions._table import readings as readings
 from collapsekit.metrics.conventions._uniformity import uniformity as uniformity
 from collapsekit.metrics.conventions._uniformity import uniformity_variance as uniformity_variance
 from collapsekit.metrics.conventions._variability import cdnv_corrected as cdnv_corrected

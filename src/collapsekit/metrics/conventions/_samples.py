@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -252,7 +253,8 @@ def bootstrap(
     found = []
     for _ in range(draws):
         drawn = torch.rand(len(x), generator=generator, dtype=torch.float64, device=x.device) * sizes
-        again = ClassMoments.from_state(torch.zeros_like(moments.state), moments.num_classes, moments.dim)
+        again = deepcopy(moments)
+        again.state.zero_()
         again.update(x[order[starts + drawn.to(torch.int64)]], y)
         found.append(_numbers(metric(again)))
     return _reflected(_numbers(metric(moments)), torch.stack(found), level)
