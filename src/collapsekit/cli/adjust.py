@@ -258,12 +258,13 @@ def _page(result: Adjustment, said: list[str], html: Path) -> None:
     """Write the page, with the same tables and every class."""
     pages()  # or says what it needs
     from collapsekit.report.adjust_page import adjust_page
+    from collapsekit.report.sheet import Table
 
     tried = [_attempted(one, result.chosen) for one in result.attempts]
     tables = [
-        ("Classes", "Recall on the validation samples", CLASS_HEAD, [_class(row) for row in _by_size(result)]),
-        ("Overall", f"{result.cuts}", OVERALL_HEAD, [_overall(row) for row in result.summary]),
-        ("Methods", f"In {result.folds}-fold cross-validation on the validation samples", METHODS_HEAD, tried),
+        Table("Classes", "Recall on the validation samples", CLASS_HEAD, [_class(row) for row in _by_size(result)]),
+        Table("Overall", f"{result.cuts}", OVERALL_HEAD, [_overall(row) for row in result.summary]),
+        Table("Methods", f"In {result.folds}-fold cross-validation on the validation samples", METHODS_HEAD, tried),
     ]
     with by_flags(out="--html"):
         adjust_page(result, [*result.notes, *said], tables, html)

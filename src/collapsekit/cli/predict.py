@@ -201,17 +201,26 @@ def _columns(frame: Any, names: list[str], limits: Any, weight_decay: float | No
 def sheet_of(
     title: str, verdict: Sequence[str], caption: str, columns: Sequence[Column], frame: Any, ground: str
 ) -> Any:
-    """Return the words of a page about a prediction."""
-    return pages().Sheet(
-        title=title,
-        verdict=verdict,
-        missed=bool(frame.collapses.any()),
-        caption=caption,
-        headers=[header.replace("\n", " ") for header, _, _ in columns],
-        rows=[cells(columns, k) for k in range(frame.problem.num_classes)],
-        lost=frame.collapses.tolist(),
-        notes=[ground, NO_ACCURACY],
+    """Return the words of a page about a prediction; of many classes the largest and the smallest."""
+    pages()
+    from collapsekit.report.sheet import MOST_ROWS, Sheet, Table
+
+    size, half, headers = (
+        frame.problem.num_classes,
+        MOST_ROWS // 2,
+        [header.replace("\n", " ") for header, _, _ in columns],
     )
+    shown = range(size) if size <= MOST_ROWS else [*range(half), *range(size - half, size)]
+    table = Table(
+        "Classes",
+        caption,
+        headers,
+        [cells(columns, k) for k in shown],
+        words=headers[-1:],
+        lost={i for i, k in enumerate(shown) if frame.collapses[k]},
+        omitted=f"{size - MOST_ROWS} classes between are left out" * (size > MOST_ROWS),
+    )
+    return Sheet(title, verdict, bool(frame.collapses.any()), [table], [ground, NO_ACCURACY, f"{frame.problem!r}."])
 
 
 def pages() -> Any:

@@ -332,12 +332,17 @@ def unstable_training(told: Told) -> Words:
 
 
 def degenerate_features(told: Told) -> Words:
-    """All features are 0."""
+    """All features are 0, or all but a few the same for every sample."""
+    clues, dim = told.case.clues, told.case.dim
     rate = f"lr={told.rate / 10:.2g}" if told.rate > 0 else "lr /= 10"
+    few = f"{clues.units} of {dim} features still {'varies' if clues.units == 1 else 'vary'}"
+    what = f"only {few} from sample to sample"
+    if told.case.dead:
+        what = "no input reaches the output layer any more, every feature is 0"
     return (
-        f"{told.subject}: no input reaches the output layer any more, every feature is 0, as after too large a step.",
+        f"{told.subject}: {what}, as after too large a step.",
         f"{rate}  # train again from the start",
-        {"largest_feature": 0.0, "start": told.case.clues.start},
+        {"features_that_vary": float(clues.units), "start": clues.start},
     )
 
 
