@@ -265,7 +265,7 @@ def test_scale_changes_nothing_or_what_is_said(claim):
 
 
 @claims
-@pytest.mark.parametrize("entries", [1, 7, 20])
+@pytest.mark.parametrize("entries", [1, 20])
 def test_row_blocks_give_the_same_numbers(claim, entries, monkeypatch):
     s = draw_samples([9, 5, 2, 0, 4, 3, 2], 3)
     whole = CLAIMS[claim][0](s)
