@@ -254,13 +254,9 @@ def _page(result: Adjustment, said: list[str], html: Path) -> None:
     table = pages("sheet").Table
     tried = [_attempted(one, result.chosen) for one in result.attempts]
     tables = [
-        sheet.Table(
-            "Classes", "Recall on the validation samples", CLASS_HEAD, [_class(row) for row in _by_size(result)]
-        ),
+        table("Classes", "Recall on the validation samples", CLASS_HEAD, [_class(row) for row in _by_size(result)]),
         table("Overall", f"{result.cuts}", OVERALL_HEAD, [_overall(row) for row in result.summary]),
-        sheet.Table(
-            "Methods", f"In {result.folds}-fold cross-validation on the validation samples", METHODS_HEAD, tried
-        ),
+        table("Methods", f"In {result.folds}-fold cross-validation on the validation samples", METHODS_HEAD, tried),
     ]
     with by_flags(out="--html"):
         pages("adjust_page").adjust_page(result, [*result.notes, *said], tables, html)

@@ -10,7 +10,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from collapsekit import CollapseError
-from collapsekit.cli._console import print_classes, print_json, print_note
+from collapsekit.cli._console import print_classes, print_json, print_note, print_table
 from collapsekit.cli._inputs import Head, Penalties
 from collapsekit.cli._reading import Reading
 from collapsekit.cli.train import print_comparison
@@ -18,7 +18,7 @@ from collapsekit.data import LabelledData, read_head
 from collapsekit.diagnosis import Comparison, compare, effective_penalties
 from collapsekit.evidence import Scope, scope
 from collapsekit.losses import Loss
-from collapsekit.metrics import Measurement, measure_features
+from collapsekit.metrics import Measurement, conventions, measure_features
 from collapsekit.prediction import Prediction, predict
 from collapsekit.theory import Nearness, nearest_reference
 
@@ -33,6 +33,7 @@ def measure(
     reading: Annotated[Reading | None, Parameter(name="*")] = None,
     trained: Annotated[Head | None, Parameter(name="*")] = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
+    papers: Annotated[bool, Parameter(name="--conventions")] = False,
     json: bool = False,
 ) -> None:
     """Measure stored last-layer features, and lay them beside the prediction if penalties are given.
@@ -51,6 +52,8 @@ def measure(
     head : str
         File of the head (.npz, .safetensors with weight and bias, or .npy with the weight), one row a class; of a whole
         network FILE:LAYER, e.g. checkpoint.safetensors:fc.
+    papers : bool
+        Print metrics as papers and scripts define them, too, each with its worst class.
     json : bool
         Print one JSON object.
     """
@@ -76,6 +79,11 @@ def measure(
             "scope": ground.details if ground else "",
             "assumed_order": order,
         }
+        if papers:
+            content["conventions"] = {
+                key: {"value": one.value, "worst": one.worst, "worst_class": one.worst_class}
+                for key, one in conventions.readings(measured).items()
+            }
         print_json(content)
         return
     if comparison is not None:
@@ -88,6 +96,18 @@ def measure(
     for sentence in (comparison and comparison.verdict, metrics, estimate, references, order, ground):
         if sentence:
             print_note(str(sentence))
+    if papers:
+        _print_conventions(measured)
+
+
+def _print_conventions(measured: Measurement) -> None:
+    rows = []
+    for key, one in conventions.readings(measured).items():
+        k = one.worst_class
+        worst = ("", "") if k is None else (f"{one.worst:.4g}", measured.names[k] if measured.names else str(k))
+        rows.append([key, f"{one.value:.4g}", *worst])
+    print_table(["metric, as papers define it", "value", "worst", "class"], rows)
+    print_note("Most of NC2 and NC3 is not 0 at an imbalanced optimum: docs/conventions.md says which can be read.")
 
 
 def _measured(
