@@ -21,7 +21,7 @@ from collapsekit.metrics import ClassMoments, NeuralCollapse, measure_features
 from collapsekit.metrics import conventions as C
 from collapsekit.metrics import functional as F
 
-TRACE = {"scatter": False}
+TRACE = {"within": "trace"}
 """What keeps the trace of the scatter only."""
 OUTSIDE = np.array([1.0, -2.0, 0.5, 0.25, 3.0, -1.0, 2.0, 0.125])
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from collapsekit.errors import CollapseError
-from collapsekit.metrics.batches import as_tensor
+from collapsekit.metrics.batches import as_tensor, require_finite
 from collapsekit.metrics.conventions._reading import (
     Centre,
     Reading,
@@ -24,7 +24,7 @@ from collapsekit.metrics.conventions._reading import (
     whole_scatter,
 )
 from collapsekit.metrics.measurement import Measurement
-from collapsekit.metrics.moments import ClassMoments, require_finite
+from collapsekit.metrics.moments import ClassMoments
 from collapsekit.validation import whole_number
 
 

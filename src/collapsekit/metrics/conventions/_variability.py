@@ -14,7 +14,6 @@ from collapsekit.metrics.conventions._reading import (
     Weighting,
     averaging,
     class_order,
-    means_about,
     placed,
     reading,
     unknown,
@@ -135,13 +134,13 @@ def nc1_by_class(
     [0.0125, 0.015625]
     """
     known, counts = moments.seen, moments.counts
-    root = _between_root(moments, centre)
+    root = F.inverse_between(moments, centre)
     if root is None or bool((counts < 2).all()):
         return unknown(moments.num_classes)
     sums = torch.zeros_like(counts)
     for classes, residuals in _residuals(moments, features, labels, len(root)):
         sums.index_add_(0, classes, (residuals @ root.T).square().sum(dim=1))
-    shares = sums[known] / counts[known] / (len(counts[known]) if per_class else 1)
+    shares = sums[known] / counts[known] * (1 if per_class else len(counts[known]))
     return reading(averaging(counts[known], within) @ shares, placed(shares, known))
 
 
@@ -312,18 +311,6 @@ def _residuals(moments: ClassMoments, features: Tensor, labels: Tensor, width: i
     height = max(1, F.BLOCK_ENTRIES // max(width, moments.dim))
     for rows, own in zip(torch.split(order, height), torch.split(classes, height), strict=True):
         yield own, x[rows] - moments.means[own]
-
-
-def _between_root(moments: ClassMoments, centre: Centre) -> Tensor | None:
-    """A with ``AᵀA = Σ_B†``, (r, d), rounding cut as in :func:`functional.nc1`; None where all means coincide."""
-    means = moments.means[moments.seen]
-    if len(means) < 2:
-        return None
-    centred = means_about(moments, centre)[moments.seen]
-    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
-    cut = max(means.shape) * torch.finfo(torch.float64).eps * torch.linalg.matrix_norm(means, ord=2)
-    kept = directions[singular > cut] / singular[singular > cut, None] * len(means) ** 0.5
-    return kept if len(kept) else None
 
 
 def _over_partners(means: Tensor, known: Tensor, pairs_of: Callable[[slice, Tensor], Tensor]) -> Reading:
