@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from collapsekit.errors import CollapseError
-from collapsekit.metrics.moments import ClassMoments, checked_batch
+from collapsekit.metrics.batches import checked_batch
+from collapsekit.metrics.moments import ClassMoments
 
 Centre = Literal["samples", "classes"]
 """Whether the global mean μ_G averages samples or class means; the two differ under imbalance."""
