@@ -8,18 +8,23 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import get_context, parent_process, resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for_end
 from typing import Any
 
 from collapsekit.errors import CollapseError
+from collapsekit.validation import shorten
 
 SPAWN = get_context("spawn")
-PATIENCE = 5  # seconds in which a scheduler must have a worker
+# seconds in which a scheduler must have a worker; one that had, after which it must have one again; between two looks
+PATIENCE, LONG_PATIENCE, POLL = 5.0, 20.0, 0.5
+MOST_DEATHS = 3
 REMEDIES = {
     -signal.SIGKILL: "; is there memory enough?",
     1: "; has the script an `if __name__ == '__main__':`?",  # without it, starting a worker starts the script again
@@ -107,13 +112,7 @@ def cluster(address: str | None) -> Iterator[Executor | None]:
         reason = " ".join(str(error).split())
         raise CollapseError(f"scheduler={address!r}: {reason}; give the address that it prints") from None
     with client:
-        try:
-            client.wait_for_workers(1, timeout=PATIENCE)
-        except TimeoutError:
-            raise CollapseError(
-                f"scheduler={address!r}: has no workers; start one: dask worker {address} --nthreads 1"
-            ) from None
-        yield client.get_executor()
+        yield require_workers(client.get_executor())
 
 
 def submitted(executor: Executor, function: Callable[..., Any], *args: Any) -> Future[Any]:
@@ -133,7 +132,7 @@ def submitted(executor: Executor, function: Callable[..., Any], *args: Any) -> F
         require_connection(executor)
         if not isinstance(error, RuntimeError):
             raise
-        raise CollapseError(f"executor: {' '.join(str(error).split())}; repeat the sweep with a new one") from None
+        raise CollapseError(f"executor: {' '.join(str(error).split())}; repeat it with a new one") from None
 
 
 def require_connection(executor: Executor) -> None:
@@ -145,6 +144,98 @@ def require_connection(executor: Executor) -> None:
     if client.status in ("closing", "closed") or (reports is not None and reports.done()):
         address = getattr(client.scheduler, "address", None) or getattr(client, "_start_arg", None)
         raise CollapseError(f"scheduler={address!r}: connection lost; start it again and repeat the command")
+
+
+def as_executor(executor: Any) -> Executor | None:
+    """Return what jobs are submitted to: an executor, that of a Dask client, or None for this process.
+
+    Raises
+    ------
+    CollapseError
+        If it is none of these, or a Dask scheduler without workers.
+    """
+    if hasattr(executor, "get_executor"):
+        executor = executor.get_executor()
+    if executor is not None and not isinstance(executor, Executor):
+        raise CollapseError(f"executor={shorten(executor)}: give a concurrent.futures.Executor, or a Dask Client")
+    return None if executor is None else require_workers(executor)
+
+
+def require_workers(executor: Executor, patience: float = PATIENCE) -> Executor:
+    """Return the executor; raise CollapseError if it is a Dask cluster that gets no worker in so many seconds."""
+    require_connection(executor)
+    client = getattr(executor, "_client", None)
+    if client is None:
+        return executor
+    try:
+        client.wait_for_workers(1, timeout=patience)
+    except TimeoutError:
+        address = client.scheduler.address
+        raise CollapseError(
+            f"scheduler={address!r}: has no workers; start one: dask worker {address} --nthreads 1"
+        ) from None
+    return executor
+
+
+def in_order(
+    executor: Executor, function: Callable[..., Any], firsts: Sequence[Any], shared: Any, what: Callable[[Any], str]
+) -> Iterator[Any]:
+    """Return ``function(first, shared)`` of each, in their order, while an executor does some of them at a time.
+
+    A job whose worker died is done again, three times at most; nobody is more than twice the number of workers ahead,
+    so that no more results wait.
+
+    Parameters
+    ----------
+    executor : Executor
+        Where.
+    function : callable
+        What; it is pickled by its name, and raises CollapseError for what the user can mend.
+    firsts, shared : sequence, object
+        Its arguments: one of the first for each job, and what all jobs share, which Dask keeps where the workers are.
+    what : callable
+        The argument's name, with its value, for messages.
+
+    Raises
+    ------
+    CollapseError
+        If the executor is lost, or one job kills three workers.
+    """
+    client = getattr(executor, "_client", None)
+    workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+    ahead = 2 * (workers if client is None else max(1, sum(client.nthreads().values())))
+    kept, pending = _scattered(client, shared), deque[Future[Any]]()
+    try:
+        for k, first in enumerate(firsts):
+            for other in firsts[k + len(pending) : k + ahead]:
+                pending.append(submitted(executor, function, other, kept))
+            deaths = 0
+            while _is_lost(pending[0], executor):
+                deaths += 1
+                if deaths == MOST_DEATHS:
+                    raise CollapseError(f"{what(first)}: {deaths} workers died of it; is there memory enough?")
+                kept = _scattered(client, shared)  # the dead may have been the last to hold it
+                pending[0] = submitted(executor, function, first, kept)
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _scattered(client: Any, shared: Any) -> Any:
+    """Arguments of megabytes are no part of a Dask job: each worker gets them once."""
+    return shared if client is None else client.scatter(shared, broadcast=True, hash=False)
+
+
+def _is_lost(future: Future[Any], executor: Executor) -> bool:
+    """Wait for its end; whether that is the death of its worker."""
+    while not wait([future], timeout=POLL).done:
+        require_workers(executor, LONG_PATIENCE)
+    require_connection(executor)
+    if future.cancelled():
+        return True
+    error = future.exception()
+    return error is not None and worker_died(error)
 
 
 def worker_died(error: BaseException) -> bool:
@@ -182,7 +273,7 @@ def _serve(connection: Connection) -> None:
 def _die_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
-        wait([parent.sentinel])
+        wait_for_end([parent.sentinel])
         os._exit(1)
 
 
