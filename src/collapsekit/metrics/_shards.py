@@ -49,7 +49,7 @@ def measure_shards(
     The result is that of :func:`measure_features` on all samples together, but for rounding. Every file is one job,
     whose state, about :math:`3Kd+d^2` float64 numbers and 8 bytes a sample, joins the others in the order of the files:
     to the last bit it does not depend on which worker is done first, on the executor, nor on their number (if each
-    has the same number of threads). A worker holds one block of rows of one file: 32 MiB of features and logits, and a
+    has the same number of threads). A worker holds one block of rows of one file: 16 MiB of features and logits, and a
     few times as much of temporaries. Nearest centres need the class means first, so that all files are read twice.
 
     Parameters

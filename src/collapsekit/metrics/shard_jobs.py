@@ -23,7 +23,7 @@ from collapsekit.metrics.measurement import PLAIN
 from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES, ClassMoments
 from collapsekit.validation import Array
 
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 16 * 2**20
 """Features and logits of a block of rows as float64; the metric's temporaries are a few times as much."""
 
 Tell = Callable[[float], object]
