@@ -92,10 +92,10 @@ def print_error(message: str) -> None:
     stderr.print(Text(printable(" ".join(f"collapsekit: {message}".split()))), soft_wrap=True)
 
 
-def print_note(message: str) -> None:
-    """Print a sentence on stdout, as it stands; a terminal breaks it between words."""
+def print_note(message: str, *, whole: bool = False) -> None:
+    """Print a sentence on stdout, as it stands; a terminal breaks it between words, unless it is to be pasted whole."""
     console = Console(highlight=False)
-    console.print(Text(printable(message)), soft_wrap=not console.is_terminal)
+    console.print(Text(printable(message)), soft_wrap=whole or not console.is_terminal)
 
 
 def cells(columns: Sequence[Column], k: int) -> list[str]:

@@ -52,9 +52,22 @@ class Reading:
             )
         return found
 
-    def assumed(self, data: LabelledData, given: Sequence[str] | None) -> str | None:
-        """Say that words tell no row of the head: sorted order is that of scikit-learn and of image folders."""
-        if not data.sorted_words or given is not None:
+    def assumed(self, data: LabelledData, size: int, given: Sequence[str] | None = None) -> str | None:
+        """Return what is taken for granted of the order of a head's rows, of which there are `size`.
+
+        None where names give it (--class-names or, of a model, `given`), or labels are 0 to K - 1. Sorted order is that
+        of scikit-learn and of image folders.
+        """
+        if self.class_names or given or (data.worded and not data.sorted_words):
             return None
-        listed = shorten(", ".join(data.names))
-        return f"The head's rows are taken to be the classes in sorted order ({listed}); --class-names gives another."
+        rows, shown = data.rows(size)
+        listed = shorten(", ".join(data.names), 40)
+        if data.sorted_words:
+            what, so = f"the rows of the head are the classes in sorted order ({listed})", "gives another"
+        elif len(shown) != len(data.names):
+            what, so = f"the labels ({listed}) are row numbers, from 0", "names the rows"
+        elif [*map(str, rows)] != [*data.names]:
+            what, so = f"the rows of the head are the labels in order ({listed})", "gives another"
+        else:
+            return None
+        return f"Assumed: {what}. --class-names {so}."

@@ -12,7 +12,8 @@ from cyclopts import Parameter
 from collapsekit import UFM, CollapseError, thresholds
 from collapsekit.cli._console import Column, print_classes, print_json, print_note, progress
 from collapsekit.cli._inputs import Counting, Head, Penalties, by_flags, class_labels
-from collapsekit.cli.predict import NO_ACCURACY, pages, print_horizon, sheet_of
+from collapsekit.cli._outputs import pages
+from collapsekit.cli.predict import NO_ACCURACY, print_horizon, sheet_of
 from collapsekit.evidence import scope
 from collapsekit.prediction import Advice, Remedy, fates
 from collapsekit.prediction import advise as advice_for
@@ -94,7 +95,9 @@ def advise(
         caption = "Each class now and after each remedy alone, predicted"
         verdict = "\n".join(sentences).replace("\n   ", "; ").split("\n")  # a remedy and what it leaves in one
         sheet = sheet_of("What to change so that classes live", verdict, caption, columns, now, ground.details)
-        page = {"page": str(pages().advice_page(problem, after, sheet, html, now if limits is None else None))}
+        page = {
+            "page": str(pages("theory_page").advice_page(problem, after, sheet, html, now if limits is None else None))
+        }
     if json:
         found = {remedy.name: None if remedy.values is None else remedy.values.tolist() for remedy in advice.remedies}
         content = {

@@ -59,7 +59,7 @@ def measure(
     measured = _measured(data, features, head, reading.class_names, lambda counts: trained.made(penalties, counts))
     comparison, ground, expected = _compared(measured, penalties, trained)
     estimate, nearest = None, list[Nearness]()
-    order = None if measured.weight is None else reading.assumed(data, reading.class_names)
+    order = None if measured.weight is None else reading.assumed(data, len(measured.counts))
     if measured.weight is not None and not measured.moments.unseen:
         estimate = effective_penalties(measured, class_weights=_loss_weights(measured, penalties))
         if len(measured.counts) <= MOST_CLASSES:

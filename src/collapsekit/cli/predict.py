@@ -13,6 +13,7 @@ import collapsekit
 from collapsekit import UFM, CollapseError
 from collapsekit.cli._console import Column, cells, print_classes, print_json, print_note, progress
 from collapsekit.cli._inputs import Counting, Head, Penalties, class_labels
+from collapsekit.cli._outputs import pages
 from collapsekit.evidence import scope
 from collapsekit.prediction import Basis, Prediction, fates
 from collapsekit.recipe import Penalty, horizon_sentence
@@ -132,7 +133,7 @@ def _print_prediction(
             raise CollapseError(f"--html: of these classes only bounds are known; {why}")
         caption = "Each class on its training samples, predicted"
         sheet = sheet_of("Which classes this recipe will lose", [summary], caption, columns, frame, ground.details)
-        page = {"page": str(pages().prediction_page(problem, sheet, html, None if exact else frame))}
+        page = {"page": str(pages("theory_page").prediction_page(problem, sheet, html, None if exact else frame))}
     if json:
         found = {
             "thresholds": limits and limits.to_dict(),
@@ -202,7 +203,7 @@ def sheet_of(
     title: str, verdict: Sequence[str], caption: str, columns: Sequence[Column], frame: Any, ground: str
 ) -> Any:
     """Return the words of a page about a prediction."""
-    return pages().Sheet(
+    return pages("theory_page").Sheet(
         title=title,
         verdict=verdict,
         missed=bool(frame.collapses.any()),
@@ -212,17 +213,6 @@ def sheet_of(
         lost=frame.collapses.tolist(),
         notes=[ground, NO_ACCURACY],
     )
-
-
-def pages() -> Any:
-    """Return the module that writes pages, or say what it needs."""
-    try:
-        from collapsekit.report import theory_page
-    except ModuleNotFoundError as missing:
-        raise CollapseError(
-            f"--html: {missing.name} is not installed; run: pip install 'collapsekit[report,torch]'"
-        ) from None
-    return theory_page
 
 
 def _summary(frame: Any, limits: Any, problem: UFM) -> str:

@@ -22,8 +22,6 @@ SAFE = 0.9
 LISTED, LETTERS, MOST_TYPED, ALIKE = 6, 40, 20, 2.0
 """Names in a sentence; letters of a name; numbers in a line; range, in logits, of what other biases lack that may be
 left."""
-MOST_ORDER = 200
-"""Names in a command."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def row_order(told: Told) -> Words:
         "counted from 1, and the rows from 0" if steps == {1} else "in another order than the rows of the output layer"
     )
     rest = ", and each of the others as one other class, too" if len(told.rows) > 2 else " and the other way round"
-    names = shlex.join([told.names[k] for k in np.argsort(rows)]) if len(rows) <= MOST_ORDER else "NAME NAME"
+    names = shlex.join(told.names[k] for k in np.argsort(rows))
     return (
         f"{told.subject}, yet nearly all samples of {short(label)!r} are named {short(given)!r}"
         f"{rest}: the labels are {how}.",

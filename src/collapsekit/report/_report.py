@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 
-from collapsekit import files
+from collapsekit import __version__, files
 from collapsekit.diagnosis import Comparison
 from collapsekit.diagnosis.status import GONE
 from collapsekit.errors import CollapseError
@@ -74,6 +74,17 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
         else nearest_reference(measured.geometry(), *(() if frame is None else (frame.problem, frame.geometry()))),
     )
     files.replace(target, html)
+    return target
+
+
+def write_page(
+    path: str | os.PathLike[str], template: str, pictures: Iterable[tuple[str, Axes]], **content: Any
+) -> Path:
+    """Write a page to a file and return where it is; see :func:`render`."""
+    target = Path(path)
+    if target.is_dir():
+        raise CollapseError(f"html={str(target)!r}: is a folder; give a file name")
+    files.replace(target, render(template, pictures, version=__version__, **content))
     return target
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from collapsekit import __version__, files
 from collapsekit.diagnosis import Adjustment
-from collapsekit.report._report import render
+from collapsekit.report._report import write_page
 from collapsekit.report.figures import BLUE, ORANGE, against_size, new_axes
 
 Table = tuple[str, str, Sequence[str], Sequence[Sequence[str]]]
@@ -37,17 +36,14 @@ def adjust_page(found: Adjustment, notes: Sequence[str], tables: Sequence[Table]
     CollapseError
         If the file cannot be written.
     """
-    target = Path(path)
-    html = render(
+    return write_page(
+        path,
         "adjust.html.j2",
         _pictures(found),
         title="What repairing the head brings",
         notes=notes,
         tables=tables,
-        version=__version__,
     )
-    files.replace(target, html)
-    return target
 
 
 def _pictures(found: Adjustment) -> Iterator[tuple[str, Axes]]:

@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from collapsekit import __version__, files
 from collapsekit.diagnosis import Diagnosis
 from collapsekit.diagnosis.status import GONE
-from collapsekit.errors import CollapseError
 from collapsekit.metrics.measurement import as_array, has_free_shift
 from collapsekit.report import diagnosis_figures, figures
-from collapsekit.report._report import render
+from collapsekit.report._report import write_page
 
 FIRST_ROWS, MOST_ROWS = 30, 1_000
 """Classes in sight, and in the page; of more the worst."""
@@ -25,11 +23,9 @@ MOST_ANGLES = 100
 
 def diagnosis_page(found: Diagnosis, path: str | os.PathLike[str]) -> Path:
     """Write the page of a diagnosis to a file and return where it is."""
-    target = Path(path)
-    if target.is_dir():
-        raise CollapseError(f"html={str(target)!r}: is a folder; give a file name")
     classes = sorted(found.classes, key=lambda c: c.badness)
-    html = render(
+    return write_page(
+        path,
         "diagnosis.html.j2",
         _pictures(found),
         found=found,
@@ -40,10 +36,7 @@ def diagnosis_page(found: Diagnosis, path: str | os.PathLike[str]) -> Path:
         tested=any(np.isfinite(c.held_out_recall) for c in classes),
         confused=any(c.confused_with for c in classes),
         serious=any(one.severity != "note" for one in found.findings),
-        version=__version__,
     )
-    files.replace(target, html)
-    return target
 
 
 def _pictures(found: Diagnosis) -> Iterator[tuple[str, Axes]]:

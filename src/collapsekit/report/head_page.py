@@ -12,12 +12,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
-from collapsekit import __version__, files
-from collapsekit.errors import CollapseError
 from collapsekit.heads import Inspection
 from collapsekit.heads._inspect import NEAR
 from collapsekit.heads.coincidence import row_blocks
-from collapsekit.report._report import render
+from collapsekit.report._report import write_page
 from collapsekit.report.figures import BLUE, GREY, MOST_LABELS, MOST_LETTERS, ORANGE, legend_above, new_axes
 from collapsekit.validation import Array, short
 
@@ -54,13 +52,11 @@ def head_page(found: Inspection, weight: NDArray[np.floating], layer: str, path:
     CollapseError
         If the file cannot be written.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise CollapseError(f"html={str(target)!r}: is a folder; give a file name")
     table = found.table()
     shown = table[:MOST_ROWS]
     headers, rows = _cells(shown, found.output)
-    html = render(
+    return write_page(
+        path,
         "inspect.html.j2",
         _pictures(found, weight),
         title="Which classes this model can never or hardly output",
@@ -72,10 +68,7 @@ def head_page(found: Inspection, weight: NDArray[np.floating], layer: str, path:
         lost=[one["reachable"] is False for one in shown],
         omitted=len(table) - len(shown),
         note=f"Head {short(layer or 'weight', 60)!r}, {len(weight)} classes × {weight.shape[1]} inputs",
-        version=__version__,
     )
-    files.replace(target, html)
-    return target
 
 
 def _cells(table: list[dict[str, Any]], output: str) -> tuple[list[str], list[list[str]]]:

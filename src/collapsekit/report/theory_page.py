@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from collapsekit import __version__, files
-from collapsekit.errors import CollapseError
 from collapsekit.losses import MSE, CrossEntropy, Focal, Hinge, Loss
 from collapsekit.prediction import Prediction, phase_diagram, predict
 from collapsekit.problem import UFM
 from collapsekit.report import theory_figures
-from collapsekit.report._report import MOST_GRAM_CLASSES, render
+from collapsekit.report._report import MOST_GRAM_CLASSES, write_page
 from collapsekit.report.figures import gram
 from collapsekit.theory import thresholds
 from collapsekit.validation import Array
@@ -65,22 +63,17 @@ def advice_page(
 
 
 def _write(problem: UFM, sheet: Sheet, pictures: Iterator[tuple[str, Axes]], path: str | os.PathLike[str]) -> Path:
-    target = Path(path)
-    if target.is_dir():
-        raise CollapseError(f"html={str(target)!r}: is a folder; give a file name")
     size, half = len(sheet.rows), MOST_ROWS // 2
     shown = range(size) if size <= MOST_ROWS else [*range(half), *range(size - half, size)]
     content = vars(sheet) | {"rows": [sheet.rows[k] for k in shown], "lost": [bool(sheet.lost[k]) for k in shown]}
-    html = render(
+    return write_page(
+        path,
         "theory.html.j2",
         pictures,
         omitted=size - len(shown),
         problem=repr(problem),
-        version=__version__,
         **content,
     )
-    files.replace(target, html)
-    return target
 
 
 def _prediction_pictures(problem: UFM) -> Iterator[tuple[str, Axes]]:
