@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
@@ -23,7 +24,7 @@ from collapsekit.validation import shorten
 
 SPAWN = get_context("spawn")
 # seconds in which a scheduler must have a worker; one that had, after which it must have one again; between two looks
-PATIENCE, LONG_PATIENCE, POLL = 5.0, 20.0, 0.5
+PATIENCE, LONG_PATIENCE, POLL = 5.0, 30.0, 0.5
 MOST_DEATHS = 3
 REMEDIES = {
     -signal.SIGKILL: "; is there memory enough?",
@@ -167,13 +168,15 @@ def require_workers(executor: Executor, patience: float = PATIENCE) -> Executor:
     client = getattr(executor, "_client", None)
     if client is None:
         return executor
-    try:
-        client.wait_for_workers(1, timeout=patience)
-    except TimeoutError:
-        address = client.scheduler.address
-        raise CollapseError(
-            f"scheduler={address!r}: has no workers; start one: dask worker {address} --nthreads 1"
-        ) from None
+    end = time.monotonic() + patience
+    while not client.nthreads():  # a cluster's own count, in wait_for_workers, is lost once workers have died
+        if time.monotonic() > end:
+            address = client.scheduler.address
+            raise CollapseError(
+                f"scheduler={address!r}: has no workers; start one: dask worker {address} --nthreads 1"
+            )
+        time.sleep(POLL)
+        require_connection(executor)
     return executor
 
 
@@ -204,7 +207,7 @@ def in_order(
     client = getattr(executor, "_client", None)
     workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
     ahead = 2 * (workers if client is None else max(1, sum(client.nthreads().values())))
-    kept, pending = _scattered(client, shared), deque[Future[Any]]()
+    kept, pending = shared if client is None else _kept(client, shared), deque[Future[Any]]()
     try:
         for k, first in enumerate(firsts):
             for other in firsts[k + len(pending) : k + ahead]:
@@ -214,7 +217,6 @@ def in_order(
                 deaths += 1
                 if deaths == MOST_DEATHS:
                     raise CollapseError(f"{what(first)}: {deaths} workers died of it; is there memory enough?")
-                kept = _scattered(client, shared)  # the dead may have been the last to hold it
                 pending[0] = submitted(executor, function, first, kept)
             yield pending.popleft().result()
     finally:
@@ -222,9 +224,19 @@ def in_order(
             future.cancel()
 
 
-def _scattered(client: Any, shared: Any) -> Any:
-    """Arguments of megabytes are no part of a Dask job: each worker gets them once."""
-    return shared if client is None else client.scatter(shared, broadcast=True, hash=False)
+def _kept(client: Any, shared: Any) -> Any:
+    """Make an argument of megabytes a Dask task of its own.
+
+    Each worker gets it once, from another that has it, and if all die that have it, the scheduler gives it anew (it
+    cannot if data are scattered).
+    """
+    config: Any = import_module("dask.config")
+    with config.set({"distributed.admin.large-graph-warning-threshold": "1TiB"}):
+        return client.submit(_itself, shared, pure=False)
+
+
+def _itself(shared: Any) -> Any:
+    return shared
 
 
 def _is_lost(future: Future[Any], executor: Executor) -> bool:

@@ -166,6 +166,8 @@ def _opened(path: Path, labels: str | None, stack: ExitStack) -> Shard:
             raise CollapseError(f"labels={shorten(labels)}: an .npy has its labels in a file beside it; leave it out")
         return ArrayShard(path.name, open_npy(path, stack), open_npy(labels_beside(path), stack))
     arrays = OPENERS[suffix](path, stack)
+    if "weight" in arrays and not {"X", "features"} & set(arrays):
+        raise CollapseError("holds a head and no features; give it as head, which is no shard, or leave it out")
     inputs, key = features_and_labels(arrays, labels)
     return ArrayShard(path.name, arrays[inputs](), arrays[key](), _names(arrays))
 
