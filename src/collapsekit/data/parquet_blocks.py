@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,7 @@ from collapsekit.errors import CollapseError
 from collapsekit.validation import shorten
 
 FEATURES, LABELS = ("X", "features"), "labels"
+ROWS_AT_ONCE = 2**12
 BUFFER = 2**20
 """Bytes of a column that are read ahead: a row group, often a million rows, is never in memory as a whole."""
 
@@ -84,6 +86,8 @@ class ParquetShard:
                 columns = map(group.column, range(group.num_columns))
                 tops = [(column.path_in_schema, column.num_values) for column in columns]
                 values = sum(n for path, n in tops if any(_is_of(path, name) for name in self._features))
+                if values % group.num_rows:  # something is missing or too much, and a block will say where
+                    deque(self.blocks(ROWS_AT_ONCE), maxlen=0)
                 return int(values // group.num_rows)
         return 0
 

@@ -282,7 +282,7 @@ def _looked_up(labels: NDArray[Any], start: int, names: Sequence[str] | None) ->
         raise CollapseError("labels: are words; give names, one a class, in the order of the head's rows")
     at, found = {name: k for k, name in enumerate(names)}, np.empty(labels.shape, np.int64)
     for i, label in enumerate(labels.flat):
-        word = label.decode("utf-8") if isinstance(label, bytes) else label
+        word = label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
         if word not in at:
             raise CollapseError(f"labels: sample {start + i} has {shorten(word)}, which is not among the names; add it")
         found.flat[i] = at[word]

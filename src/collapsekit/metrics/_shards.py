@@ -119,17 +119,22 @@ def measure_shards(
     plan = Plan(labels=labels, ignore_index=ignore_index, names=given, weight=weight, bias=bias)
     plan = run.sized(plan, num_classes)
     moments = run.class_moments(plan) if first else None
+    _require_samples(moments)
     if moments is not None:
         counts, means = moments.counts.numpy(), moments.means.numpy()
         plan = replace(plan, loss=loss(counts) if callable(loss) else loss, centres=means if centres else None)
     elif not callable(loss):
         plan = replace(plan, loss=loss)
     measured = run.measurement(plan)
-    if not measured.counts.any():
-        raise CollapseError("paths: no samples; give at least one that counts")
+    _require_samples(measured.moments)
     if moments is not None and not np.array_equal(counts, measured.counts):
         raise CollapseError("paths: files changed while they were measured; measure them again once they are complete")
     return measured
+
+
+def _require_samples(moments: ClassMoments | None) -> None:
+    if moments is not None and not moments.seen.any():
+        raise CollapseError("paths: no samples; give at least one that counts")
 
 
 class _Run:
