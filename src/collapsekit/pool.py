@@ -172,9 +172,7 @@ def require_workers(executor: Executor, patience: float = PATIENCE) -> Executor:
     while not client.nthreads():  # a cluster's own count, in wait_for_workers, is lost once workers have died
         if time.monotonic() > end:
             address = client.scheduler.address
-            raise CollapseError(
-                f"scheduler={address!r}: has no workers; start one: dask worker {address} --nthreads 1"
-            )
+            raise CollapseError(f"scheduler={address!r}: has no workers; start one: dask worker {address} --nthreads 1")
         time.sleep(POLL)
         require_connection(executor)
     return executor

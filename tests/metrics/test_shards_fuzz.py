@@ -58,7 +58,7 @@ def read(path):
     elif path.suffix == ".safetensors":
         found = safetensors.numpy.load_file(path)
     elif path.suffix == ".npy":
-        found = {"X": np.load(path), "y": np.load(path.with_name(f"{path.stem}_labels.npy"))}
+        found = {"X": whole(path), "y": whole(path.with_name(f"{path.stem}_labels.npy"))}
     else:
         table = pq.read_table(path).to_pydict()
         key = next((key for key in ("features", "X") if key in table), None)
@@ -68,6 +68,14 @@ def read(path):
         found["y"] = np.array(table[label])
     keys = [next(key for key in pair if key in found) for pair in (("X", "features"), ("y", "labels"))]
     return [found[key] for key in keys]
+
+
+def whole(path):
+    """numpy lets bytes after the array pass."""
+    with path.open("rb") as stream:
+        array = np.load(stream)
+        assert not stream.read(1)
+    return array
 
 
 def expected(folder):
