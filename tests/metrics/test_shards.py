@@ -413,22 +413,50 @@ def test_on_dask_a_killed_worker_a_lost_cluster_and_none(tmp_path):
             killed.extend(client.run(os.getpid).values())
             os.kill(killed[0], signal.SIGKILL)
 
-    def close(done, total):
-        if done == 2:
-            cluster.scheduler.close.__self__.loop.add_callback(cluster.scheduler.close)
-
     with distributed.LocalCluster(n_workers=2, **options) as cluster, distributed.Client(cluster) as client:
         assert measure_shards(tmp_path, WEIGHT, client.get_executor()).to_dict() == here
         assert measure_shards(tmp_path, WEIGHT, client, progress=kill).to_dict() == here
         assert len(killed) == 2
-        with pytest.raises(CollapseError, match=r"scheduler='tcp://.*': connection lost; start it again"):
-            measure_shards(tmp_path, WEIGHT, client, progress=close)
     with (
         distributed.LocalCluster(n_workers=0, **options) as cluster,
         distributed.Client(cluster) as client,
         pytest.raises(CollapseError, match="has no workers; start one: dask worker tcp://"),
     ):
         measure_shards(tmp_path, WEIGHT, client)
+
+
+@pytest.mark.heavy
+def test_a_scheduler_that_dies_meanwhile_ends_in_one_line(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    write(tmp_path / "shards", range(9, 82, 9), ["npz"])
+    file = tmp_path / "scheduler.json"
+    commands = {"scheduler": ["--port", "0", "--no-dashboard"], "worker": ["--nthreads", "1", "--no-dashboard"]}
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dask", part, "--scheduler-file", str(file), *words],
+            env=os.environ | path,
+            stderr=subprocess.DEVNULL,
+        )
+        for part, words in commands.items()
+    ]
+
+    def kill(done, total):
+        if done == 2:
+            started[0].kill()
+            started[0].wait()
+
+    try:
+        with (
+            distributed.Client(scheduler_file=str(file), timeout="60s") as client,
+            pytest.raises(CollapseError, match=r"scheduler='tcp://.*': connection lost; start it again"),
+        ):
+            client.wait_for_workers(1, timeout=60)
+            measure_shards(tmp_path / "shards", WEIGHT, client, progress=kill)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 # what is refused

@@ -60,11 +60,12 @@ def read(path):
     elif path.suffix == ".npy":
         found = {"X": whole(path), "y": whole(path.with_name(f"{path.stem}_labels.npy"))}
     else:
-        table = pq.read_table(path).to_pydict()
-        key = next((key for key in ("features", "X") if key in table), None)
-        label = next(key for key in ("labels", "label", "target") if key in table)
-        columns = [table[name] for name in table if name.startswith("x")]
-        found = {"X": np.array(table[key] if key else columns).T if not key else np.array(table[key])}
+        names = pq.read_schema(path).names
+        key = next((key for key in ("features", "X") if key in names), None)
+        label = next(key for key in ("labels", "label", "target") if key in names)
+        columns = [key] if key else [name for name in names if name.startswith("x")]
+        table = pq.read_table(path, columns=[*columns, label]).to_pydict()  # others may be damaged
+        found = {"X": np.array(table[key]) if key else np.array([table[name] for name in columns]).T}
         found["y"] = np.array(table[label])
     keys = [next(key for key in pair if key in found) for pair in (("X", "features"), ("y", "labels"))]
     return [found[key] for key in keys]
