@@ -447,12 +447,10 @@ def test_a_scheduler_that_dies_meanwhile_ends_in_one_line(tmp_path):
             started[0].wait()
 
     try:
-        with (
-            distributed.Client(scheduler_file=str(file), timeout="60s") as client,
-            pytest.raises(CollapseError, match=r"scheduler='tcp://.*': connection lost; start it again"),
-        ):
+        with distributed.Client(scheduler_file=str(file), timeout="60s") as client:
             client.wait_for_workers(1, timeout=60)
-            measure_shards(tmp_path / "shards", WEIGHT, client, progress=kill)
+            with pytest.raises(CollapseError, match=r"scheduler='tcp://.*': connection lost; start it again"):
+                measure_shards(tmp_path / "shards", WEIGHT, client, progress=kill)
     finally:
         for process in started:
             process.kill()
