@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from asyncio import CancelledError as AsyncCancelledError
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
@@ -143,8 +144,25 @@ def require_connection(executor: Executor) -> None:
         return
     reports = getattr(client, "_handle_report_task", None)  # ends, too, when the scheduler says that it closes
     if client.status in ("closing", "closed") or (reports is not None and reports.done()):
-        address = getattr(client.scheduler, "address", None) or getattr(client, "_start_arg", None)
-        raise CollapseError(f"scheduler={address!r}: connection lost; start it again and repeat the command")
+        raise _lost(client)
+
+
+def _lost(client: Any) -> CollapseError:
+    address = getattr(client.scheduler, "address", None) or getattr(client, "_start_arg", None)
+    return CollapseError(f"scheduler={address!r}: connection lost; start it again and repeat the command")
+
+
+def _workers(client: Any) -> int:
+    """Return the number of threads of a Dask cluster; a scheduler that does not answer for some seconds is lost."""
+    end = time.monotonic() + PATIENCE
+    while client.status == "connecting" and time.monotonic() < end:  # again, that is
+        time.sleep(POLL)
+    try:
+        if client.status == "running":
+            return sum(client.nthreads().values())
+    except (Exception, AsyncCancelledError):  # what a dead scheduler raises is an open set
+        raise _lost(client) from None
+    raise _lost(client)
 
 
 def as_executor(executor: Any) -> Executor | None:
@@ -169,7 +187,7 @@ def require_workers(executor: Executor, patience: float = PATIENCE) -> Executor:
     if client is None:
         return executor
     end = time.monotonic() + patience
-    while not client.nthreads():  # a cluster's own count, in wait_for_workers, is lost once workers have died
+    while not _workers(client):  # a cluster's own count, in wait_for_workers, is lost once workers have died
         if time.monotonic() > end:
             address = client.scheduler.address
             raise CollapseError(f"scheduler={address!r}: has no workers; start one: dask worker {address} --nthreads 1")
@@ -204,7 +222,7 @@ def in_order(
     """
     client = getattr(executor, "_client", None)
     workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
-    ahead = 2 * (workers if client is None else max(1, sum(client.nthreads().values())))
+    ahead = 2 * (workers if client is None else max(1, _workers(client)))
     kept, pending = shared if client is None else _kept(client, shared), deque[Future[Any]]()
     try:
         for k, first in enumerate(firsts):
