@@ -90,7 +90,7 @@ def _unwrap_help(name: str) -> None:
 
     module = import_module(f"collapsekit.cli.{name}")
     flags = (_inputs.Counting, _inputs.Penalties, _inputs.Head, _reading.Reading)
-    shared = (*flags, getattr(module, "TrainConfig", _inputs.Head))
+    shared = (*flags, *(getattr(module, own, _inputs.Head) for own in ("TrainConfig", "Shards")))
     for documented in (getattr(module, name), *shared):
         documented.__doc__ = unwrapped(getdoc(documented) or "").replace("``", "")
 

@@ -13,6 +13,7 @@ from collapsekit import CollapseError
 from collapsekit.cli._console import print_classes, print_json, print_note, print_table
 from collapsekit.cli._inputs import Head, Penalties
 from collapsekit.cli._reading import Reading
+from collapsekit.cli._shards import Shards
 from collapsekit.cli.train import print_comparison
 from collapsekit.data import LabelledData, read_head
 from collapsekit.diagnosis import Comparison, compare, effective_penalties
@@ -26,10 +27,11 @@ MOST_CLASSES = 2000  # of more no reference geometries are computed: they take a
 
 
 def measure(
-    features: Path,
+    features: tuple[Path, ...],
     /,
     *,
     head: str | None = None,
+    shards: Annotated[Shards | None, Parameter(name="*")] = None,
     reading: Annotated[Reading | None, Parameter(name="*")] = None,
     trained: Annotated[Head | None, Parameter(name="*")] = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
@@ -40,15 +42,19 @@ def measure(
 
     FEATURES holds the inputs of the head, one row a sample, and labels: an .npz or .safetensors with the arrays
     features and labels (or X and y) and, of the head, weight and bias; or .npy, .csv, .parquet with --head FILE.
+    Several files, folders of them and patterns, larger than the memory or not, are measured together: .npz,
+    .safetensors, .npy with its labels beside it, .parquet; labels are then numbers of the head's rows.
 
     Example: collapsekit measure features.npz
+
+    Example: collapsekit measure shards/ --head head.npz --scheduler tcp://10.0.0.1:8786
 
     Example: collapsekit measure features.npz --weight-decay 0.1 --batchnorm-branches 1
 
     Parameters
     ----------
-    features : Path
-        File of features and labels.
+    features : tuple of Path
+        File of features and labels, or several; folders, patterns.
     head : str
         File of the head (.npz, .safetensors with weight and bias, or .npy with the weight), one row a class; of a whole
         network FILE:LAYER, e.g. checkpoint.safetensors:fc.
@@ -57,12 +63,17 @@ def measure(
     json : bool
         Print one JSON object.
     """
-    reading, penalties, trained = reading or Reading(), penalties or Penalties(), trained or Head()
-    data = reading.vectors(features)
-    measured = _measured(data, features, head, reading.class_names, lambda counts: trained.made(penalties, counts))
+    reading, shards = reading or Reading(), shards or Shards()
+    penalties, trained = penalties or Penalties(), trained or Head()
+    order = None
+    if shards.wanted(features):
+        measured = shards.measured(features, head, reading, lambda counts: trained.made(penalties, counts))
+    else:
+        data, path, names = reading.vectors(features[0]), features[0], reading.class_names
+        measured = _measured(data, path, head, names, lambda counts: trained.made(penalties, counts))
+        order = None if measured.weight is None else reading.assumed(data, len(measured.counts))
     comparison, ground, expected = _compared(measured, penalties, trained)
     estimate, nearest = None, list[Nearness]()
-    order = None if measured.weight is None else reading.assumed(data, len(measured.counts))
     if measured.weight is not None and not measured.moments.unseen:
         estimate = effective_penalties(measured, class_weights=_loss_weights(measured, penalties))
         if len(measured.counts) <= MOST_CLASSES:

@@ -25,5 +25,6 @@ from collapsekit.metrics._features import features_of as features_of
 from collapsekit.metrics._measure import measure as measure
 from collapsekit.metrics._measure import measure_features as measure_features
 from collapsekit.metrics._metric import NeuralCollapse as NeuralCollapse
+from collapsekit.metrics._shards import measure_shards as measure_shards
 from collapsekit.metrics.measurement import Measurement as Measurement
 from collapsekit.metrics.moments import ClassMoments as ClassMoments
