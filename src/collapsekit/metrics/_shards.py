@@ -20,9 +20,10 @@ from collapsekit.errors import CollapseError
 from collapsekit.losses import Loss
 from collapsekit.metrics._metric import IGNORED
 from collapsekit.metrics.batches import as_tensor
+from collapsekit.metrics.decisions import PLAIN, checked_head
 from collapsekit.metrics.last_layer import Head
-from collapsekit.metrics.measurement import PLAIN, Measurement
-from collapsekit.metrics.moments import ClassMoments, packed_head
+from collapsekit.metrics.measurement import Measurement
+from collapsekit.metrics.moments import ClassMoments, Precision, Within
 from collapsekit.metrics.shard_jobs import Names, Plan, class_means, everything, survey
 from collapsekit.pool import as_executor, in_order
 from collapsekit.validation import Array, class_names, shorten, whole_number
@@ -41,6 +42,8 @@ def measure_shards(
     names: Sequence[str] | None = None,
     loss: Loss | Callable[[Array], Loss] = PLAIN,
     ignore_index: int = IGNORED,
+    within: Within | None = None,
+    precision: Precision = "input",
     centres: bool = True,
     progress: Progress | None = None,
 ) -> Measurement:
@@ -82,6 +85,8 @@ def measure_shards(
         The training loss; or what makes it of the samples of each class, (K,).
     ignore_index : int
         The label of samples that do not count.
+    within, precision
+        As :func:`measure_features` takes them.
     centres : bool
         Whether to read all files a second time for :attr:`Measurement.centre_agreement`.
     progress : callable, optional
@@ -116,7 +121,15 @@ def measure_shards(
     first = weight is not None and (centres or callable(loss))
     run = _Run(files, pool, progress, total=len(files) * ((weight is None) + first + 1))
     given = None if names is None else class_names(names, len(names))
-    plan = Plan(labels=labels, ignore_index=ignore_index, names=given, weight=weight, bias=bias)
+    plan = Plan(
+        labels=labels,
+        ignore_index=ignore_index,
+        names=given,
+        weight=weight,
+        bias=bias,
+        within=within,
+        precision=precision,
+    )
     plan = run.sized(plan, num_classes)
     moments = run.class_moments(plan) if first else None
     _require_samples(moments)
@@ -149,7 +162,9 @@ class _Run:
             num_classes = whole_number("num_classes", num_classes, 2, "give at least two classes")
         if plan.weight is not None:
             size, dim = plan.weight.shape
-            packed_head(plan.weight, plan.bias, size if num_classes is None else num_classes, dim)
+            weight, bias = plan.head
+            assert weight is not None
+            checked_head(weight, bias, size if num_classes is None else num_classes, dim)
             return replace(plan, num_classes=size, dim=dim, names=class_names(plan.names, size))
         known = num_classes or (None if plan.names is None else len(plan.names))
         widths, largest, names = dict[int, Path](), 1, plan.names
@@ -167,7 +182,7 @@ class _Run:
 
     def class_moments(self, plan: Plan) -> ClassMoments:
         """Return the counts and means of all files."""
-        moments = ClassMoments(plan.classes, plan.dim, scatter=False)
+        moments = ClassMoments(plan.classes, plan.dim, within="trace")
         for state in self._each(class_means, plan):
             other = ClassMoments.from_state(torch.from_numpy(state), plan.classes, plan.dim)
             moments = moments.merge(other)

@@ -19,8 +19,8 @@ from collapsekit.errors import CollapseError
 from collapsekit.losses import Loss
 from collapsekit.metrics._metric import NeuralCollapse
 from collapsekit.metrics.batches import as_rows
-from collapsekit.metrics.measurement import PLAIN
-from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES, ClassMoments
+from collapsekit.metrics.decisions import PLAIN
+from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES, ClassMoments, Precision, Within
 from collapsekit.validation import Array
 
 BLOCK_BYTES = 16 * 2**20
@@ -43,6 +43,8 @@ class Plan:
     names: tuple[str, ...] | None
     weight: Array | None
     bias: Array | None
+    within: Within | None
+    precision: Precision
     num_classes: int | None = None
     dim: int = 0
     loss: Loss = PLAIN
@@ -62,8 +64,14 @@ class Plan:
 
     def metric(self) -> NeuralCollapse:
         """Return an accumulator without samples that knows the centres."""
-        scatter = 8 * self.dim**2 <= LARGEST_SCATTER_BYTES
-        metric = NeuralCollapse(self.classes, self.dim, scatter=scatter, loss=self.loss, ignore_index=self.ignore_index)
+        metric = NeuralCollapse(
+            self.classes,
+            self.dim,
+            within=self.within or ("full" if 8 * self.dim**2 <= LARGEST_SCATTER_BYTES else "trace"),
+            precision=self.precision,
+            loss=self.loss,
+            ignore_index=self.ignore_index,
+        )
         if self.centres is not None:
             seen = np.flatnonzero(np.isfinite(self.centres).all(axis=1))
             metric.update(self.centres[seen], seen)  # the mean of one sample is that sample
@@ -89,7 +97,7 @@ def survey(path: Path, plan: Plan, tell: Tell = silent) -> tuple[int, int, int, 
 
 def class_means(path: Path, plan: Plan, tell: Tell = silent) -> NDArray[np.float64]:
     """Job: return the state of a file's moments without scatter."""
-    moments = ClassMoments(plan.classes, plan.dim, scatter=False)
+    moments = ClassMoments(plan.classes, plan.dim, within="trace", precision=plan.precision)
 
     def update(features: NDArray[Any], labels: NDArray[np.int64]) -> None:
         x, y, _ = as_rows(features, labels, None, plan.ignore_index)
