@@ -107,14 +107,14 @@ MUTANTS = [
     # metrics
     Mutant(
         "metrics/moments.py",
-        "rows = delta * (before * share).sqrt()[:, None]",
-        "rows = delta * n.sqrt()[:, None]",
+        "apart = Apart(self._means, classes, means, before * share)",
+        "apart = Apart(self._means, classes, means, torch.where(before > 0, n, 0.0))",
         "tests/metrics/test_moments.py",
     ),
     Mutant(
         "metrics/functional.py",
-        "ratio = float(((kept @ moments.scatter) * kept).sum() / counts.sum()) * len(means)",
-        "ratio = float(((kept @ moments.scatter) * kept).sum() / counts.sum())",
+        "return ratio if per_class else ratio * int(moments.seen.sum())",
+        "return ratio",
         "tests/metrics/test_functional.py src/collapsekit/metrics/functional.py",
     ),
     Mutant(
@@ -123,7 +123,9 @@ MUTANTS = [
         "variance = variance * (moments.counts - 1) / moments.counts",
         "tests/metrics/test_functional.py",
     ),
-    Mutant("metrics/functional.py", "shift = 1 / (size - 1)", "shift = 1 / size", "tests/metrics/test_functional.py"),
+    Mutant(
+        "metrics/pairs.py", "shift=1 / (len(points) - 1)", "shift=1 / len(points)", "tests/metrics/test_functional.py"
+    ),
     # recipes and their units
     Mutant(
         "recipe/_kinds.py",

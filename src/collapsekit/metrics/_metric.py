@@ -112,6 +112,8 @@ class NeuralCollapse(Metric):
     centres: Tensor
     phase: Tensor
     centre_hits: Tensor
+    basis: Tensor
+    projected_state: Tensor
 
     def __init__(
         self,

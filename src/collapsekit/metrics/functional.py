@@ -24,7 +24,13 @@ COLLAPSED_SHARE = 0.01
 """A class mean below this share of the largest squared norm counts as collapsed (design.md, "Words")."""
 
 
-def nc1(moments: ClassMoments, *, centre: Literal["samples", "classes"] = "samples", per_class: bool = True) -> float:
+def nc1(
+    moments: ClassMoments,
+    *,
+    centre: Literal["samples", "classes"] = "samples",
+    per_class: bool = True,
+    inverse: Tensor | None = None,
+) -> float:
     r"""Return within-class relative to between-class variability, ``tr(Σ_W Σ_B†)`` over K.
 
     .. math::
@@ -42,12 +48,14 @@ def nc1(moments: ClassMoments, *, centre: Literal["samples", "classes"] = "sampl
         Whether μ_G averages samples (the published default; Σ_B then has rank K under imbalance) or class means.
     per_class : bool
         Whether to divide by the number of seen classes.
+    inverse : Tensor, shape (r, d), optional
+        What `inverse_between` gives for that centre, if it is known.
 
     Returns
     -------
     float
         0 for exactly collapsed features; NaN without scatter, below two classes, where no class has two samples (their
-        spread is 0 by definition), and where all class means coincide.
+        spread is 0 by definition), where all class means coincide, and where a basis does not span them.
 
     References
     ----------
@@ -61,12 +69,7 @@ def nc1(moments: ClassMoments, *, centre: Literal["samples", "classes"] = "sampl
     >>> round(nc1(moments), 6)  # Σ_W = 1, Σ_B = 4.5²
     0.024691
     """
-    ratio = nc1_of(moments, inverse_between(moments, centre))
-    return ratio if per_class else ratio * int(moments.seen.sum())
-
-
-def nc1_of(moments: ClassMoments, inverse: Tensor | None) -> float:
-    """Return NC1, per class, from what `inverse_between` gives; NaN if a basis does not span the class means."""
+    inverse = inverse_between(moments, centre) if inverse is None else inverse
     scatter = moments.scatter
     if scatter is None or inverse is None or not bool((moments.counts > 1).any()):
         return float("nan")
@@ -75,7 +78,8 @@ def nc1_of(moments: ClassMoments, inverse: Tensor | None) -> float:
         if not bool((dots(projected, projected) >= (1 - SPANNED) * dots(inverse, inverse)).all()):
             return float("nan")
         inverse = projected
-    return float(dots(inverse @ scatter, inverse).sum() / moments.counts.sum())
+    ratio = float(dots(inverse @ scatter, inverse).sum() / moments.counts.sum())
+    return ratio if per_class else ratio * int(moments.seen.sum())
 
 
 def inverse_between(moments: ClassMoments, centre: Literal["samples", "classes"] = "samples") -> Tensor | None:
@@ -217,7 +221,8 @@ def generalised_duality(weight: Tensor, moments: ClassMoments, *, centred: bool 
     means, roots = moments.table, moments.counts.sqrt()
     middle = means.new_zeros(())
     if centred:
-        middle = sum((roots[rows, None] * means[rows]).sum(dim=0) for rows in row_blocks(*means.shape)) / len(means)
+        sums = [(roots[rows, None] * means[rows]).sum(dim=0) for rows in row_blocks(*means.shape)]
+        middle = torch.stack(sums).sum(dim=0) / len(means)
     return _shape(lambda rows: (weight.detach()[rows].to(means), roots[rows, None] * means[rows] - middle), means.shape)
 
 

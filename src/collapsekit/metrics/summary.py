@@ -74,7 +74,7 @@ def _scalars(
 
 def _nc1(moments: ClassMoments, spacing: float) -> float | None:
     inverse = F.inverse_between(moments)
-    value = F.nc1_of(moments, inverse)
+    value = math.nan if inverse is None else F.nc1(moments, inverse=inverse)
     if inverse is None or math.isnan(value):
         return value
     rounding = float((inverse.square() @ rounding_scatter(moments, spacing)).sum() / moments.counts.sum())
