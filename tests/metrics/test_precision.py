@@ -49,7 +49,7 @@ def largest_singular(matrix):
 def test_products_in_float32_keep_seven_digits_of_the_norm_and_eight_of_nc1(offset, spread):
     s = stored(offset, spread)
     moments, table = s.moments(), table_of(*s.labelled)
-    assert moments.products(torch.from_numpy(s.features)) == torch.float32
+    assert moments.gram_products(torch.from_numpy(s.features)) == torch.float32
     error = largest_singular(moments.scatter.numpy() - table.scatter) / largest_singular(table.scatter)
     assert 0 < error <= PRODUCTS_NORM
     assert_allclose(moments.within, table.within.astype(float), rtol=PRODUCTS_NORM)
@@ -107,7 +107,7 @@ def test_torch_set_to_short_products_is_not_followed():
     s = stored(0, 0.3)
     torch.set_float32_matmul_precision("medium")
     try:
-        assert s.moments().products(torch.from_numpy(s.features)) == torch.float64
+        assert s.moments().gram_products(torch.from_numpy(s.features)) == torch.float64
     finally:
         torch.set_float32_matmul_precision("highest")
 

@@ -237,7 +237,7 @@ class NeuralCollapse(Metric):
         moments = self.moments
         dtype = moments.products(x)
         if self.phase != FROZEN:
-            moments.update(x, y)
+            moments.add_checked(x, y)
             self.least = torch.minimum(self.least, x.min())
             self.spacing = self.spacing.clamp(min=torch.finfo(x.dtype).eps if x.dtype != torch.float64 else 0.0)
             if head is not None:

@@ -70,7 +70,7 @@ class ClassMoments:
 
     Notes
     -----
-    The state has ``K (d + 2)`` float64 numbers, with S ``d²`` (or ``q²``) more: 6.1 GiB for K = 200,000 and d = 4096
+    The state has ``K (d + 2)`` float64 numbers, with S ``d²`` (or ``q²``) more, of which the upper triangle counts: 6.1 GiB for K = 200,000 and d = 4096
     with the trace. An update adds to it the classes it meets (``d`` float64 and ``d`` float32 numbers each) and one
     block of 1024 rows.
 
@@ -155,7 +155,7 @@ class ClassMoments:
     @property
     def scatter(self) -> Tensor | None:
         """S, (d, d), summed over all samples, or ``Q S Qᵀ``, (q, q), if there is a basis; None if it is not kept."""
-        return None if self._scatter is None else self._scatter.clone()
+        return None if self._scatter is None else mirrored(self._scatter.clone())
 
     @property
     def keeps_scatter(self) -> bool:
@@ -209,41 +209,49 @@ class ClassMoments:
             If shapes, types or values do not fit; the moments are then unchanged.
         """
         x, y = checked_batch(features, labels, self.num_classes, self.dim, self.state.device)
-        if not len(y):
-            return
+        if len(y):
+            self.add_checked(x, y)
+
+    def add_checked(self, x: Tensor, y: Tensor) -> None:
+        """Add at least one sample, as `checked_batch` returns them."""
         classes, where, n = torch.unique(y, return_inverse=True, return_counts=True)
         n = n.to(torch.float64)
         means = torch.zeros(len(classes), self.dim, dtype=torch.float64, device=x.device)
         for rows in row_blocks(len(x), self.dim):
             means.index_add_(0, where[rows], x[rows].to(torch.float64))
         means /= n[:, None]
-        dtype = self.products(x)
+        dtype = self.gram_products(x)
         spread = self._spread(x, where, n, means, dtype)
         if spread is None:  # float32 cannot hold these squares, or sum them evenly
             dtype = torch.float64
             spread = self._spread(x, where, n, means, dtype)
         assert spread is not None
-        squares, gram = spread
+        squares, gram, rows = spread
         if not torch.isfinite(squares).all():
             require_finite(x)
-        self._join(classes, n, means, squares, gram, dtype)
+        self._join(classes, n, means, squares, gram, rows, dtype)
 
     def products(self, x: Tensor) -> torch.dtype:
-        """Return in what the products of these features are formed, float32 or float64."""
-        exact = self.precision == "float64" or x.dtype == torch.float64
-        exact = exact or self.dim < FEWEST_COLUMNS or torch.get_float32_matmul_precision() != "highest"
-        few = not exact and len(x) < FEWEST_ROWS and float(self._counts.sum()) + len(x) < FEWEST_ROWS
-        return torch.float64 if exact or few else torch.float32
+        """Return in what the products of these features with others are formed, float32 or float64."""
+        exact = self.precision == "float64" or x.dtype == torch.float64 or self.dim < FEWEST_COLUMNS
+        return torch.float64 if exact or torch.get_float32_matmul_precision() != "highest" else torch.float32
+
+    def gram_products(self, x: Tensor) -> torch.dtype:
+        """Return in what their scatter is formed: of small batches in float64, whose single visit of S costs less."""
+        if len(x) <= ROWS or len(x) + (0 if len(x) >= FEWEST_ROWS else float(self._counts.sum())) < FEWEST_ROWS:
+            return torch.float64
+        return self.products(x)
 
     def _spread(
         self, x: Tensor, where: Tensor, n: Tensor, means: Tensor, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor | None] | None:
-        """Sums of squares by class and scatter, around class means; None if float32 overflows or loses digits.
+    ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+        """Sums of squares by class, and scatter, or the residuals that it is made of if they are few, around class means; None if float32 overflows or loses digits.
 
         Residuals are taken from means that are rounded to `dtype`; Chan's formula corrects for the difference.
         """
         centres, squares = means.to(dtype), torch.zeros_like(n)
-        gram = None if self._scatter is None else torch.zeros_like(self._scatter)
+        few = dtype == torch.float64 and len(x) <= ROWS  # then the matrix is better visited once, at the end
+        gram = None if self._scatter is None or few else torch.zeros_like(self._scatter)
         largest = squares.new_zeros(())
         scales = None if dtype == torch.float64 or self.basis is not None else _off_grid(self.dim, x.device)
         buffer = torch.empty(min(ROWS, len(x)), self.dim, dtype=dtype, device=x.device)
@@ -272,7 +280,7 @@ class ClassMoments:
             squares = (squares - moved).clamp_(min=0)
             if gram is not None and squares.sum() < COARSE * torch.finfo(x.dtype).eps ** 2 * _weighted(n, means):
                 return None
-        return squares, gram
+        return squares, gram, buffer if few and self._scatter is not None else None
 
     @torch.no_grad()
     def merge(self, other: ClassMoments) -> ClassMoments:
@@ -302,22 +310,31 @@ class ClassMoments:
         n, squares = added._counts[classes], added._sums_of_squares[classes]
         means = added._means if whole else added._means[classes]
         gram = None if added._scatter is None else added._scatter.clone()
-        self._join(classes, n, means, squares, gram, torch.float64)
+        self._join(classes, n, means, squares, gram, None, torch.float64)
 
     def _join(
-        self, classes: Tensor, n: Tensor, means: Tensor, squares: Tensor, gram: Tensor | None, dtype: torch.dtype
+        self,
+        classes: Tensor,
+        n: Tensor,
+        means: Tensor,
+        squares: Tensor,
+        gram: Tensor | None,
+        residuals: Tensor | None,
+        dtype: torch.dtype,
     ) -> None:
-        """Chan's formula for the named classes; `gram` is overwritten."""
+        """Chan's formula for the named classes, with their scatter or residuals; `gram` is overwritten."""
         before = self._counts[classes]
         share = n / (before + n)
         apart = Apart(self._means, classes, means, before * share)
         moved = apart.squares()
         if not torch.isfinite(squares + moved).all():
             raise CollapseError("features: squares overflow float64; scale them down")
-        if self._scatter is not None and gram is not None:
+        if self._scatter is not None and residuals is not None:
+            add_gram(self._scatter, torch.cat([residuals, apart.rows()]), self.basis)
+        elif self._scatter is not None and gram is not None:
             safe = SAFE[0] <= float(moved.max()) <= SAFE[1]
             apart.add_gram(gram, self.basis, dtype if safe else torch.float64)
-            self._scatter += mirrored(gram)
+            self._scatter += gram
         for part in row_blocks(len(classes), self.dim):
             rows = classes[part]
             self._means[rows] += (means[part] - self._means[rows]) * share[part, None]

@@ -35,6 +35,10 @@ class Apart:
             found[some] = rows.square().sum(dim=1)
         return found
 
+    def rows(self) -> Tensor:
+        """The weighted differences, but those that are 0 for sure."""
+        return torch.cat([rows for _, rows in self._blocks()] or [self.means[:0]])
+
     def add_gram(self, gram: Tensor, basis: Tensor | None, dtype: torch.dtype, sign: int = 1) -> None:
         """Add (or take away) the Gram matrix of the weighted differences."""
         for _, rows in self._blocks():
@@ -50,8 +54,15 @@ def add_gram(gram: Tensor, rows: Tensor, basis: Tensor | None, sign: int = 1) ->
     width = projected.shape[1]
     step = width if width < NARROW else -(-width // 4)
     for start in range(0, width, step):
-        strip = projected[:, start : start + step]
-        gram[start : start + step, start:].add_(strip.T @ projected[:, start:], alpha=sign)
+        strip, rest, place = (
+            projected[:, start : start + step],
+            projected[:, start:],
+            gram[start : start + step, start:],
+        )
+        if projected.dtype == gram.dtype:
+            place.addmm_(strip.T, rest, alpha=sign)
+        else:
+            place.add_(strip.T @ rest, alpha=sign)
 
 
 def mirrored(gram: Tensor) -> Tensor:
