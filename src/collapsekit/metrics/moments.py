@@ -70,9 +70,9 @@ class ClassMoments:
 
     Notes
     -----
-    The state has ``K (d + 2)`` float64 numbers, with S ``d²`` (or ``q²``) more, of which the upper triangle counts: 6.1 GiB for K = 200,000 and d = 4096
-    with the trace. An update adds to it the classes it meets (``d`` float64 and ``d`` float32 numbers each) and one
-    block of 1024 rows.
+    The state has ``K (d + 2)`` float64 numbers, with S ``d²`` (or ``q²``) more, of which the upper triangle counts. With
+    the trace alone K = 200,000 and d = 4096 take 8 K (d + 2) bytes = 6.1 GiB. An update adds to that what the classes
+    it meets take (d float64 and d float32 numbers each) and a block of 1024 rows.
 
     References
     ----------
@@ -245,9 +245,10 @@ class ClassMoments:
     def _spread(
         self, x: Tensor, where: Tensor, n: Tensor, means: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
-        """Sums of squares by class, and scatter, or the residuals that it is made of if they are few, around class means; None if float32 overflows or loses digits.
+        """Sums of squares by class, and the scatter, or the residuals that it is made of if they are few.
 
-        Residuals are taken from means that are rounded to `dtype`; Chan's formula corrects for the difference.
+        Residuals are taken from means that are rounded to `dtype`; Chan's formula corrects for the difference. None if
+        float32 overflows or loses digits.
         """
         centres, squares = means.to(dtype), torch.zeros_like(n)
         few = dtype == torch.float64 and len(x) <= ROWS  # then the matrix is better visited once, at the end
