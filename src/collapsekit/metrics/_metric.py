@@ -30,6 +30,7 @@ from collapsekit.metrics.functional import span_of_means
 from collapsekit.metrics.measurement import Measurement, as_array
 from collapsekit.metrics.moments import ClassMoments, Precision, Within, merge_states, state_size
 from collapsekit.metrics.rows import row_blocks
+from collapsekit.metrics.states import EMPTY, first_basis, first_centres, last_head, packed_head, unpacked_head
 from collapsekit.prediction import predict
 from collapsekit.problem import UFM
 from collapsekit.validation import class_names, whole_number
@@ -209,13 +210,7 @@ class NeuralCollapse(Metric):
         return W.to(self.device), None if b is None else b.to(self.device)
 
     def _keep_head(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Copy the head, in its own precision, into weight, bias and a flag: 1 without a bias, 2 with one."""
-        dtype = weight.dtype if weight.dtype in (torch.float32, torch.float64) else torch.float32
-        if self.head_state.dtype != dtype or not len(self.head_state):
-            self.head_state = torch.empty(self.num_classes, self.dim + 2, dtype=dtype, device=self.device)
-        self.head_state[:, :-2] = weight
-        self.head_state[:, -2] = 0 if bias is None else bias
-        self.head_state[:, -1] = 1 if bias is None else 2
+        self.head_state = packed_head(self.head_state, weight, bias)
 
     @torch.no_grad()
     def _add(
@@ -388,7 +383,7 @@ class NeuralCollapse(Metric):
                 "within must agree"
             )
         self._fill()
-        super().merge_state(other | {name: self._filled(name, other[name]) for name in ("head_state", "centres")})
+        super().merge_state(other | {name: self._filled(name, other[name]) for name in EMPTY})
         self._computed = None
 
     def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
@@ -401,15 +396,14 @@ class NeuralCollapse(Metric):
         self.centres = self._filled("centres", self.centres)
 
     def _filled(self, name: str, state: Tensor) -> Tensor:
-        if len(state):
-            return state.to(self.moments_state)
-        return self.moments_state.new_full((self.num_classes, state.shape[1]), torch.nan if name == "centres" else 0.0)
+        shape = (self.num_classes, state.shape[1])
+        return state.to(self.moments_state) if len(state) else self.moments_state.new_full(shape, EMPTY[name])
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, default in self._defaults.items():
             stored = state_dict.get(prefix + name, default)
             if isinstance(default, Tensor) and stored.shape != default.shape:
-                if name in ("head_state", "centres") and stored.shape == (self.num_classes, default.shape[1]):
+                if name in EMPTY and stored.shape == (self.num_classes, default.shape[1]):
                     continue
                 raise CollapseError(
                     f"state_dict: {prefix}{name} has the shape {tuple(stored.shape)}, here {tuple(default.shape)}; "
@@ -471,24 +465,3 @@ class NeuralCollapse(Metric):
             rows += [both, both & (nearest == named)]
         hits = torch.stack(rows).double()
         self.centre_hits[: len(hits)].index_add_(1, y, hits)
-
-
-def unpacked_head(state: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Return (weight, bias) from a packed head, None for what it does not hold."""
-    flag = float(state[0, -1]) if len(state) else 0.0
-    return (state[:, :-2] if flag > 0 else None), (state[:, -2] if flag > 1 else None)
-
-
-def last_head(states: Tensor | Sequence[Tensor]) -> Tensor:
-    """Return the last packed head that holds one: batches without a head, and ranks without data, do not count."""
-    return next((state for state in reversed(list(states)) if len(state) and float(state[0, -1]) > 0), states[-1])
-
-
-def first_basis(states: Tensor | Sequence[Tensor]) -> Tensor:
-    """Return the first basis that was made; those of all processes are the same."""
-    return next((state for state in states if bool(state.any())), states[0])
-
-
-def first_centres(states: Tensor | Sequence[Tensor]) -> Tensor:
-    """Return the first centres that were frozen; those of all processes are the same."""
-    return next((state for state in states if len(state) and state.isfinite().any()), states[0])

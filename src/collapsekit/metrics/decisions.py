@@ -17,8 +17,9 @@ from collapsekit.metrics.rows import row_blocks
 PLAIN = CrossEntropy()
 TIED = 1e-12
 """Squared distances that differ by less, relative to the squared lengths they come from, are equal but for rounding."""
-BLOCK_ENTRIES = 2**22
-MOST_ROWS = 4096
+BLOCK_ENTRIES = 2**21
+LEAST_ROWS, MOST_ROWS = 192, 4096
+"""Of a block: products of fewer rows are slow, more rows gain nothing."""
 SAFE_LOGITS = 1e-30, torch.finfo(torch.float32).max
 """The largest of a block, in float32: below, roundings reach down to numbers that it cannot hold."""
 NOBODY = -1
@@ -70,7 +71,7 @@ def named_classes(
 
 def decision_blocks(size: int, width: int) -> Iterator[slice]:
     """Cut rows so that a block of their logits stays in the cache, and is high enough for fast products."""
-    height = min(MOST_ROWS, max(64, BLOCK_ENTRIES // width // 64 * 64))
+    height = min(MOST_ROWS, max(LEAST_ROWS, BLOCK_ENTRIES // width))
     for start in range(0, size, height):
         yield slice(start, min(start + height, size))
 

@@ -70,8 +70,8 @@ class ClassMoments:
 
     Notes
     -----
-    The state has ``K (d + 2)`` float64 numbers, with S ``d²`` (or ``q²``) more, of which the upper triangle counts. With
-    the trace alone K = 200,000 and d = 4096 take 8 K (d + 2) bytes = 6.1 GiB. An update adds to that what the classes
+    The state has ``K (d + 2)`` float64 numbers, with S ``d²`` (or ``q²``) more, of which the upper triangle counts.
+    With the trace alone K = 200,000 and d = 4096 take 8 K (d + 2) bytes = 6.1 GiB. An update adds to that what the classes
     it meets take (d float64 and d float32 numbers each) and a block of 1024 rows.
 
     References
@@ -226,10 +226,10 @@ class ClassMoments:
             dtype = torch.float64
             spread = self._spread(x, where, n, means, dtype)
         assert spread is not None
-        squares, gram, rows = spread
+        squares, gram, residuals = spread
         if not torch.isfinite(squares).all():
             require_finite(x)
-        self._join(classes, n, means, squares, gram, rows, dtype)
+        self._join(classes, n, means, squares, gram, residuals, dtype)
 
     def products(self, x: Tensor) -> torch.dtype:
         """Return in what the products of these features with others are formed, float32 or float64."""
