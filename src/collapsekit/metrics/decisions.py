@@ -157,14 +157,18 @@ class Centres:
         """Return the class of each feature's nearest centre, (n,), `NOBODY` where another is as near."""
         if len(self.known) < 2:
             return torch.full((len(features),), NOBODY, device=features.device)
-        found = [self._nearest(features[rows]) for rows in decision_blocks(len(features), len(self.known))]
+        blocks = list(decision_blocks(len(features), len(self.known)))
+        rows = blocks[0].stop if blocks and self.dtype == torch.float32 else 0
+        buffer = self.points.new_empty(rows, len(self.known))
+        found = [self._nearest(features[rows], buffer) for rows in blocks]
         return torch.cat(found) if found else features.new_empty(0, dtype=torch.int64)
 
-    def _nearest(self, features: Tensor) -> Tensor:
+    def _nearest(self, features: Tensor, buffer: Tensor) -> Tensor:
         if self.dtype == torch.float64:
             return self._exactly(features)
         x = features.to(self.dtype) - self.middle
-        scores = (x @ self.points.T).sub_(self.halves.to(self.dtype))  # half of |x|² − |x − c|²
+        scores = torch.mm(x, self.points.T, out=buffer[: len(x)])
+        scores.sub_(self.halves.to(self.dtype))  # half of |x|² − |x − c|²
         where, first, second = _two_largest(scores)
         close = torch.nonzero(~(first - second > 2 * self._rounding(x))).flatten()
         found = self.known[where]

@@ -71,8 +71,8 @@ class ClassMoments:
     Notes
     -----
     The state has ``K (d + 2)`` float64 numbers, with S ``d²`` (or ``q²``) more, of which the upper triangle counts.
-    With the trace alone K = 200,000 and d = 4096 take 8 K (d + 2) bytes = 6.1 GiB. An update adds to that what the classes
-    it meets take (d float64 and d float32 numbers each) and a block of 1024 rows.
+    With the trace alone K = 200,000 and d = 4096 take 8 K (d + 2) bytes = 6.1 GiB. An update adds to that what the
+    classes it meets take (d float64 and d float32 numbers each) and a block of 1024 rows.
 
     References
     ----------
