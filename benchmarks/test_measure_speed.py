@@ -97,7 +97,8 @@ def baseline(features, labels, weight, *, centres=True):
             nearest = (sqnorms - 2 * h @ means.T).argmin(dim=1) if centres else named
             sums.index_add_(1, k, torch.stack([(-losses).exp(), losses, named == k, nearest == named]))
     variance, middle = spread / counts, means.mean(dim=0)
-    between = (means - middle).T @ (means - middle) / classes
+    grand = counts @ means / samples
+    between = (means - grand).T @ (means - grand) / classes
     result = {"nc1": float(torch.trace(scatter / samples @ torch.linalg.pinv(between)) / classes)}
     total = 0.0
     for rows in strips(classes):
