@@ -57,18 +57,29 @@ def nc1(moments: ClassMoments, *, centre: Literal["samples", "classes"] = "sampl
     >>> round(nc1(moments), 6)  # Σ_W = 1, Σ_B = 4.5²
     0.024691
     """
-    means, counts = moments.means[moments.seen], moments.counts[moments.seen]
-    if moments.scatter is None or len(means) < 2 or bool((counts < 2).all()):
+    if moments.scatter is None:
         return float("nan")
+    kept = between(moments, centre=centre)
+    if not len(kept):
+        return float("nan")
+    ratio = float(((kept @ moments.scatter) * kept).sum() / moments.counts.sum())
+    return ratio if per_class else ratio * int(moments.seen.sum())
+
+
+def between(moments: ClassMoments, *, centre: Literal["samples", "classes"] = "samples") -> Tensor:
+    """Return rows P (r, d) with ``Σ_B† = K Pᵀ P``: the mean of ``‖P (h − μ_k)‖²`` over all samples is NC1.
+
+    None, (0, d), where NC1 is not defined.
+    """
+    means, counts = moments.means[moments.seen], moments.counts[moments.seen]
+    if len(means) < 2 or bool((counts < 2).all()):
+        return means[:0]
     weights = counts / counts.sum() if centre == "samples" else torch.full_like(counts, 1 / len(counts))
     centred = means - weights @ means
     _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
     cut = max(means.shape) * torch.finfo(torch.float64).eps * torch.linalg.matrix_norm(means, ord=2)
-    kept = directions[singular > cut] / singular[singular > cut, None]
-    if not len(kept):
-        return float("nan")
-    ratio = float(((kept @ moments.scatter) * kept).sum() / counts.sum()) * len(means)
-    return ratio / len(means) if per_class else ratio
+    kept: Tensor = directions[singular > cut] / singular[singular > cut, None]
+    return kept
 
 
 def cdnv(moments: ClassMoments, *, exponent: Literal[2, 4] = 2, unbiased: bool = False) -> tuple[float, Tensor]:
