@@ -161,7 +161,7 @@ class Monitor:
         """
         found, head = self.tap.take()
         shape = found.logits.shape[-1], found.features.shape[-1]
-        stream = self._stream or self._begin(*shape, found.features.device)
+        stream = self._stream or self._begin(shape, found.features.device)
         stream.add(found, labels, head)
         self.updates += 1
 
@@ -264,15 +264,16 @@ class Monitor:
         self._headroom, self._stream, self._alarms = state["headroom"], None, None
         if stream is not None:
             device = next((one.device for one in self.tap.root.parameters()), torch.device("cpu"))
-            self._begin(*stream["shape"], device).load(stream)
+            self._begin(stream["shape"], device).load(stream)
         if alarms is not None:
             self._alarms = Alarms(len(alarms["dying"]))
             self._alarms.load(alarms)
         if self.horizon is not None and state["horizon"] is not None:
             self.horizon.load(state["horizon"])
 
-    def _begin(self, num_classes: int, dim: int, device: torch.device) -> Stream:
-        """An empty epoch, once the shape of the head is known."""
+    def _begin(self, shape: tuple[int, int], device: torch.device) -> Stream:
+        """An empty epoch, once the shape of the head, (K, d), is known."""
+        num_classes, dim = shape
         for what, given in (("counts", self.counts), ("names", self.names)):
             if given is not None and len(given) != num_classes:
                 raise CollapseError(
@@ -300,7 +301,7 @@ class Monitor:
             raise CollapseError(f"model: its heads differ between processes, {known[0]['shape']}; train one model")
         whole = own
         if len(states) > 1 or own is None:
-            whole = self._begin(*known[0]["shape"], torch.device("cpu") if own is None else own.device)
+            whole = self._begin(known[0]["shape"], torch.device("cpu") if own is None else own.device)
             for state in known:
                 whole.merge(state)
         assert whole is not None

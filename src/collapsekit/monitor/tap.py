@@ -194,17 +194,18 @@ class Tap:
         if self.heard:
             name = shorten(list(self.watched)[-1])
             return f"update: only parts of the model were called; name the head, like Monitor(model, head={name})"
+        compiled = "torch._dynamo" in sys.modules
+        remedy = ", or torch.compiler.reset() if the model was compiled and called before the monitor was made"
         if self.passes:
-            which = "none of its linear layers" if len(self.watched) > 1 else shorten(next(iter(self.watched)))
+            which = "any of its linear layers" if len(self.watched) > 1 else shorten(next(iter(self.watched)))
             return (
-                f"update: the forward pass has not called {which}; name a layer that it calls, Monitor(model, head=...)"
+                f"update: no hook was called by {which} in the forward pass; name a layer that is called, "
+                f"Monitor(model, head=...){remedy if compiled else ''}"
             )
-        if "torch._dynamo" in sys.modules:
-            return (
-                "update: no hook was called since the last update; call model(inputs) in training mode before it, and "
-                "torch.compiler.reset() after making the monitor if the model was compiled and called before that"
-            )
-        return "update: no forward pass since the last update; call model(inputs) in training mode before it"
+        return (
+            "update: no forward pass in training mode since the last update; call model(inputs) before it"
+            f"{remedy if compiled else ''}"
+        )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
