@@ -1,6 +1,7 @@
 """What the monitor costs a training, in shares of an epoch without it.
 
-Run: make bench. Epochs with and without it take turns in one process, and the least of each counts. 5,000 images of 28 × 28 random pixels, batches of 128, SGD with momentum, one thread.
+Run: make bench. Epochs with and without it take turns in one process, and the least of each counts: 5,000 images of
+28 × 28 random pixels, batches of 128, SGD with momentum, one thread.
 """
 
 import os
