@@ -148,7 +148,6 @@ def judge_deaths(rows, when, bands):
         f"{bands['lead']:.0%} of the training before, in at least {bands['in time']:.0%}",
         f"{sum(right)} of {len(dying)}, {median}" + (f"; late or never in: {', '.join(late)}" if late else ""),
         sum(right) >= bands["in time"] * len(dying),
-        headline=when == WHEN["B"],
     )
 
 
@@ -167,12 +166,12 @@ def judge_sudden(rows, when):
 def judge_alarms(rows, when, bands):
     well = [entry for _, entry in classes(rows, "healthy")]
     epochs, alarms = sum(entry["epochs"] for entry in well), sum(entry["alarms"] for entry in well)
-    loud = sorted({name for name, entry in classes(rows, "healthy") if entry["alarms"]})
+    loud = {name for name, entry in classes(rows, "healthy") if entry["alarms"]}
     return line(
         "and is silent about healthy classes",
         f"{when}: {epochs} epochs of {len(well)} healthy classes",
         f"alarms in at most {bands['false alarms']:.0%}",
-        f"{alarms} ({alarms / max(1, epochs):.2%})" + (f", in {len(loud)} networks: {', '.join(loud)}" if loud else ""),
+        f"{alarms} ({alarms / max(1, epochs):.2%}), in {len(loud)} of {len(rows)} networks",
         alarms <= bands["false alarms"] * epochs,
     )
 
