@@ -83,7 +83,7 @@ class Alarms:
         left = np.divide(share, slope, out=np.full_like(share, np.inf), where=slope > 0)
         falls = (steps < 0).all(axis=(0, 1)) & (left <= SOON) & (share < BEHIND) & (self.lived >= LIVED)
         self.calm = np.where(self.dying & (left > 2 * SOON) & (share > GONE), self.calm + 1, 0)
-        return (self.dying & (self.calm < CALM)) | falls
+        return np.asarray((self.dying & (self.calm < CALM)) | falls)
 
     def state(self) -> dict[str, Any]:
         """Return what the next epoch needs, as plain values."""
