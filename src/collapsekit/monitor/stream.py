@@ -20,7 +20,7 @@ from collapsekit.metrics.measurement import as_array
 from collapsekit.monitor.tap import Pass
 from collapsekit.validation import Array
 
-BLOCK_ROWS, BLOCK_BYTES = 2048, 64 * 1024**2
+BLOCK_ROWS, BLOCK_BYTES = 4096, 64 * 1024**2
 """Rows that wait before they are counted: a block costs hardly more than one step of 128 rows."""
 SAMPLE_ROWS, SAMPLE_BYTES = 1024, 16 * 1024**2
 """Rows of a step that are kept for NC1, and all that are kept: past it every second step is dropped again."""
