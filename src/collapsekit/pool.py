@@ -8,18 +8,25 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+import time
+from asyncio import CancelledError as AsyncCancelledError
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import get_context, parent_process, resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for_end
 from typing import Any
 
 from collapsekit.errors import CollapseError
+from collapsekit.validation import shorten
 
 SPAWN = get_context("spawn")
-PATIENCE = 5  # seconds in which a scheduler must have a worker
+# seconds in which a scheduler must have a worker; one that had, after which it must have one again; between two looks
+PATIENCE, LONG_PATIENCE, POLL = 5.0, 30.0, 0.5
+MOST_DEATHS = 3
 REMEDIES = {
     -signal.SIGKILL: "; is there memory enough?",
     1: "; has the script an `if __name__ == '__main__':`?",  # without it, starting a worker starts the script again
@@ -107,13 +114,7 @@ def cluster(address: str | None) -> Iterator[Executor | None]:
         reason = " ".join(str(error).split())
         raise CollapseError(f"scheduler={address!r}: {reason}; give the address that it prints") from None
     with client:
-        try:
-            client.wait_for_workers(1, timeout=PATIENCE)
-        except TimeoutError:
-            raise CollapseError(
-                f"scheduler={address!r}: has no workers; start one: dask worker {address} --nthreads 1"
-            ) from None
-        yield client.get_executor()
+        yield require_workers(client.get_executor())
 
 
 def submitted(executor: Executor, function: Callable[..., Any], *args: Any) -> Future[Any]:
@@ -133,7 +134,7 @@ def submitted(executor: Executor, function: Callable[..., Any], *args: Any) -> F
         require_connection(executor)
         if not isinstance(error, RuntimeError):
             raise
-        raise CollapseError(f"executor: {' '.join(str(error).split())}; repeat the sweep with a new one") from None
+        raise CollapseError(f"executor: {' '.join(str(error).split())}; repeat it with a new one") from None
 
 
 def require_connection(executor: Executor) -> None:
@@ -143,8 +144,126 @@ def require_connection(executor: Executor) -> None:
         return
     reports = getattr(client, "_handle_report_task", None)  # ends, too, when the scheduler says that it closes
     if client.status in ("closing", "closed") or (reports is not None and reports.done()):
-        address = getattr(client.scheduler, "address", None) or getattr(client, "_start_arg", None)
-        raise CollapseError(f"scheduler={address!r}: connection lost; start it again and repeat the command")
+        raise _lost(client)
+
+
+def _lost(client: Any) -> CollapseError:
+    address = getattr(client.scheduler, "address", None) or getattr(client, "_start_arg", None)
+    return CollapseError(f"scheduler={address!r}: connection lost; start it again and repeat the command")
+
+
+def _workers(client: Any) -> int:
+    """Return the number of threads of a Dask cluster; a scheduler that does not answer for some seconds is lost."""
+    end = time.monotonic() + PATIENCE
+    while client.status == "connecting" and time.monotonic() < end:  # again, that is
+        time.sleep(POLL)
+    try:
+        if client.status == "running":
+            return sum(client.nthreads().values())
+    except (Exception, AsyncCancelledError):  # what a dead scheduler raises is an open set
+        raise _lost(client) from None
+    raise _lost(client)
+
+
+def as_executor(executor: Any) -> Executor | None:
+    """Return what jobs are submitted to: an executor, that of a Dask client, or None for this process.
+
+    Raises
+    ------
+    CollapseError
+        If it is none of these, or a Dask scheduler without workers.
+    """
+    if hasattr(executor, "get_executor"):
+        executor = executor.get_executor()
+    if executor is not None and not isinstance(executor, Executor):
+        raise CollapseError(f"executor={shorten(executor)}: give a concurrent.futures.Executor, or a Dask Client")
+    return None if executor is None else require_workers(executor)
+
+
+def require_workers(executor: Executor, patience: float = PATIENCE) -> Executor:
+    """Return the executor; raise CollapseError if it is a Dask cluster that gets no worker in so many seconds."""
+    require_connection(executor)
+    client = getattr(executor, "_client", None)
+    if client is None:
+        return executor
+    end = time.monotonic() + patience
+    while not _workers(client):  # a cluster's own count, in wait_for_workers, is lost once workers have died
+        if time.monotonic() > end:
+            address = client.scheduler.address
+            raise CollapseError(f"scheduler={address!r}: has no workers; start one: dask worker {address} --nthreads 1")
+        time.sleep(POLL)
+        require_connection(executor)
+    return executor
+
+
+def in_order(
+    executor: Executor, function: Callable[..., Any], firsts: Sequence[Any], shared: Any, what: Callable[[Any], str]
+) -> Iterator[Any]:
+    """Return ``function(first, shared)`` of each, in their order, while an executor does some of them at a time.
+
+    A job whose worker died is done again, three times at most; nobody is more than twice the number of workers ahead,
+    so that no more results wait.
+
+    Parameters
+    ----------
+    executor : Executor
+        Where.
+    function : callable
+        What; it is pickled by its name, and raises CollapseError for what the user can mend.
+    firsts, shared : sequence, object
+        Its arguments: one of the first for each job, and what all jobs share, which Dask keeps where the workers are.
+    what : callable
+        The argument's name, with its value, for messages.
+
+    Raises
+    ------
+    CollapseError
+        If the executor is lost, or one job kills three workers.
+    """
+    client = getattr(executor, "_client", None)
+    workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+    ahead = 2 * (workers if client is None else max(1, _workers(client)))
+    kept, pending = shared if client is None else _kept(client, shared), deque[Future[Any]]()
+    try:
+        for k, first in enumerate(firsts):
+            for other in firsts[k + len(pending) : k + ahead]:
+                pending.append(submitted(executor, function, other, kept))
+            deaths = 0
+            while _is_lost(pending[0], executor):
+                deaths += 1
+                if deaths == MOST_DEATHS:
+                    raise CollapseError(f"{what(first)}: {deaths} workers died of it; is there memory enough?")
+                pending[0] = submitted(executor, function, first, kept)
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _kept(client: Any, shared: Any) -> Any:
+    """Make an argument of megabytes a Dask task of its own.
+
+    Each worker gets it once, from another that has it, and if all die that have it, the scheduler gives it anew (it
+    cannot if data are scattered).
+    """
+    config: Any = import_module("dask.config")
+    with config.set({"distributed.admin.large-graph-warning-threshold": "1TiB"}):
+        return client.submit(_itself, shared, pure=False)
+
+
+def _itself(shared: Any) -> Any:
+    return shared
+
+
+def _is_lost(future: Future[Any], executor: Executor) -> bool:
+    """Wait for its end; whether that is the death of its worker."""
+    while not wait([future], timeout=POLL).done:
+        require_workers(executor, LONG_PATIENCE)
+    require_connection(executor)
+    if future.cancelled():
+        return True
+    error = future.exception()
+    return error is not None and worker_died(error)
 
 
 def worker_died(error: BaseException) -> bool:
@@ -182,7 +301,7 @@ def _serve(connection: Connection) -> None:
 def _die_with_parent() -> None:
     parent = parent_process()
     if parent is not None:
-        wait([parent.sentinel])
+        wait_for_end([parent.sentinel])
         os._exit(1)
 
 

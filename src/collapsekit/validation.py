@@ -154,6 +154,15 @@ def cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
+def known(value: Any) -> Any:
+    """Return plain values in which what is no finite number is None, all the way down; tuples become lists."""
+    if isinstance(value, dict):
+        return {key: known(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [known(one) for one in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def frozen(array: AnyArray) -> AnyArray:
     """Return the array itself, read-only from now on."""
     array.flags.writeable = False

@@ -11,6 +11,7 @@ from _support.tolerances import FLOAT32
 from collapsekit import CollapseError
 from collapsekit.heads import inspect_head
 from collapsekit.report import head_page
+from collapsekit.report.sheet import MOST_ROWS
 
 NAMES = ["ant", "bee <b>", "cat $x^2$", "dog", "elk", "fox"]
 COUNTS = np.array([40, 0, 12, 25, 0, 6])
@@ -45,7 +46,7 @@ def test_a_head_without_a_dead_point_has_no_empty_parts(tmp_path):
     text = head_page.head_page(inspect_head(weight), weight, "", tmp_path / "page.html").read_text(encoding="utf-8")
     headers, *rows = table(text)
     assert headers == ["class", "row", "norm"]
-    assert len(rows) == head_page.MOST_ROWS
+    assert len(rows) == MOST_ROWS
     assert "1500 classes with less risk are left out" in text
     assert "Head &#39;weight&#39;, 2500 classes × 20 inputs" in text
     assert "advise" not in text

@@ -164,7 +164,7 @@ def test_what_failed_is_tried_again(tmp_path, monkeypatch):
 
 
 def test_a_broken_executor_ends_the_sweep_in_one_line_and_leaves_its_runs_as_they_are(tmp_path):
-    with pytest.raises(CollapseError, match="executor: gone; repeat the sweep with a new one"):
+    with pytest.raises(CollapseError, match="executor: gone; repeat it with a new one"):
         sweep(TINY, out=tmp_path, executor=Broken())
     shut = ThreadPoolExecutor(1)
     shut.shutdown()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from collapsekit import UFM, CollapseError, thresholds
 from collapsekit.cli._console import Column, print_classes, print_json, print_note, progress
 from collapsekit.cli._inputs import Counting, Head, Penalties, by_flags, class_labels
-from collapsekit.cli.predict import NO_ACCURACY, pages, print_horizon, sheet_of
+from collapsekit.cli._outputs import pages
+from collapsekit.cli.predict import NO_ACCURACY, print_horizon, sheet_of
 from collapsekit.evidence import scope
 from collapsekit.prediction import Advice, Remedy, fates
 from collapsekit.prediction import advise as advice_for
@@ -83,18 +84,19 @@ def advise(
     now, limits = advice.now, _limits(problem, recipe)
     who = "every class" if position is None else f"class {names[position]}"
     wanted = f"{who} to live" if min_confidence is None else f"{who} to keep a confidence of {min_confidence:g}"
-    sentences = [
-        *_steps(advice, names, wanted),
-        *([] if penalties.horizon is None else [f"With these steps {horizon_sentence(penalties.horizon)}."]),
-    ]
+    opening, rest = _opening(advice, wanted), _impossible(advice)
+    if penalties.horizon is not None:
+        rest.append(f"With these steps {horizon_sentence(penalties.horizon)}.")
     after = {remedy.name: remedy.prediction.confidences for remedy in advice.remedies}
     columns = _columns(advice, names, limits, penalties.weight_decay)
     ground, page = scope(problem, recipe), dict[str, str]()
     if html is not None:
         caption = "Each class now and after each remedy alone, predicted"
-        verdict = "\n".join(sentences).replace("\n   ", "; ").split("\n")  # a remedy and what it leaves in one
+        verdict = [sentence.removesuffix(":") for sentence in opening]
         sheet = sheet_of("What to change so that classes live", verdict, caption, columns, now, ground.details)
-        page = {"page": str(pages().advice_page(problem, after, sheet, html, now if limits is None else None))}
+        sheet = replace(sheet, advice=_paste(advice, names), notes=[*rest, *sheet.notes])
+        solved = now if limits is None else None
+        page = {"page": str(pages("theory_page").advice_page(problem, after, sheet, html, solved))}
     if json:
         found = {remedy.name: None if remedy.values is None else remedy.values.tolist() for remedy in advice.remedies}
         content = {
@@ -121,7 +123,14 @@ def advise(
         return
     kept = ("class", "count", "confidence\nnow", "status now")
     print_classes(columns, [header for header, _, _ in columns[::-1] if header not in kept])
-    for sentence in (*sentences, NO_ACCURACY, ground, *(f"page: {written}" for written in page.values())):
+    for sentence in (
+        *opening,
+        *_steps(advice, names),
+        *rest,
+        NO_ACCURACY,
+        ground,
+        *(f"page: {written}" for written in page.values()),
+    ):
         print_note(str(sentence))
 
 
@@ -145,25 +154,45 @@ def _columns(advice: Advice, names: list[str], limits: Thresholds | None, decay:
     return columns
 
 
-def _steps(advice: Advice, names: list[str], wanted: str) -> list[str]:
-    """How far the decays may grow, then each remedy with what to paste and what it leaves, then what is impossible."""
+def _opening(advice: Advice, wanted: str) -> list[str]:
+    """How far the decays may grow, and whether one remedy is enough."""
     limit, sentences = advice.largest, list[str]()
     if limit is not None:
         change = "may grow by a factor below" if limit.factor > 1 else "must be multiplied by less than"
         sentences.append(f"Decays: all {change} {limit.factor:.4g} for {wanted} (λ_W λ_H below {limit.product:.4g}).")
     if advice.enough:
-        sentences.append("Nothing has to change; each of these changes what classes keep:")
-    elif advice.remedies and advice.remedies[0].reaches:
-        sentences.append("One of these is enough, the simplest first:")
-    else:
-        together = "" if limit is None else "; take them together with smaller decays"
-        sentences.append(f"Nothing below is enough alone{together}:")
-    for i, remedy in enumerate(advice.remedies, 1):
-        enough = "" if remedy.reaches or advice.enough else ", not enough alone"
-        sentences.append(f"{i}. {remedy.name.capitalize()}{enough}: {_line(remedy, len(names))}")
-        sentences.append(f"   {_left(remedy, names)}")
+        return [*sentences, "Nothing has to change; each of these changes what classes keep:"]
+    if advice.remedies and advice.remedies[0].reaches:
+        return [*sentences, "One of these is enough, the simplest first:"]
+    together = "" if limit is None else "; take them together with smaller decays"
+    return [*sentences, f"Nothing below is enough alone{together}:"]
+
+
+def _steps(advice: Advice, names: list[str]) -> list[str]:
+    """Each remedy with what to paste, and what it leaves."""
+    return [
+        sentence
+        for i, remedy in enumerate(advice.remedies, 1)
+        for sentence in (f"{i}. {_name(remedy, advice)}: {_line(remedy, len(names))}", f"   {_left(remedy, names)}")
+    ]
+
+
+def _paste(advice: Advice, names: list[str]) -> list[Any]:
+    """The same for a page."""
+    line = pages("sheet").Advice
+    return [
+        line(f"{_name(remedy, advice)}: {_left(remedy, names)}.", _line(remedy, len(names)))
+        for remedy in advice.remedies
+    ]
+
+
+def _name(remedy: Remedy, advice: Advice) -> str:
+    return remedy.name.capitalize() + ("" if remedy.reaches or advice.enough else ", not enough alone")
+
+
+def _impossible(advice: Advice) -> list[str]:
     reasons = _by_reason(advice.impossible)
-    return sentences + [f"{which.capitalize()}: impossible, {FUNCTION.sub('', why)}." for why, which in reasons]
+    return [f"{which.capitalize()}: impossible, {FUNCTION.sub('', why)}." for why, which in reasons]
 
 
 def _line(remedy: Remedy, size: int) -> str:

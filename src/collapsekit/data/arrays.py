@@ -21,6 +21,8 @@ DAMAGED = "give an intact file of plain numbers or strings, saved with numpy.sav
 MEMBER = re.compile(r"(?!/)(?!(.*/)?\.\./)[^\\:]*\.npy")
 # numpy.savez knows no others, and what they unpack to is not bounded by what they hold
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+LABEL_WORDS = {"features": "labels", "embeddings": "labels", "X": "y"}
+WORD = re.compile(rf"(?<![A-Za-z])({'|'.join(LABEL_WORDS)})(?![A-Za-z])")
 LAYERS = ("fc", "head", "classifier", "linear", "output", "logits")
 
 Arrays = dict[str, NDArray[Any]]
@@ -31,7 +33,7 @@ Head = tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]
 def read_arrays(path: Path, keep_na: bool = False) -> LabelledData:
     """Return `X` and `y` (or `features` and `labels`), and `Xt`, `yt` and `names` if they are there.
 
-    An .npy file is the inputs; its labels are in NAME_labels.npy or labels.npy beside it.
+    An .npy file is the inputs; its labels are in a file beside it, see `labels_beside`.
     """
     arrays = READERS[path.suffix.lower()](path, _wanted)
     inputs, labels = list(arrays.values())[:2]
@@ -85,20 +87,33 @@ def _npz(path: Path, wanted: Wanted) -> Arrays:
         if not zipfile.is_zipfile(stream):
             raise CollapseError(f"{shorten(path.name)} is no .npz archive; {DAMAGED}")
         with zipfile.ZipFile(stream) as archive:
-            for info in archive.infolist():
-                if info.compress_type not in METHODS or not MEMBER.fullmatch(info.filename):
-                    raise CollapseError(f"the archive's member {shorten(info.filename)} is no array; {DAMAGED}")
-            check_bytes(sum(info.file_size for info in archive.infolist()), "unpacked")
+            check_bytes(sum(info.file_size for info in checked_members(archive)), "unpacked")
             keys = wanted([name.removesuffix(".npy") for name in archive.namelist()])
             return {key: _array(archive.open(f"{key}.npy"), f"{key}.npy") for key in keys}
 
 
+def checked_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """Return the members of an .npz archive, if all of them are arrays stored as numpy stores them."""
+    for info in archive.infolist():
+        if info.compress_type not in METHODS or not MEMBER.fullmatch(info.filename):
+            raise CollapseError(f"the archive's member {shorten(info.filename)} is no array; {DAMAGED}")
+    return archive.infolist()
+
+
 def _npy_with_labels(path: Path, _: Wanted) -> Arrays:
-    candidates = [path.with_name(f"{path.stem}_labels.npy"), path.with_name("labels.npy")]
-    labels = next((other for other in candidates if other != path and other.is_file()), None)
-    if labels is None:
-        raise CollapseError(f"no labels; save them beside it as {shorten(candidates[0].name)} or 'labels.npy'")
-    return {"X": read_npy(path), "y": read_npy(labels)}
+    return {"X": read_npy(path), "y": read_npy(labels_beside(path))}
+
+
+def labels_beside(path: Path) -> Path:
+    """Return the file of the labels of an .npy of features: the first that exists of these.
+
+    NAME_labels.npy; NAME with `features` or `embeddings` replaced by `labels`, or `X` by `y`; labels.npy.
+    """
+    names = [f"{path.stem}_labels.npy", WORD.sub(lambda found: LABEL_WORDS[found[0]], path.name), "labels.npy"]
+    found = next((path.with_name(name) for name in names if name != path.name and path.with_name(name).is_file()), None)
+    if found is None:
+        raise CollapseError(f"no labels; save them beside it as {shorten(names[0])} or 'labels.npy'")
+    return found
 
 
 def read_npy(path: Path) -> NDArray[Any]:
@@ -118,7 +133,7 @@ def _array(stream: IO[bytes], name: str) -> NDArray[Any]:
         if stream.read(1):
             raise CollapseError(f"{shorten(name)}: longer than its header promises; {DAMAGED}")
     if array.dtype == "V2":  # ml_dtypes' bfloat16 is stored as two nameless bytes
-        return _widened(np.ascontiguousarray(array).view("<u2"))
+        return widened(np.ascontiguousarray(array).view("<u2"))
     if array.dtype.kind not in "biufcSU" or not array.dtype.itemsize:
         raise CollapseError(f"{shorten(name)}: dtype {shorten(str(array.dtype))}: it is not a plain array; {DAMAGED}")
     return array
@@ -134,26 +149,34 @@ def _safetensors(path: Path, wanted: Wanted) -> Arrays:
             check_size(found.get_shape(), 4, key)
             if found.get_dtype() == "BF16":  # which numpy does not have
                 stored = dict(deserialize(path.read_bytes()))[key]  # type: ignore[no-untyped-call]
-                arrays[key] = _widened(np.frombuffer(stored["data"], "<u2")).reshape(stored["shape"])
+                arrays[key] = widened(np.frombuffer(stored["data"], "<u2")).reshape(stored["shape"])
             else:
                 arrays[key] = np.array(tensors.get_tensor(key))
     return arrays
 
 
-def _widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """bfloat16 is the upper half of float32."""
+def widened(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Return the numbers that the bits of bfloat16 stand for: it is the upper half of float32."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _wanted(keys: Collection[str]) -> list[str]:
     """The keys to read: inputs and labels first, then those of a held-out set and the names, if there."""
-    inputs = next((key for key in ("X", "features") if key in keys), None)
-    labels = next((key for key in ("y", "labels") if key in keys), None)
-    if inputs is None or labels is None:
-        raise CollapseError(f"it holds {_listed(keys)}; name the arrays X and y, or features and labels")
+    first = features_and_labels(keys)
     if ("Xt" in keys) != ("yt" in keys):
         raise CollapseError("it holds only one of Xt and yt; give both or neither")
-    return [inputs, labels, *(key for key in ("Xt", "yt", "names") if key in keys)]
+    return [*first, *(key for key in ("Xt", "yt", "names") if key in keys)]
+
+
+def features_and_labels(keys: Collection[str], labels: str | None = None) -> tuple[str, str]:
+    """Return the names of the arrays of features and labels: those of the labels may be given."""
+    if labels is not None and labels not in keys:
+        raise CollapseError(f"labels={shorten(labels)}: not among its arrays {_listed(keys)}; name one of them")
+    found = next((key for key in ("X", "features") if key in keys), None)
+    labels = labels or next((key for key in ("y", "labels") if key in keys), None)
+    if found is None or labels is None:
+        raise CollapseError(f"it holds {_listed(keys)}; name the arrays X and y, or features and labels")
+    return found, labels
 
 
 def _listed(keys: Iterable[str]) -> str:

@@ -34,15 +34,21 @@ def one_line(argument: str, path: str, remedy: str = "give a readable file") -> 
 
 @contextmanager
 def parsing(name: str, remedy: str) -> Iterator[None]:
-    """Turn any failure of a parser into one line.
+    """Turn any failure of a parser into one line, as `failing` does; its warnings about damaged files are dropped."""
+    with warnings.catch_warnings(), failing(name, remedy):
+        warnings.simplefilter("ignore")  # what matters is an error
+        yield
+
+
+@contextmanager
+def failing(name: str, remedy: str) -> Iterator[None]:
+    """Turn any failure into one line; threads may use it, other than `parsing`, which sets the process's filters.
 
     What zip, image and Parquet parsers raise on damaged bytes is an open set (struct.error, KeyError, ...), so
     everything is caught; a file that cannot be opened and lack of memory pass, `one_line` words them.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of parsers about damaged files: what matters is an error
-            yield
+        yield
     except (CollapseError, MemoryError):
         raise
     except Exception as error:

@@ -19,10 +19,12 @@ except Exception as error:  # torchmetrics imports torchvision where it is insta
         "or install the build that belongs to this torch"
     ) from error
 
+from collapsekit.metrics import conventions as conventions
 from collapsekit.metrics._features import Features as Features
 from collapsekit.metrics._features import features_of as features_of
 from collapsekit.metrics._measure import measure as measure
 from collapsekit.metrics._measure import measure_features as measure_features
 from collapsekit.metrics._metric import NeuralCollapse as NeuralCollapse
+from collapsekit.metrics._shards import measure_shards as measure_shards
 from collapsekit.metrics.measurement import Measurement as Measurement
 from collapsekit.metrics.moments import ClassMoments as ClassMoments

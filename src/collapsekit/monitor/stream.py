@@ -48,7 +48,12 @@ class Stream:
     ) -> None:
         self.every, self.device = every, torch.device("cpu") if device.type == "mps" else device  # no float64 there
         self.metric = NeuralCollapse(
-            num_classes, dim, scatter=every == 1, loss=loss, ignore_index=ignore_index, sync_on_compute=False
+            num_classes,
+            dim,
+            within="full" if every == 1 else "trace",
+            loss=loss,
+            ignore_index=ignore_index,
+            sync_on_compute=False,
         ).to(self.device)
         self.metric.persistent(True)
         self.margins = torch.zeros(num_classes, dtype=torch.float64, device=self.device)

@@ -55,7 +55,7 @@ def report(run: Run, path: str | os.PathLike[str] | None = None) -> Path:
     frame, comparison, measured = run.prediction, compare_run(run), run.measured
     alone = bool(measured.moments.unseen) or len(measured.counts) > MOST_GRAM_CLASSES
     html = render(
-        "page.html.j2",
+        "run.html.j2",
         _pictures(run, comparison),
         run=run,
         frame=frame,
@@ -82,14 +82,14 @@ def render(template: str, pictures: Iterable[tuple[str, Axes]], **content: Any) 
     templates = Environment(
         loader=PackageLoader("collapsekit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    templates.filters["number"] = _number
+    templates.filters["number"] = number
     with figures.style():
         drawn = [(caption, svg(caption, ax, f"figure{i}")) for i, (caption, ax) in enumerate(pictures)]
     return templates.get_template(template).render(pictures=drawn, **content)
 
 
-def _number(value: float, form: str) -> str:
-    """A number for the page; nothing where there is none."""
+def number(value: float, form: str) -> str:
+    """Return a number for the page; nothing where there is none."""
     text = form % value if np.isfinite(value) else ""
     return text.removeprefix("-") if text and not float(text) else text
 

@@ -9,13 +9,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from collapsekit import __version__, files
 from collapsekit.diagnosis import Adjustment
-from collapsekit.report._report import render
 from collapsekit.report.figures import BLUE, ORANGE, against_size, new_axes
-
-Table = tuple[str, str, Sequence[str], Sequence[Sequence[str]]]
-"""Heading, caption, headers and rows."""
+from collapsekit.report.sheet import Sheet, Table, write
 
 
 def adjust_page(found: Adjustment, notes: Sequence[str], tables: Sequence[Table], path: str | os.PathLike[str]) -> Path:
@@ -27,8 +23,8 @@ def adjust_page(found: Adjustment, notes: Sequence[str], tables: Sequence[Table]
         What was chosen, and what it brings.
     notes : sequence of str
         Sentences, the outcome first.
-    tables : sequence of tuple
-        Heading, caption, headers and rows of each.
+    tables : sequence of Table
+        As printed, with every class.
     path : path
         Where to.
 
@@ -37,17 +33,8 @@ def adjust_page(found: Adjustment, notes: Sequence[str], tables: Sequence[Table]
     CollapseError
         If the file cannot be written.
     """
-    target = Path(path)
-    html = render(
-        "adjust.html.j2",
-        _pictures(found),
-        title="What repairing the head brings",
-        notes=notes,
-        tables=tables,
-        version=__version__,
-    )
-    files.replace(target, html)
-    return target
+    sheet = Sheet("What repairing the head brings", notes[:1], False, tables, notes[1:])
+    return write(sheet, _pictures(found), path)
 
 
 def _pictures(found: Adjustment) -> Iterator[tuple[str, Axes]]:

@@ -9,41 +9,58 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from collapsekit import __version__, files
-from collapsekit.diagnosis import Diagnosis
+from collapsekit.diagnosis import Diagnosis, Finding
 from collapsekit.diagnosis.status import GONE
-from collapsekit.errors import CollapseError
 from collapsekit.metrics.measurement import as_array, has_free_shift
 from collapsekit.report import diagnosis_figures, figures
-from collapsekit.report._report import render
+from collapsekit.report._report import number
+from collapsekit.report.sheet import MOST_ROWS, Advice, Sheet, Table, write
 
-FIRST_ROWS, MOST_ROWS = 30, 1_000
-"""Classes in sight, and in the page; of more the worst."""
 MOST_ANGLES = 100
 """Classes up to which angles between class means are drawn: a cell of more is a dot."""
 
 
 def diagnosis_page(found: Diagnosis, path: str | os.PathLike[str]) -> Path:
     """Write the page of a diagnosis to a file and return where it is."""
-    target = Path(path)
-    if target.is_dir():
-        raise CollapseError(f"html={str(target)!r}: is a folder; give a file name")
+    verdict = [*found.verdict, *filter(None, [found.assumed_order])]
+    serious = any(one.severity != "note" for one in found.findings)
+    advice = [Advice(one.sentence, one.remedy, one.severity, _more(one)) for one in found.findings]
+    sheet = Sheet("What is wrong with this model, and what to do", verdict, serious, [_table(found)], advice=advice)
+    return write(sheet, _pictures(found), path)
+
+
+def _table(found: Diagnosis) -> Table:
+    """The classes, the worst first, without columns in which nothing is known."""
     classes = sorted(found.classes, key=lambda c: c.badness)
-    html = render(
-        "diagnosis.html.j2",
-        _pictures(found),
-        found=found,
-        gone=GONE,
-        classes=classes[:MOST_ROWS],
-        first=FIRST_ROWS,
-        omitted=max(0, len(classes) - MOST_ROWS),
-        tested=any(np.isfinite(c.held_out_recall) for c in classes),
-        confused=any(c.confused_with for c in classes),
-        serious=any(one.severity != "note" for one in found.findings),
-        version=__version__,
+    shown = classes[:MOST_ROWS]
+    columns: dict[str, list[str]] = {
+        "class": [c.label for c in shown],
+        "status": [str(c.status) for c in shown],
+        "cause": [str(c.cause or "") for c in shown],
+        "training samples": [str(c.count) for c in shown],
+        "recall": [number(c.recall, "%.2f") for c in shown],
+        "held-out recall": [number(c.held_out_recall, "%.2f") for c in shown],
+        "confidence": [number(c.confidence, "%.2f") for c in shown],
+        "mistaken for": [c.confused_with or "" for c in shown],
+    }
+    known = {header: cells for header, cells in columns.items() if any(cells)}
+    return Table(
+        "Classes",
+        "The worst first. Recall: share of its samples that the model gets right. Confidence: mean probability given "
+        "to the right class",
+        list(known),
+        list(zip(*known.values(), strict=True)),
+        words=("status", "cause", "mistaken for"),
+        lost={i for i, c in enumerate(shown) if c.status in GONE},
+        omitted=f"{len(classes) - MOST_ROWS} classes that fare better are left out" * (len(classes) > MOST_ROWS),
     )
-    files.replace(target, html)
-    return target
+
+
+def _more(one: Finding) -> str:
+    """The numbers that a finding rests on, and where to read on."""
+    numbers = {key.replace("_", " "): number(value, "%.3g") for key, value in one.numbers.items()}
+    rests_on = "; ".join(f"{key} {value}" for key, value in numbers.items() if value)
+    return f"{rests_on}{'. ' * bool(rests_on)}More: docs/diagnose.md, section “{one.code}”."
 
 
 def _pictures(found: Diagnosis) -> Iterator[tuple[str, Axes]]:

@@ -12,19 +12,23 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
-from collapsekit import __version__, files
-from collapsekit.errors import CollapseError
 from collapsekit.heads import Inspection
 from collapsekit.heads._inspect import NEAR
 from collapsekit.heads.coincidence import row_blocks
-from collapsekit.report._report import render
 from collapsekit.report.figures import BLUE, GREY, MOST_LABELS, MOST_LETTERS, ORANGE, legend_above, new_axes
+from collapsekit.report.sheet import MOST_ROWS, Advice, Sheet, Table, write
 from collapsekit.validation import Array, short
 
-MOST_ROWS = 1000
-"""Of more classes the table shows those most at risk."""
 MOST_POINTS = 1000
 """Of more classes a line is drawn through some, evenly by rank."""
+ADVICE = (
+    Advice("A class that was never seen needs samples, or goes out of the labels."),
+    Advice(
+        "One that weight decay has taken needs less of it, or more weight on its samples; with the samples of each "
+        "class and the decay of the recipe this says how much:",
+        "collapsekit advise --help",
+    ),
+)
 OUTPUT = {True: "can be", False: "never"}
 COLUMNS = (
     ("row", "row", "{}"),
@@ -54,28 +58,31 @@ def head_page(found: Inspection, weight: NDArray[np.floating], layer: str, path:
     CollapseError
         If the file cannot be written.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise CollapseError(f"html={str(target)!r}: is a folder; give a file name")
+    missed = bool(found.flagged.size or found.unreachable)
+    layer = short(layer or "weight", 60)
+    sheet = Sheet(
+        "Which classes this model can never or hardly output",
+        found.verdict,
+        missed,
+        [_table(found)],
+        [f"Head {layer!r}, {len(weight)} classes × {weight.shape[1]} inputs."],
+        ADVICE if missed else (),
+    )
+    return write(sheet, _pictures(found, weight), path)
+
+
+def _table(found: Inspection) -> Table:
     table = found.table()
     shown = table[:MOST_ROWS]
     headers, rows = _cells(shown, found.output)
-    html = render(
-        "inspect.html.j2",
-        _pictures(found, weight),
-        title="Which classes this model can never or hardly output",
-        verdict=found.verdict,
-        missed=bool(found.flagged.size or found.unreachable),
-        caption="Those most at risk first" if found.flagged.size else "Those with the shortest rows first",
-        headers=headers,
-        rows=rows,
-        lost=[one["reachable"] is False for one in shown],
-        omitted=len(table) - len(shown),
-        note=f"Head {short(layer or 'weight', 60)!r}, {len(weight)} classes × {weight.shape[1]} inputs",
-        version=__version__,
+    return Table(
+        "Classes",
+        "Those most at risk first" if found.flagged.size else "Those with the shortest rows first",
+        headers,
+        rows,
+        lost={i for i, one in enumerate(shown) if one["reachable"] is False},
+        omitted=f"{len(table) - MOST_ROWS} classes with less risk are left out" * (len(table) > MOST_ROWS),
     )
-    files.replace(target, html)
-    return target
 
 
 def _cells(table: list[dict[str, Any]], output: str) -> tuple[list[str], list[list[str]]]:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from collapsekit import __version__, files
-from collapsekit.errors import CollapseError
 from collapsekit.losses import MSE, CrossEntropy, Focal, Hinge, Loss
 from collapsekit.prediction import Prediction, phase_diagram, predict
 from collapsekit.problem import UFM
 from collapsekit.report import theory_figures
-from collapsekit.report._report import MOST_GRAM_CLASSES, render
+from collapsekit.report._report import MOST_GRAM_CLASSES
 from collapsekit.report.figures import gram
+from collapsekit.report.sheet import Sheet, write
 from collapsekit.theory import thresholds
 from collapsekit.validation import Array
 
-MOST_ROWS = 1000
-"""A table of more classes shows its head and its tail."""
 FAMILIES: dict[str, Loss] = {
     "cross-entropy": CrossEntropy(),
     "focal, γ = 2": Focal(2.0),
@@ -32,24 +28,10 @@ FAMILIES: dict[str, Loss] = {
 }
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """The words of a page: a title, sentences, and a table with one row a class, of which some are lost."""
-
-    title: str
-    verdict: Sequence[str]
-    missed: bool
-    caption: str
-    headers: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    lost: Sequence[bool]
-    notes: Sequence[str]
-
-
 def prediction_page(problem: UFM, sheet: Sheet, path: str | os.PathLike[str], solved: Prediction | None = None) -> Path:
     """Write the page of `collapsekit predict` to a file and return where it is; `solved` without a closed form."""
     pictures = _prediction_pictures(problem) if solved is None else _solved_pictures(solved, {})
-    return _write(problem, sheet, pictures, path)
+    return write(sheet, pictures, path)
 
 
 def advice_page(
@@ -61,26 +43,7 @@ def advice_page(
 ) -> Path:
     """Write the page of `collapsekit advise`, with the confidences after each remedy, and return where it is."""
     pictures = _advice_pictures(problem, after) if solved is None else _solved_pictures(solved, after)
-    return _write(problem, sheet, pictures, path)
-
-
-def _write(problem: UFM, sheet: Sheet, pictures: Iterator[tuple[str, Axes]], path: str | os.PathLike[str]) -> Path:
-    target = Path(path)
-    if target.is_dir():
-        raise CollapseError(f"html={str(target)!r}: is a folder; give a file name")
-    size, half = len(sheet.rows), MOST_ROWS // 2
-    shown = range(size) if size <= MOST_ROWS else [*range(half), *range(size - half, size)]
-    content = vars(sheet) | {"rows": [sheet.rows[k] for k in shown], "lost": [bool(sheet.lost[k]) for k in shown]}
-    html = render(
-        "theory.html.j2",
-        pictures,
-        omitted=size - len(shown),
-        problem=repr(problem),
-        version=__version__,
-        **content,
-    )
-    files.replace(target, html)
-    return target
+    return write(sheet, pictures, path)
 
 
 def _prediction_pictures(problem: UFM) -> Iterator[tuple[str, Axes]]:
