@@ -161,7 +161,7 @@ def test_frozen_parts(frozen):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of torch.compile, which hides it itself
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.heavy)])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("head", [None, "head"])
 def test_compiled_models(backend, when, head):

@@ -71,7 +71,7 @@ def rank_main(rank, world, folder):
     torch.distributed.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.heavy)])
 def ranks(request, tmp_path_factory):
     """What each of the ranks has found."""
     folder, world = tmp_path_factory.mktemp("ranks"), request.param

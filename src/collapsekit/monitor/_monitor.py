@@ -23,7 +23,8 @@ from collapsekit.metrics import Measurement
 from collapsekit.metrics import functional as F
 from collapsekit.metrics._metric import IGNORED
 from collapsekit.metrics.batches import several_processes
-from collapsekit.metrics.measurement import PLAIN, as_array
+from collapsekit.metrics.decisions import PLAIN
+from collapsekit.metrics.measurement import as_array
 from collapsekit.monitor import table as tables
 from collapsekit.monitor.alarms import SILENT, Alarms
 from collapsekit.monitor.decay import Horizon

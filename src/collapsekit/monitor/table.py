@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 import stat
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from collapsekit import files
 from collapsekit.errors import CollapseError
-from collapsekit.validation import cell
+from collapsekit.validation import cell, known
 
 LINES = (".jsonl", ".ndjson")
 
@@ -40,17 +39,13 @@ def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     CollapseError
         If the file cannot be written, or is no regular file.
     """
-    known = [{key: None if _unknown(value) else value for key, value in row.items()} for row in rows]
+    rows = known(list(rows))
     if path.suffix in LINES:
-        files.append(path, "\n".join(json.dumps(row, ensure_ascii=False) for row in known))
+        files.append(path, "\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
         return
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     if not path.exists() or not path.stat().st_size:
         writer.writeheader()
-    writer.writerows({key: cell(value) for key, value in row.items()} for row in known)
+    writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
     files.append(path, text.getvalue().rstrip("\n"))
-
-
-def _unknown(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
