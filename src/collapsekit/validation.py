@@ -149,6 +149,11 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", re.sub(r"[\t\n\r]+", " ", text))
 
 
+def cell(value: Any) -> Any:
+    """Return a value for a CSV file: an apostrophe keeps spreadsheets from reading a text as a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 def known(value: Any) -> Any:
     """Return plain values in which what is no finite number is None, all the way down; tuples become lists."""
     if isinstance(value, dict):

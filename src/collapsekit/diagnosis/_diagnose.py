@@ -20,13 +20,14 @@ from collapsekit.diagnosis.status import statuses
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import require_same_names
 from collapsekit.heads.proofs import Head, Proof, decide_all
+from collapsekit.losses import Loss
 from collapsekit.metrics import Measurement, NeuralCollapse, measure_features
 from collapsekit.metrics.measurement import as_array, has_free_shift
 from collapsekit.prediction import fates, predict
 from collapsekit.problem import UFM
 from collapsekit.recipe import LastLayer, Optimizer, Penalty, Recipe
 from collapsekit.recipe._kinds import BatchNorm
-from collapsekit.validation import shorten
+from collapsekit.validation import Array, shorten
 
 HISTORY = ("loss", "recalls", "steps")
 TIME_LIMIT = 30.0
@@ -221,13 +222,31 @@ def _problem(
         return None, None
     if measured.moments.unseen:
         return None, f"class {measured.moments.unseen[0]} has no samples"
-    layer = last or LastLayer(biased=measured.bias is not None, branches=int(isinstance(recipe, BatchNorm)))
+    layer = last or last_layer(recipe, biased=measured.bias is not None)
+    return problem_of(recipe, layer, optimizer, measured.counts, loss=measured.loss, names=measured.names)
+
+
+def last_layer(recipe: Recipe, *, biased: bool) -> LastLayer:
+    """Return the last layer of a network of which nothing else is told."""
+    return LastLayer(biased=biased, branches=int(isinstance(recipe, BatchNorm)))
+
+
+def problem_of(
+    recipe: Recipe,
+    layer: LastLayer,
+    optimizer: Optimizer | None,
+    counts: Array,
+    *,
+    loss: Loss,
+    names: Sequence[str] | None,
+) -> tuple[UFM | None, str | None]:
+    """Return the problem that a recipe minimises, or why there is none."""
     # penalties that are terms of the loss are applied by the gradient, whatever takes the steps
     steps = Optimizer() if optimizer is None or isinstance(recipe, Penalty) else optimizer
-    refusal = recipe.refusal(layer, steps, measured.counts)
+    refusal = recipe.refusal(layer, steps, counts)
     if refusal is not None:
         return None, refusal
-    return recipe.problem(measured.counts, layer, loss=measured.loss, names=measured.names, optimizer=steps), None
+    return recipe.problem(counts, layer, loss=loss, names=names, optimizer=steps), None
 
 
 def _horizon(recipe: Recipe | None, optimizer: Optimizer | None, history: Mapping[str, Any]) -> float:

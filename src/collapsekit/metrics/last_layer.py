@@ -85,10 +85,10 @@ def find_head(model: nn.Module, head: str | nn.Module | None, inputs: Any) -> He
     '2'
     """
     with evaluating(model), torch.no_grad():
-        name, module = _maker(model, inputs) if head is None else _named(model, head)
+        name, module = _maker(model, inputs) if head is None else named(model, head)
         features, logits, output = _run(model, name, module, inputs)
-        found = _checked(name, module, features, logits)
-        _rows_of(found, features, logits, output, positions=True)
+        found = checked(name, module, features, logits)
+        rows_of(found, features, logits, output, positions=True)
         return found
 
 
@@ -103,7 +103,7 @@ def forward(model: nn.Module, head: Head, inputs: Any, *, positions: bool = Fals
     CollapseError
         If the head is not called exactly once, or what it makes is not the model's output.
     """
-    return _rows_of(head, *_run(model, head.name, head.module, inputs), positions=positions)
+    return rows_of(head, *_run(model, head.name, head.module, inputs), positions=positions)
 
 
 def _run(model: nn.Module, name: str, module: nn.Module, inputs: Any) -> tuple[Tensor, Tensor, Any]:
@@ -131,12 +131,12 @@ def _run(model: nn.Module, name: str, module: nn.Module, inputs: Any) -> tuple[T
     return features, logits, output
 
 
-def _rows_of(head: Head, features: Tensor, logits: Tensor, output: Any, *, positions: bool) -> tuple[Tensor, Tensor]:
-    """Features and logits as they are, or their means over positions: whichever logits are the model's output."""
+def rows_of(head: Head, features: Tensor, logits: Tensor, output: Any, *, positions: bool) -> tuple[Tensor, Tensor]:
+    """Return features and logits as they are, or their means over positions: whichever are the model's output."""
     made = list(_tensors(output))
     if all(one.ndim == 0 for one in made):  # a loss alone, or nothing: there is no output to compare with
         made = [logits]
-    means = _averaged(head.module, features), _averaged(head.module, logits)
+    means = averaged(head.module, features), averaged(head.module, logits)
     if _among(means[1], made):
         return means
     if features.ndim == 2 or not _among(logits, made):
@@ -170,15 +170,15 @@ def _among(logits: Tensor, made: Sequence[Tensor]) -> bool:
     return any(_same(logits, one) for one in made) or any(_same(f(logits, 1), one) for f in functions for one in made)
 
 
-def _averaged(module: nn.Module, values: Tensor) -> Tensor:
-    """Means over positions: channels come second in a convolution, last otherwise."""
+def averaged(module: nn.Module, values: Tensor) -> Tensor:
+    """Return means over positions: channels come second in a convolution, last otherwise."""
     if values.ndim <= 2:
         return values
     return values.flatten(2).mean(dim=2) if isinstance(module, Convolution) else values.flatten(1, -2).mean(dim=1)
 
 
-def _checked(name: str, module: nn.Module, features: Tensor, logits: Tensor) -> Head:
-    """The head, if what came out of it is W h + b, computed once more in float64."""
+def checked(name: str, module: nn.Module, features: Tensor, logits: Tensor) -> Head:
+    """Return the head, if what came out of it is W h + b, computed once more in float64."""
     h, z = _rows(module, features), _rows(module, logits)
     if z.shape[1] == 1:
         raise CollapseError(
@@ -238,7 +238,8 @@ def _deviation(head: Head, h: Tensor, z: Tensor, tolerance: float) -> str | None
     return UNKNOWN
 
 
-def _named(model: nn.Module, head: str | nn.Module) -> tuple[str, nn.Module]:
+def named(model: nn.Module, head: str | nn.Module) -> tuple[str, nn.Module]:
+    """Return the layer that is named, or the last one of what is named, and its name."""
     modules = {_uncompiled(name): module for name, module in model.named_modules(remove_duplicate=False)}
     head = getattr(head, "_orig_mod", head)  # of a compiled layer
     name = _uncompiled(head) if isinstance(head, str) else next((n for n, m in modules.items() if m is head), None)
@@ -263,19 +264,31 @@ def _maker(model: nn.Module, inputs: Any) -> tuple[str, nn.Module]:
 
     def watch(module: nn.Module, _: Any, out: Any) -> None:
         if isinstance(out, Tensor) and out.ndim >= 2:
-            outputs[module] = _averaged(module, out).clone()  # averaged: a network's every activation is too much
+            outputs[module] = averaged(module, out).clone()  # averaged: a network's every activation is too much
 
-    modules = {_uncompiled(name): module for name, module in model.named_modules() if _has_matrix(module)}
+    modules = candidates(model)
     with ExitStack() as hooked:
         for module in modules.values():
             hooked.enter_context(module.register_forward_hook(watch))
         output = call(model, inputs)
+    return maker(model, modules, outputs, output)
+
+
+def candidates(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers that may be the head, by name."""
+    return {_uncompiled(name): module for name, module in model.named_modules() if _has_matrix(module)}
+
+
+def maker(
+    model: nn.Module, modules: Mapping[str, nn.Module], outputs: Mapping[nn.Module, Tensor], output: Any
+) -> tuple[str, nn.Module]:
+    """Return the layer whose output, averaged over positions as those in `outputs` are, is the model's output."""
     logits, listed = _logits(output), _listed(model)
     made = [
         name
         for name, module in modules.items()
         if module in outputs
-        and (_among(outputs[module], logits) or _among(outputs[module], [_averaged(module, one) for one in logits]))
+        and (_among(outputs[module], logits) or _among(outputs[module], [averaged(module, one) for one in logits]))
     ]
     if len(made) == 1:
         return made[0], modules[made[0]]

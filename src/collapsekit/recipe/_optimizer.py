@@ -179,8 +179,7 @@ class Optimizer:
             )
         if self.name == "adam":
             return float("nan")
-        dampening = self.dampening if self.momentum else 0.0  # torch leaves it out without momentum
-        gain = (1 - dampening) / (1 - self.momentum) if self.name == "sgd" else 1.0
+        gain = momentum_gain(self.momentum, self.dampening) if self.name == "sgd" else 1.0
         return float((rates * decay).sum() * gain)
 
     @property
@@ -194,6 +193,11 @@ class Optimizer:
             "weight decay, or add the penalties to the loss, set AdamW's weight_decay to 0 and name no optimizer; a "
             "trained network can be measured all the same (collapsekit measure)",
         )
+
+
+def momentum_gain(momentum: float, dampening: float) -> float:
+    """Return how many times a steady gradient counts under SGD's momentum."""
+    return (1 - dampening) / (1 - momentum) if momentum else 1.0  # torch leaves dampening out without momentum
 
 
 def horizon_sentence(efolds: float) -> str:

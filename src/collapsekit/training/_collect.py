@@ -19,7 +19,7 @@ from collapsekit.training import runs, store
 from collapsekit.training._config import TrainConfig
 from collapsekit.training._sweep import Outcome
 from collapsekit.training.runs import Run
-from collapsekit.validation import known, numeric
+from collapsekit.validation import cell, known, numeric
 
 Row = dict[str, Any]
 """One run: ``run``, ``status``, ``reason``, ``step``, the fields of its configuration, and what was found."""
@@ -184,10 +184,8 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Lists as JSON; an apostrophe keeps spreadsheets from reading a text as a formula."""
-    if isinstance(value, list | dict):
-        return json.dumps(value)
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """Lists as JSON; texts as spreadsheets do not take them for formulas."""
+    return json.dumps(value) if isinstance(value, list | dict) else cell(value)
 
 
 def _parquet(rows: Sequence[Row]) -> bytes:
