@@ -65,6 +65,20 @@ def test_training_is_bit_for_bit_as_without_a_monitor(head, every):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
 
+@pytest.mark.parametrize("head", [None, "head"])
+def test_a_parametrised_head_stays_as_it_is(head):
+    """Spectral norm takes a step of its power iteration whenever its weight is looked at in training mode."""
+
+    def train(watched):
+        net = Plain()
+        nn.utils.parametrizations.spectral_norm(net.head)
+        monitor = Monitor(net, head) if watched else None
+        return trained(net, monitor, epochs=3).state_dict()
+
+    for (name, one), other in zip(train(False).items(), train(True).values(), strict=True):
+        assert torch.equal(one, other), name
+
+
 def test_evaluation_and_passes_without_labels_do_not_count():
     net, seen = Net(), []
     monitor = Monitor(net)

@@ -80,9 +80,10 @@ class Tap:
 
     def __init__(self, model: nn.Module, head: str | nn.Module | None) -> None:
         self.root = unwrapped(model)
-        self.watched = candidates(self.root) if head is None else dict([named(self.root, head)])
-        if not self.watched:
-            maker(self.root, {}, {}, None)  # says that there is no linear layer
+        with evaluating(self.root):  # to look at a parametrised weight may change it in training mode
+            self.watched = candidates(self.root) if head is None else dict([named(self.root, head)])
+            if not self.watched:
+                maker(self.root, {}, {}, None)  # says that there is no linear layer
         self.head: Head | None = None
         self.averages = False
         self.heard: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
@@ -138,7 +139,7 @@ class Tap:
         """Say which layer is the head, after the first pass of training, and check that it is one."""
         heard, output = self.heard, self.output
         self.heard, self.output = {}, None
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.root):
             if len(self.watched) == 1:
                 name, module = next(iter(self.watched.items()))
             else:
@@ -150,11 +151,10 @@ class Tap:
                     "collapsekit.metrics.measure(model, loader) on all of them after an epoch instead"
                 )
             features, logits, _ = heard[name]
-            with evaluating(module):  # a parametrised weight may iterate in training mode
-                found = checked(name, module, features, logits)
-                if output is not None:
-                    rows, _ = rows_of(found, features, logits, output, positions=True)
-                    self.averages = rows.ndim < features.ndim
+            found = checked(name, module, features, logits)
+            if output is not None:
+                rows, _ = rows_of(found, features, logits, output, positions=True)
+                self.averages = rows.ndim < features.ndim
         self.head = found
         for other, handle in self.handles.items():
             if other != name:
