@@ -89,12 +89,14 @@ class CollapseCallback(Callback):
         """Go on from the state of a checkpoint."""
         if self._restored and self.monitor is not None:
             self.monitor.load_state_dict(own_state(self._restored, trainer.global_rank, trainer.world_size))
-            self._restored = []
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count an epoch whose end the interrupted run did not reach, though all its batches were trained."""
-        if self.monitor is not None and self.monitor.updates and self.monitor.epochs < trainer.current_epoch:
-            self.monitor.epoch()
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Count an epoch first whose checkpoint was taken after its last batch: Lightning does not end it again."""
+        pending, self._restored = any(state["stream"] is not None for state in self._restored), []
+        if pending and batch_idx == 0 and self.monitor is not None:
+            scalars = self.monitor.epoch() | {"epoch": float(trainer.current_epoch - 1)}
+            for logger in trainer.loggers:
+                logger.log_metrics(scalars, step=trainer.global_step - 1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

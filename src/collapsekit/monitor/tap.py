@@ -155,11 +155,26 @@ class Tap:
             if output is not None:
                 rows, _ = rows_of(found, features, logits, output, positions=True)
                 self.averages = rows.ndim < features.ndim
-        self.head = found
-        for other, handle in self.handles.items():
-            if other != name:
-                handle.remove()
+        self._listen_to(found)
         self.waiting = Pass(copied(features), copied(logits))
+
+    def _listen_to(self, head: Head) -> None:
+        self.head = head
+        for name, handle in self.handles.items():
+            if name != head.name:
+                handle.remove()
+
+    def state(self) -> dict[str, Any] | None:
+        """Return which layer is the head, as plain values."""
+        head = self.head
+        return head and {"name": head.name, "transposed": head.transposed, "averages": self.averages}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on with the head of a state: rows that wait there can be counted before the next pass."""
+        if state["name"] not in self.watched:
+            raise CollapseError(f"state: is of head={shorten(state['name'])}; give that, or no state")
+        self.averages = state["averages"]
+        self._listen_to(Head(state["name"], self.watched[state["name"]], state["transposed"]))
 
     def take(self) -> tuple[Pass, Head]:
         """Return what the last training pass has left, once, in the shape of its labels; and the head.
