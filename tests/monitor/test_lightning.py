@@ -38,6 +38,7 @@ class Loader:
 
     def __init__(self, part=slice(None), shape=lambda x, y: (x, y)):
         self.epoch, self.done, self.part, self.shape, self.sampler = 0, 0, part, shape, self
+        self.batch_sampler = None
 
     def set_epoch(self, epoch):
         self.epoch = epoch
@@ -100,6 +101,35 @@ def module(hosts, kind="itself", rate=0.1):
 
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=rate, momentum=0.9, weight_decay=1e-3)
+
+    return Module()
+
+
+def with_metric(hosts, logged):
+    """A LightningModule with the accumulator as an attribute; `logged` is what it does with it when an epoch ends."""
+
+    class Module(type(module(hosts))):
+        def __init__(self):
+            super().__init__()
+            self.nc = NeuralCollapse(num_classes=4, dim=5)
+            self.heads = []  # of each epoch's last step
+
+        def training_step(self, batch, index):
+            loss = super().training_step(batch, index)
+            head = self.net.head.weight, self.net.head.bias
+            self.nc.update(self.net.features, batch[1], *head, logits=self.net.logits)
+            self.last = [one.detach().clone() for one in head]
+            if logged == "metric":
+                self.log("nc", self.nc, on_step=False, on_epoch=True)
+            if logged == "called":
+                self.log_dict(self.nc(self.net.features, batch[1]))
+            return loss
+
+        def on_train_epoch_end(self):
+            if logged == "computed":
+                self.log_dict(self.nc.compute())
+                self.heads.append(self.last)
+                self.nc.reset()
 
     return Module()
 
@@ -275,3 +305,122 @@ def test_a_head_that_has_to_be_named(hosts, callback):
         callback(evry=2)
     for head in ("net.head", "head"):
         trainer(hosts, callback(head=head), max_epochs=1).fit(module(hosts), Loader())
+
+
+def one_process(seen, head):
+    """The values of all samples at once."""
+    h, z, y = (torch.tensor(np.concatenate(parts)) for parts in zip(*seen, strict=True))
+    metric = NeuralCollapse(num_classes=4, dim=5)
+    metric.update(h.float(), y, *head, logits=z.float())
+    return metric.compute()
+
+
+@heavy
+def test_the_accumulator_as_an_attribute_logs_the_value_of_all_samples(hosts):
+    model = with_metric(hosts, "computed")
+    run = trainer(hosts)
+    run.fit(model, Loader())
+    expected = one_process(model.seen[5:], model.heads[1])
+    assert {key for key in expected if key in run.callback_metrics} == expected.keys()
+    for key, value in expected.items():
+        assert_allclose(run.callback_metrics[key], value, rtol=FLOAT32, atol=FLOAT32, err_msg=key)
+
+
+@heavy
+@pytest.mark.parametrize(("logged", "words"), [("metric", "must be a tensor"), ("called", "was called as a function")])
+def test_the_accumulator_is_not_averaged_over_batches(hosts, logged, words):
+    with pytest.raises(ValueError, match=words):
+        trainer(hosts).fit(with_metric(hosts, logged), Loader())
+
+
+def rank_main(folder):
+    """What each rank does; Lightning starts this program again for the second one."""
+    torch.set_num_threads(1)
+    hosts = importlib.import_module("lightning.pytorch")
+    make = importlib.import_module("collapsekit.monitor.lightning").CollapseCallback
+    callbacks = importlib.import_module("lightning.pytorch.callbacks")
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    part = [slice(0, 11), slice(11, None)][rank]
+
+    def fit(model, *given, ckpt_path=None, **options):
+        run = trainer(hosts, *given, devices=2, strategy="ddp", **options)
+        run.fit(model, Loader(part), Loader(part), ckpt_path=ckpt_path)
+        return {key: float(value) for key, value in run.callback_metrics.items()}
+
+    found = {}
+    for kind in ("itself", "a part", "parts", "twice"):
+        cb, model = make(every=1, **KINDS[kind]), module(hosts, kind)
+        logged = fit(model, cb)
+        measured = cb.monitor.measured
+        parts = {key: getattr(measured, key) for key in ("counts", "confidences", "recalls", "losses")}
+        found[kind] = {"seen": model.seen[5:], "logged": logged, "scalars": cb.monitor.scalars, **parts}
+    for every in (1, 2):
+        options = {"filename": f"{{step}}-{every}", "save_top_k": -1, "every_n_train_steps": 5}
+        for stop in (5, 7):
+            whole, resumed = make(every=every), make(every=every)
+            options["every_n_train_steps"] = stop
+            saving = callbacks.ModelCheckpoint(folder, **options)
+            logged = fit(module(hosts), whole, saving, enable_checkpointing=True)
+            again = fit(module(hosts), resumed, ckpt_path=Path(folder, f"step={stop}-{every}.ckpt"))
+            found[f"resumed {every} {stop}"] = (logged, again, whole.monitor.recalls, resumed.monitor.recalls)
+    model = with_metric(hosts, "computed")
+    found["metric"] = {"logged": fit(model), "seen": model.seen[5:], "head": model.heads[1]}
+    try:
+        fit(module(hosts, "parts"), make())
+    except CollapseError as error:
+        found["unnamed"] = str(error)
+    torch.save(found, Path(folder, f"{rank}.pt"))
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What each of two ranks has found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", __file__, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@heavy
+@pytest.mark.parametrize("kind", ["itself", "a part", "parts", "twice"])
+def test_two_processes_with_unequal_parts_log_the_numbers_of_all_samples(ranks, kind):
+    seen = ranks[0][kind]["seen"] + ranks[1][kind]["seen"]
+    assert {len(step[2]) for step in ranks[0][kind]["seen"]} != {len(step[2]) for step in ranks[1][kind]["seen"]}
+    expected = by_hand(seen)
+    for rank in ranks:
+        found = rank[kind]
+        assert found["counts"].tolist() == list(COUNTS)
+        for key, name in (("confidence", "confidences"), ("recall", "recalls"), ("loss", "losses")):
+            assert_allclose(found[name], expected[key], rtol=FLOAT32)
+        assert_allclose(found["logged"]["collapse/nc1"], nc1_by_hand(seen), rtol=10 * FLOAT32)
+        assert found["logged"] == ranks[0][kind]["logged"]
+        assert_allclose([found["logged"][key] for key in found["scalars"]], [*found["scalars"].values()], rtol=FLOAT32)
+
+
+@heavy
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("stop", [5, 7])
+def test_two_processes_resume_as_if_they_had_never_stopped(ranks, every, stop):
+    for rank in ranks:
+        logged, again, recalls, recalled = rank[f"resumed {every} {stop}"]
+        assert logged == again
+        assert recalls == recalled
+
+
+@heavy
+def test_the_accumulator_as_an_attribute_on_two_processes(ranks):
+    expected = one_process(ranks[0]["metric"]["seen"] + ranks[1]["metric"]["seen"], ranks[0]["metric"]["head"])
+    for rank in ranks:
+        for key, value in expected.items():
+            assert_allclose(rank["metric"]["logged"][key], value, rtol=FLOAT32, atol=FLOAT32, err_msg=key)
+
+
+@heavy
+def test_a_head_that_has_to_be_named_on_two_processes(ranks):
+    assert all("name the head, like Monitor(model, head='head')" in rank["unnamed"] for rank in ranks)
+
+
+if __name__ == "__main__":
+    rank_main(sys.argv[1])

@@ -133,7 +133,7 @@ def _run(model: nn.Module, name: str, module: nn.Module, inputs: Any) -> tuple[T
 
 def rows_of(head: Head, features: Tensor, logits: Tensor, output: Any, *, positions: bool) -> tuple[Tensor, Tensor]:
     """Return features and logits as they are, or their means over positions: whichever are the model's output."""
-    made = list(_tensors(output))
+    made = list(tensors(output))
     if all(one.ndim == 0 for one in made):  # a loss alone, or nothing: there is no output to compare with
         made = [logits]
     means = averaged(head.module, features), averaged(head.module, logits)
@@ -154,14 +154,14 @@ def rows_of(head: Head, features: Tensor, logits: Tensor, output: Any, *, positi
     )
 
 
-def _tensors(output: Any, depth: int = 3) -> Iterator[Tensor]:
+def tensors(output: Any, depth: int = 3) -> Iterator[Tensor]:
     """Every tensor in whatever a model returns."""
     if isinstance(output, Tensor):
         yield output
     elif depth:
         parts = output if isinstance(output, tuple | list) else getattr(output, "__dict__", {}).values()
         for part in output.values() if isinstance(output, Mapping) else parts:
-            yield from _tensors(part, depth - 1)
+            yield from tensors(part, depth - 1)
 
 
 def _among(logits: Tensor, made: Sequence[Tensor]) -> bool:

@@ -12,7 +12,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.batches import evaluating
-from collapsekit.metrics.last_layer import Convolution, Head, averaged, candidates, checked, maker, named, rows_of
+from collapsekit.metrics.last_layer import Convolution, Head, averaged, candidates, checked, maker, named, rows_of, tensors
 from collapsekit.validation import shorten
 
 ROOT = "(the model)"
@@ -121,7 +121,7 @@ class Tap:
             pass
         elif name == ROOT:
             self.entered = False
-            if self.head is None and self.heard:
+            if self.head is None and self.heard and any(one.ndim for one in tensors(out)):  # more than a loss
                 self.output = out
                 if not torch.compiler.is_compiling():
                     self.settle()
