@@ -204,11 +204,11 @@ class Tap:
 
     def _why_not(self) -> str:
         """Why there is nothing to take."""
-        if self.evaluated:
-            return "update: the forward pass was in evaluation mode; call model.train() before it"
         if self.heard:
             name = shorten(list(self.watched)[-1])
             return f"update: only parts of the model were called; name the head, like Monitor(model, head={name})"
+        if self.evaluated:
+            return "update: the forward pass was in evaluation mode; call model.train() before it"
         compiled = "torch._dynamo" in sys.modules
         remedy = ", or torch.compiler.reset() if the model was compiled and called before the monitor was made"
         if self.passes:
