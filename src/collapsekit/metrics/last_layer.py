@@ -283,7 +283,7 @@ def maker(
     model: nn.Module, modules: Mapping[str, nn.Module], outputs: Mapping[nn.Module, Tensor], output: Any
 ) -> tuple[str, nn.Module]:
     """Return the layer whose output, averaged over positions as those in `outputs` are, is the model's output."""
-    logits, listed = _logits(output), _listed(model)
+    logits, listed = logits_of(output), _listed(model)
     made = [
         name
         for name, module in modules.items()
@@ -314,7 +314,7 @@ def _sealed(model: nn.Module) -> str:
     return ""
 
 
-def _logits(output: Any) -> list[Tensor]:
+def logits_of(output: Any) -> list[Tensor]:
     """What may be the logits in whatever a model returns: a tensor, `.logits`, the key logits, a tuple's matrices."""
     if isinstance(output, Mapping):
         output = output.get("logits")

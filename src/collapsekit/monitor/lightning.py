@@ -98,6 +98,11 @@ class CollapseCallback(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(scalars, step=trainer.global_step - 1)
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Find the head of a compiled model before its weights change."""
+        if self.monitor is not None:
+            self.monitor.tap.settle_late()
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -112,8 +112,10 @@ class CollapseCallback(TrainerCallback):
         """Count a pass whose gradients wait for the next ones."""
         self._count()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Count the pass of a step."""
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Count the pass of a step, while the weights are those that made it."""
         self._count()
 
     def on_epoch_end(
@@ -152,9 +154,9 @@ class CollapseCallback(TrainerCallback):
             self.monitor.update(labels)
         elif waits:
             raise CollapseError(
-                f"labels: the model was called without {' and '.join(self.trainer.label_names) or 'labels'} of one "
-                "kind; give Trainer(compute_loss_func=...) without label_smoothing_factor and call callback.update(labels) in it, "
-                "callback = CollapseCallback(trainer)"
+                f"labels: the model was not called with {' or '.join(self.trainer.label_names) or 'labels'}; give "
+                "Trainer(compute_loss_func=...), without label_smoothing_factor, and in that function call "
+                "callback.update(labels) of callback = CollapseCallback(trainer)"
             )
 
     def _resume(self, monitor: Monitor, paths: Sequence[Path]) -> None:
