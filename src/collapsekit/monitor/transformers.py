@@ -99,8 +99,9 @@ class CollapseCallback(TrainerCallback):
                 f"trainer: DataParallel on {args.n_gpu} devices calls copies of the model in threads; start one "
                 "process a device, torchrun --nproc-per-node ..., or set CUDA_VISIBLE_DEVICES to one"
             )
+        assert model is not None
         self._close()
-        self.monitor = Monitor(model, self.head, **{"optimizer": optimizer} | self.options)  # type: ignore[arg-type]
+        self.monitor = Monitor(model, self.head, **{"optimizer": optimizer} | self.options)
         self._handle = self.monitor.tap.root.register_forward_pre_hook(self._listen, with_kwargs=True)
         if state.global_step:
             self._resume(self.monitor, checkpoint_files(args, state))
