@@ -34,10 +34,12 @@ class Watched:
     def penalty(self, share):
         """What the penalties are multiplied by."""
         way = min(1.0, max(0.0, (share - self.begin) / (self.end - self.begin)))
-        return {"linear": 1 / self.factor + way * (1 - 1 / self.factor), "geometric": self.factor ** (way - 1)}[self.shape]
+        return {"linear": 1 / self.factor + way * (1 - 1 / self.factor), "geometric": self.factor ** (way - 1)}[
+            self.shape
+        ]
 
     def run(self):
-        """Train with a monitor; return it, and after each epoch (recalls, confidences, dying), each (K,)."""
+        """Train with a monitor; return what it counted: recalls and confidences (epochs, K), warming (epochs,)."""
         made, run = self.made, Run(self.made)
         optimizer, net = optimizer_of(made, run.net), run.net
         loss = MSE() if made.loss == "mse" else CrossEntropy(smoothing=made.smoothing)
@@ -61,9 +63,9 @@ class Watched:
             if step + 1 in ends:
                 monitor.epoch()
                 measured = monitor.measured
-                seen.append((measured.recalls, measured.confidences, monitor._alarms.dying))
+                seen.append((measured.recalls, measured.confidences, monitor.horizon.warming))
         monitor.close()
-        return monitor, [np.array(part) for part in zip(*seen, strict=True)]
+        return [np.array(part) for part in zip(*seen, strict=True)]
 
 
 FADING = {
@@ -117,10 +119,21 @@ def half(letter, first_seed):
     for kind, (shape, begin, end, values) in FADING.items():
         for data, counts in BASES[letter]:
             name, seed = f"{letter}-fading-{kind}-{data}", first_seed + len(found)
-            found.append(Watched(Made(name, "fading", data, tuple(counts), seed, **values), shape, begin, end))
+            shorter = {"steps": 900} if letter == "B" else {}
+            found.append(
+                Watched(Made(name, "fading", data, tuple(counts), seed, **(values | shorter)), shape, begin, end)
+            )
     for kind, values in WEAK.items():
         for data, counts in EVENER[letter]:
             name, seed = f"{letter}-weak-{kind}-{data}", first_seed + len(found)
             shape, begin, end, _ = FADING[kind]
             found.append(Watched(Made(name, None, data, tuple(counts), seed, **values), shape, begin, end))
     return found
+
+
+HALVES = {"A": half("A", 5000), "B": half("B", 6000)}
+SMOKE = [
+    watched
+    for watched in HALVES["A"]
+    if watched.made.name in ("A-healthy-olive-adamw", "A-fading-raised-digits", "A-weak-growing-mixture:6:10:5")
+]

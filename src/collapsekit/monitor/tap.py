@@ -49,7 +49,7 @@ class Hook:
         if self.tap is not None:
             self.tap.hear(self.name, module, next(iter((*args, *kwargs.values())), None), out)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+    def __deepcopy__(self, _: dict[int, Any]) -> Hook:
         return Hook(None, self.name)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -64,7 +64,7 @@ class Start(Hook):
         if self.tap is not None:
             self.tap.begin()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Start:
+    def __deepcopy__(self, _: dict[int, Any]) -> Start:
         return Start(None, self.name)
 
     def __reduce__(self) -> tuple[Any, ...]:
