@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*pin_memory:Warning"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),  # of torch.compile, which hides it itself
 ]
-SMALL = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+SMALL = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 SMALL |= {"max_position_embeddings": 16, "num_labels": len(COUNTS), "pad_token_id": 0}
 LENGTH = 6
 
@@ -257,6 +257,11 @@ def test_arguments_that_do_not_fit(hosts, callback, tmp_path):
     run, _ = trainer(hosts, tmp_path, model, data)
     with pytest.raises(TypeError, match="evry"):
         callback(run, evry=2)
+    run.add_callback(callback(run))
+    run.args._n_gpu = 2
+    with pytest.raises(CollapseError, match=r"DataParallel on 2 devices .* start one process a device"):
+        run.train()
+    run, _ = trainer(hosts, tmp_path, model, data)
     run.add_callback(callback(run, "fc"))
     with pytest.raises(CollapseError, match="head='fc': is no module of the model; name one of"):
         run.train()

@@ -1,5 +1,6 @@
 """What training frameworks do with a model, without any of them: the monitor and the callbacks' refusals."""
 
+import copy
 import importlib
 import subprocess
 import sys
@@ -68,6 +69,32 @@ def test_parts_that_are_called_after_an_evaluation():
     net.train().head(net.body(x))
     with pytest.raises(CollapseError, match=r"name the head, like Monitor\(model, head='head'\)"):
         monitor.update(y)
+
+
+class Wrapper(nn.Module):
+    """A layer around a trained copy of the head that shows its weight, as adapters keep one."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.original, self.trained = copy.deepcopy(layer), layer
+
+    @property
+    def weight(self):
+        return self.trained.weight
+
+    def forward(self, x):
+        return self.trained(x)
+
+
+def test_a_head_in_a_wrapper_that_shows_its_weight():
+    net = Plain()
+    net.head = Wrapper(net.head)
+    monitor = Monitor(net)
+    for x, y in batches():
+        net(x)
+        monitor.update(y)
+    assert monitor.tap.head.name == "head.trained"
+    assert monitor.epoch()["collapse/bias_sum"] == net.head.trained.bias.double().sum()
 
 
 class Picking(nn.Module):

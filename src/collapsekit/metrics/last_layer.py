@@ -290,6 +290,7 @@ def maker(
         if module in outputs
         and (_among(outputs[module], logits) or _among(outputs[module], [averaged(module, one) for one in logits]))
     ]
+    made = [name for name in made if not any(other.startswith(f"{name}.") for other in made)]  # the layer in a wrapper
     if len(made) == 1:
         return made[0], modules[made[0]]
     if made:

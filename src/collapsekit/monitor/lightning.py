@@ -79,6 +79,12 @@ class CollapseCallback(Callback):
         key: str = self._generate_state_key(head=self.head if isinstance(self.head, str) else None)
         return key
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget what another run has left: hooks, if it has failed, and the checkpoint it has read."""
+        self._restored = []
+        if stage == "fit" and self.monitor is not None:
+            self.monitor.close()
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to listen: before the first forward pass, which may compile the model."""
         model, head = watched(pl_module, self.head)

@@ -97,7 +97,7 @@ class CollapseCallback(TrainerCallback):
         if args.n_gpu > 1:
             raise CollapseError(
                 f"trainer: DataParallel on {args.n_gpu} devices calls copies of the model in threads; start one "
-                "process a device, torchrun --nproc-per-node ..., or set CUDA_VISIBLE_DEVICES to one"
+                f"process a device, torchrun --nproc-per-node={args.n_gpu}, or set CUDA_VISIBLE_DEVICES to one of them"
             )
         assert model is not None
         self._close()
