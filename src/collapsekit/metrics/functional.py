@@ -57,29 +57,24 @@ def nc1(moments: ClassMoments, *, centre: Literal["samples", "classes"] = "sampl
     >>> round(nc1(moments), 6)  # Σ_W = 1, Σ_B = 4.5²
     0.024691
     """
-    if moments.scatter is None:
+    inverse = inverse_between(moments, centre)
+    if moments.scatter is None or inverse is None or bool((moments.counts < 2).all()):
         return float("nan")
-    kept = between(moments, centre=centre)
-    if not len(kept):
-        return float("nan")
-    ratio = float(((kept @ moments.scatter) * kept).sum() / moments.counts.sum())
+    ratio = float(((inverse @ moments.scatter) * inverse).sum() / moments.counts.sum())
     return ratio if per_class else ratio * int(moments.seen.sum())
 
 
-def between(moments: ClassMoments, *, centre: Literal["samples", "classes"] = "samples") -> Tensor:
-    """Return rows P (r, d) with ``Σ_B† = K Pᵀ P``: the mean of ``‖P (h − μ_k)‖²`` over all samples is NC1.
-
-    None, (0, d), where NC1 is not defined.
-    """
+def inverse_between(moments: ClassMoments, centre: Literal["samples", "classes"] = "samples") -> Tensor | None:
+    """Return R (r, d) with ``RᵀR`` the pseudo-inverse of ``Σ (μ_k − μ_G)(μ_k − μ_G)ᵀ``; None if that is 0."""
     means, counts = moments.means[moments.seen], moments.counts[moments.seen]
-    if len(means) < 2 or bool((counts < 2).all()):
-        return means[:0]
+    if len(means) < 2:
+        return None
     weights = counts / counts.sum() if centre == "samples" else torch.full_like(counts, 1 / len(counts))
     centred = means - weights @ means
     _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
     cut = max(means.shape) * torch.finfo(torch.float64).eps * torch.linalg.matrix_norm(means, ord=2)
-    kept: Tensor = directions[singular > cut] / singular[singular > cut, None]
-    return kept
+    kept = singular > cut
+    return directions[kept] / singular[kept, None] if bool(kept.any()) else None
 
 
 def cdnv(moments: ClassMoments, *, exponent: Literal[2, 4] = 2, unbiased: bool = False) -> tuple[float, Tensor]:

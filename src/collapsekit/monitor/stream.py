@@ -153,20 +153,23 @@ class Stream:
             return as_array(self.margins) / as_array(self.metric.moments.counts)
 
     def spreads(self, whole: ClassMoments) -> list[tuple[int, float]]:
-        """Return for each kept step its rows, and the sum of ``‖P (h − μ_k)‖²`` over them: NC1 is their mean.
+        """Return for each kept step its rows, and the sum of ``‖R (h − μ_k)‖²`` over them: NC1 is their mean.
 
         Parameters
         ----------
         whole : ClassMoments
-            Of all samples of all processes: P and the class means are theirs.
+            Of all samples of all processes: R, which takes the spread between classes away, and the class means are
+            theirs.
         """
-        kept, means = F.between(whole).to(self.device), whole.means.to(self.device)
+        inverse, means = F.inverse_between(whole), whole.means.to(self.device)
+        if inverse is None or not bool((whole.counts > 1).any()):
+            return []
         found = []
         for x, y in self.sample:
             known = (y != self.metric.ignore_index) & x.sum(dim=1).isfinite()
-            rows = (x[known].double() - means[y[known]]) @ kept.T
+            rows = (x[known].double() - means[y[known].long()]) @ inverse.T.to(self.device)
             found.append((len(rows), float(rows.square().sum())))
-        return found if len(kept) else []
+        return found
 
 
 def estimate(spreads: Sequence[tuple[int, float]], steps: int) -> tuple[float, float]:
