@@ -18,6 +18,7 @@ TOLD = {
     "compute",
     "_computed",
     "showwarning",
+    "setup",
     "state_key",
     "teardown",
 }
