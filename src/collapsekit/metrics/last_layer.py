@@ -133,7 +133,7 @@ def _run(model: nn.Module, name: str, module: nn.Module, inputs: Any) -> tuple[T
 
 def rows_of(head: Head, features: Tensor, logits: Tensor, output: Any, *, positions: bool) -> tuple[Tensor, Tensor]:
     """Return features and logits as they are, or their means over positions: whichever are the model's output."""
-    made = list(_tensors(output))
+    made = list(tensors(output))
     if all(one.ndim == 0 for one in made):  # a loss alone, or nothing: there is no output to compare with
         made = [logits]
     means = averaged(head.module, features), averaged(head.module, logits)
@@ -154,14 +154,14 @@ def rows_of(head: Head, features: Tensor, logits: Tensor, output: Any, *, positi
     )
 
 
-def _tensors(output: Any, depth: int = 3) -> Iterator[Tensor]:
+def tensors(output: Any, depth: int = 3) -> Iterator[Tensor]:
     """Every tensor in whatever a model returns."""
     if isinstance(output, Tensor):
         yield output
     elif depth:
         parts = output if isinstance(output, tuple | list) else getattr(output, "__dict__", {}).values()
         for part in output.values() if isinstance(output, Mapping) else parts:
-            yield from _tensors(part, depth - 1)
+            yield from tensors(part, depth - 1)
 
 
 def _among(logits: Tensor, made: Sequence[Tensor]) -> bool:
@@ -283,13 +283,14 @@ def maker(
     model: nn.Module, modules: Mapping[str, nn.Module], outputs: Mapping[nn.Module, Tensor], output: Any
 ) -> tuple[str, nn.Module]:
     """Return the layer whose output, averaged over positions as those in `outputs` are, is the model's output."""
-    logits, listed = _logits(output), _listed(model)
+    logits, listed = logits_of(output), _listed(model)
     made = [
         name
         for name, module in modules.items()
         if module in outputs
         and (_among(outputs[module], logits) or _among(outputs[module], [averaged(module, one) for one in logits]))
     ]
+    made = [name for name in made if not any(other.startswith(f"{name}.") for other in made)]  # the layer in a wrapper
     if len(made) == 1:
         return made[0], modules[made[0]]
     if made:
@@ -314,7 +315,7 @@ def _sealed(model: nn.Module) -> str:
     return ""
 
 
-def _logits(output: Any) -> list[Tensor]:
+def logits_of(output: Any) -> list[Tensor]:
     """What may be the logits in whatever a model returns: a tensor, `.logits`, the key logits, a tuple's matrices."""
     if isinstance(output, Mapping):
         output = output.get("logits")

@@ -234,6 +234,7 @@ class Monitor:
             "epochs": self.epochs,
             "updates": self.updates,
             "dropped": self.tap.dropped,
+            "head": self.tap.state(),
             "losses": list(self.losses),
             "recalls": list(self.recalls),
             "stream": None if self._stream is None else self._stream.state(),
@@ -263,6 +264,8 @@ class Monitor:
         self.epochs, self.updates, self.tap.dropped = state["epochs"], state["updates"], state["dropped"]
         self.losses, self.recalls = list(state["losses"]), list(state["recalls"])
         self._headroom, self._stream, self._alarms = state["headroom"], None, None
+        if state["head"] is not None:
+            self.tap.load(state["head"])
         if stream is not None:
             device = next((one.device for one in self.tap.root.parameters()), torch.device("cpu"))
             self._begin(stream["shape"], device).load(stream)

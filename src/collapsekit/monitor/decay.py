@@ -31,7 +31,7 @@ class Horizon:
     """
 
     def __init__(self, optimizer: Any) -> None:
-        while not isinstance(optimizer, torch.optim.Optimizer) and hasattr(optimizer, "optimizer"):
+        while hasattr(optimizer, "optimizer"):  # what accelerate wraps around one calls itself an optimizer, too
             optimizer = optimizer.optimizer
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise CollapseError(f"optimizer={shorten(optimizer)}: give a torch.optim.Optimizer, what takes the steps")

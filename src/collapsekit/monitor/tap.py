@@ -12,7 +12,18 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.batches import evaluating
-from collapsekit.metrics.last_layer import Convolution, Head, averaged, candidates, checked, maker, named, rows_of
+from collapsekit.metrics.last_layer import (
+    Convolution,
+    Head,
+    averaged,
+    candidates,
+    checked,
+    logits_of,
+    maker,
+    named,
+    rows_of,
+    tensors,
+)
 from collapsekit.validation import shorten
 
 ROOT = "(the model)"
@@ -85,7 +96,7 @@ class Tap:
             if not self.watched:
                 maker(self.root, {}, {}, None)  # says that there is no linear layer
         self.head: Head | None = None
-        self.averages = False
+        self.averages = self.picks = False
         self.heard: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self.output: Any = None
         self.waiting: Pass | None = None
@@ -121,10 +132,12 @@ class Tap:
             pass
         elif name == ROOT:
             self.entered = False
-            if self.head is None and self.heard:
+            if self.head is None and self.heard and any(one.ndim for one in tensors(out)):  # more than a loss
                 self.output = out
                 if not torch.compiler.is_compiling():
                     self.settle()
+            elif self.picks and self.waiting is not None:
+                self.waiting = picked(self.waiting, out)
         else:
             self.calls[name] = self.calls.get(name, 0) + self.entered
             if self.head is None:
@@ -135,16 +148,24 @@ class Tap:
                 self.dropped += self.waiting is not None
                 self.waiting = Pass(copied(given), copied(out))
 
+    def settle_late(self) -> None:
+        """Settle the head of a compiled model, or of parts of a model: best before a step changes the weights."""
+        if self.head is None and self.heard and (self.output is not None or len(self.watched) == 1):
+            self.settle()
+
     def settle(self) -> None:
         """Say which layer is the head, after the first pass of training, and check that it is one."""
         heard, output = self.heard, self.output
         self.heard, self.output = {}, None
         with torch.no_grad(), evaluating(self.root):
-            if len(self.watched) == 1:
-                name, module = next(iter(self.watched.items()))
-            else:
+            name = self._picked_head(heard, output)
+            self.picks = name is not None
+            if name is None and len(self.watched) == 1:
+                name = next(iter(self.watched))
+            if name is None:
                 outputs = {self.watched[name]: mean for name, (_, _, mean) in heard.items()}
-                name, module = maker(self.root, self.watched, outputs, output)
+                name, _ = maker(self.root, self.watched, outputs, output)
+            module = self.watched[name]
             if hasattr(module.weight, "full_tensor"):
                 raise CollapseError(
                     f"head={shorten(name)}: its weight is sharded over processes; call "
@@ -152,14 +173,41 @@ class Tap:
                 )
             features, logits, _ = heard[name]
             found = checked(name, module, features, logits)
-            if output is not None:
+            if output is not None and not self.picks:
                 rows, _ = rows_of(found, features, logits, output, positions=True)
                 self.averages = rows.ndim < features.ndim
-        self.head = found
-        for other, handle in self.handles.items():
-            if other != name:
-                handle.remove()
+        self._listen_to(found)
         self.waiting = Pass(copied(features), copied(logits))
+        if self.picks:
+            self.waiting = picked(self.waiting, output)
+
+    def _picked_head(self, heard: dict[str, tuple[Tensor, Tensor, Tensor]], output: Any) -> str | None:
+        """The layer of whose logits at all positions the model returns those at one position of each sample."""
+        for name, (_, logits, _) in heard.items():
+            at = picked_positions(logits, output)
+            if at is not None and bool((at >= 0).all()):
+                return name
+        return None
+
+    def _listen_to(self, head: Head) -> None:
+        self.head = head
+        for name, handle in self.handles.items():
+            if name != head.name:
+                handle.remove()
+
+    def state(self) -> dict[str, Any] | None:
+        """Return which layer is the head, as plain values."""
+        head = self.head
+        if head is None:
+            return None
+        return {"name": head.name, "transposed": head.transposed, "averages": self.averages, "picks": self.picks}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on with the head of a state: rows that wait there can be counted before the next pass."""
+        if state["name"] not in self.watched:
+            raise CollapseError(f"state: is of head={shorten(state['name'])}; give that, or no state")
+        self.averages, self.picks = state["averages"], state["picks"]
+        self._listen_to(Head(state["name"], self.watched[state["name"]], state["transposed"]))
 
     def take(self) -> tuple[Pass, Head]:
         """Return what the last training pass has left, once, in the shape of its labels; and the head.
@@ -169,8 +217,7 @@ class Tap:
         CollapseError
             If there was no training pass, or the head was called several times in it.
         """
-        if self.head is None and self.heard and (self.output is not None or len(self.watched) == 1):
-            self.settle()
+        self.settle_late()
         waiting, calls, why_not = self.waiting, self.calls, self._why_not()
         self.waiting, self.calls, self.passes, self.evaluated = None, {}, 0, False
         if waiting is None or self.head is None:
@@ -189,11 +236,11 @@ class Tap:
 
     def _why_not(self) -> str:
         """Why there is nothing to take."""
-        if self.evaluated:
-            return "update: the forward pass was in evaluation mode; call model.train() before it"
         if self.heard:
             name = shorten(list(self.watched)[-1])
             return f"update: only parts of the model were called; name the head, like Monitor(model, head={name})"
+        if self.evaluated:
+            return "update: the forward pass was in evaluation mode; call model.train() before it"
         compiled = "torch._dynamo" in sys.modules
         remedy = ", or torch.compiler.reset() if the model was compiled and called before the monitor was made"
         if self.passes:
@@ -223,6 +270,29 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def recomputing() -> bool:
     """Return whether this forward pass is a part of a backward pass, as gradient checkpointing makes them."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def picked_positions(logits: Tensor, output: Any) -> Tensor | None:
+    """Return at which position, (n,), of a head's logits (n, T, K) those are that the model returns, (n, K).
+
+    −1 where at none, as with undefined numbers; None if the model returns nothing of that shape. A classifier made of
+    a causal language model takes the last token that is no padding.
+    """
+    for one in logits_of(output) if logits.ndim == 3 else []:
+        if one.shape == (len(logits), logits.shape[2]):
+            same = (logits == one.detach().to(logits)[:, None]).all(dim=2)
+            last = (same * torch.arange(1, 1 + same.shape[1], device=same.device)).max(dim=1).values
+            return last - 1
+    return None
+
+
+def picked(found: Pass, output: Any) -> Pass:
+    """Return the rows of a pass at the positions that the model picks; undefined where that is not known."""
+    at = picked_positions(found.logits, output)
+    if at is None:
+        return found
+    samples, known = torch.arange(len(at), device=at.device), (at >= 0)[:, None]
+    return Pass(*(torch.where(known, values[samples, at.clamp(min=0)], torch.nan) for values in found))
 
 
 def copied(values: Tensor) -> Tensor:
