@@ -38,6 +38,7 @@ from _tools.suite_fresh import FRESH
 from _tools.suite_labels import CHECKS, ThrownOut, optimizer_of, recipe_of, spoiled_bias, trained, words
 from _tools.suite_networks import HALVES as FIRST_HALVES
 from _tools.suite_networks import SMOKE
+from _tools.suite_second import SECOND
 from collapsekit import recipe
 from collapsekit.diagnosis import diagnose
 from collapsekit.losses import MSE, CrossEntropy
@@ -50,7 +51,7 @@ AS_FROZEN = FILES / "as-frozen.json"
 AS_FIRST_JUDGED = FILES / "as-first-judged.json"
 """What the rules of the commit named there said of each network of half C, which their authors had not seen."""
 BANDS = {"right first cause": 0.95, "healthy": 25, "above a note on a healthy one": 0, "statuses as recalls say": 1.0}
-HALVES = FIRST_HALVES | {"C": FRESH}
+HALVES = FIRST_HALVES | {"C": FRESH, "D": SECOND}
 CAUSES = ("regularisation", "optimiser", "unfinished", "data", "bias", "width")
 
 
