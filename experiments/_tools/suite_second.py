@@ -108,7 +108,8 @@ D = {
         ("rings", "rings:4", (120, 80, 60, 50), {"rate": 1e-3, "steps": 60} | HISTORY),
         ("tissues-mse", "tissues", (30, 28, 25, 22, 18, 10), SGD | MSE | {"rate": 0.01, "steps": 40}),
         ("sayings-rare", "sayings", (250, 150, 100, 30), {"rate": 3e-4, "steps": 20, "told": HELD}),
-        ("clothes-momentum-cut", "fashion-mnist@9", SIX, MOMENTUM | {"rate": 2e-3, "cut": 0.05, "twin": 6, "told": ALL}),
+        ("clothes-momentum-cut", "fashion-mnist@9", SIX, MOMENTUM | {"rate": 2e-3, "cut": 0.05, "twin": 6}
+            | {"told": ALL}),
     ],
     "data": [
         ("coinciding", "mnist-5k@4", SEVEN, {"change": "coinciding", "pairs": ((5, 1),)}),
@@ -169,4 +170,52 @@ D = {
     ],
 }  # fmt: skip
 
-SECOND = half("D", D, 4000)
+NINE, RARE = (80, 60, 45, 34, 26, 20, 15, 12, 10), (70, 60, 60, 50, 5, 4)
+MORE_D = {
+    "regularisation": [
+        ("clothes-adamw", "fashion-mnist@2", RARE, ADAMW | {"decay": 10.0, "steps": 1500, "twin": 4000, "told": SEEN}),
+        ("mnist-gelu-layernorm", "mnist-5k@3", DROP, GELU | ADAMW | {"decay": 10.0, "steps": 1200, "twin": 3500}),
+        ("silu-adamw", "digits@6", DROP, ADAMW | {"act": "silu", "decay": 12.0, "steps": 1200, "twin": 3000}
+            | {"told": ("recipe", "optimizer")}),
+        ("kinds-gelu-layernorm", "mixture:9:14:7", (60,) * 6 + (5, 4, 3), GELU | ADAMW | {"decay": 8.0, "steps": 1200}
+            | {"twin": 4000} | HISTORY),
+        ("clothes-plain-untold", "fashion-mnist@8", RARE, SGD | {"decay": 0.06, "steps": 1500, "twin": 3000}),
+    ],
+    "optimiser": [
+        ("late-residual", "digits@3", SEVEN, RESIDUAL | {"rate": 3e-3, "decay": 0.01, "steps": 300}
+            | {"late": (20, 100.0)} | HISTORY),
+        ("late-residual-untold", "mnist-5k@6", SEVEN, RESIDUAL | {"rate": 3e-3, "decay": 0.01, "steps": 300}
+            | {"late": (20, 60.0)}),
+        ("late-mnist", "mnist-5k@7", EIGHT, SGD | {"late": (20, 15.0)}),
+        ("no-warmup-one", "digits@6", SIX, {"dim": 12, "early": (8, 80, 1), "steps": 400} | HISTORY),
+        ("no-warmup-clothes", "fashion-mnist@4", SIX, {"dim": 14, "early": (8, 60, 1), "steps": 400}),
+        ("no-warmup-kinds", "mixture:10:8:6", TEN, {"dim": 12, "early": (8, 100, 1), "steps": 400, "told": SEEN}),
+        ("early-tanh", "digits@4", EIGHT, SGD | {"act": "tanh", "dim": 12, "early": (15, 100, 1), "told": HELD}),
+        ("narrow-digits", "digits@2", (30,) * 8, POOR | {"product": 5.0, "dim": 8, "steps": 3000}
+            | {"told": ("recipe",)}),
+        ("wine-few-units-left", "wine", (55, 50, 40), SGD | {"dim": 6, "bias": False, "early": (5, 25, 1)}),
+    ],
+    "bias": [
+        ("frozen-mild", "mnist-5k@3", (90, 60, 45, 30, 22, 16, 12), COSINE | {"scale": 4.0, "change": "frozen"}
+            | {"strength": 2.0}),
+        ("frozen-clothes", "fashion-mnist@7", SIX, COSINE | {"scale": 4.0, "change": "frozen", "strength": 2.5}
+            | HISTORY),
+        ("frozen-kinds", "mixture:9:14:7", NINE, COSINE | {"scale": 4.0, "change": "frozen", "strength": 2.0}
+            | {"told": ("optimizer",)}),
+        ("frozen-sayings", "sayings", (150, 80, 40, 20), COSINE | {"scale": 3.0, "change": "frozen", "strength": 2.0}
+            | {"steps": 300, "told": HELD}),
+        ("sign-lost-far", "digits@2", TAIL, {"change": "in other units", "strength": -300.0}),
+        ("glass-raised", "glass", (55, 50, 20), {"change": "shifted", "pairs": ((2, 0),), "strength": -80.0}
+            | {"steps": 800, "held_out": 9, "told": HELD}),
+    ],
+    "width": [
+        ("bottleneck-joint", "joint", (20,) * 20, WIDE | {"rank": 1, "decay": 1e-3, "steps": 800} | HISTORY),
+        ("bottleneck-sixty", "mixture:60:32:9", (10,) * 60, WIDE | {"rank": 1, "decay": 1e-3, "hidden": (96,)}),
+        ("scat-one", "scat", (40, 20, 14), FREE | WIDE | {"dim": 1}),
+        ("sixty-two", "mixture:60:32:9", (10,) * 60, FREE | WIDE | {"dim": 2, "hidden": (96,), "told": HELD}),
+        ("digits-one-gelu", "digits@4", SEVEN, FREE | WIDE | {"dim": 1, "act": "gelu", "told": SEEN}),
+    ],
+}  # fmt: skip
+"""Written after the checks of the others had thrown out many of a kind, and before anything was diagnosed."""
+
+SECOND = half("D", D, 4000) + half("D", MORE_D, 4500)
