@@ -218,4 +218,23 @@ MORE_D = {
 }  # fmt: skip
 """Written after the checks of the others had thrown out many of a kind, and before anything was diagnosed."""
 
-SECOND = half("D", D, 4000) + half("D", MORE_D, 4500)
+LAST_D = {
+    "optimiser": [
+        ("late-boots-untold", "fashion-mnist@9", SIX, SGD | {"late": (20, 8.0)}),
+        ("late-trousers", "fashion-mnist@1", (40,) * 6, SGD | {"late": (25, 7.0), "told": HELD}),
+        ("late-leaves", "leaves", (30,) * 8, SGD | {"late": (20, 15.0)} | HISTORY),
+        ("late-residual-far", "digits@3", SEVEN, RESIDUAL | {"rate": 3e-3, "decay": 0.01, "steps": 300}
+            | {"late": (20, 200.0)} | HISTORY),
+        ("no-warmup-mnist", "mnist-5k@1", EIGHT, {"dim": 12, "early": (10, 60, 1), "steps": 500, "told": HELD}),
+        ("no-warmup-digits", "digits@8", SEVEN, {"dim": 12, "early": (8, 80, 1), "steps": 400}),
+        ("few-units-eight", "mixture:10:8:6", EIGHT, SGD | {"dim": 10, "bias": False, "early": (6, 18, 1)}
+            | {"steps": 1000} | HISTORY),
+        ("few-units-six", "mixture:6:10:5", SIX, SGD | {"dim": 8, "early": (6, 18, 1), "steps": 1000}
+            | {"told": ("optimizer",)}),
+        ("adam-rate-sayings", "sayings", (120, 100, 80, 60, 50), CONSTANT | {"act": "silu", "rate": 0.4, "steps": 250}
+            | {"told": HELD}),
+    ],
+}  # fmt: skip
+"""Written when of those of an optimiser half had features that were all the same, and before anything was diagnosed."""
+
+SECOND = half("D", D, 4000) + half("D", MORE_D, 4500) + half("D", LAST_D, 4700)
