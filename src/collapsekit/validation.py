@@ -149,6 +149,15 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", re.sub(r"[\t\n\r]+", " ", text))
 
 
+def known(value: Any) -> Any:
+    """Return plain values in which what is no finite number is None, all the way down; tuples become lists."""
+    if isinstance(value, dict):
+        return {key: known(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [known(one) for one in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def frozen(array: AnyArray) -> AnyArray:
     """Return the array itself, read-only from now on."""
     array.flags.writeable = False

@@ -27,6 +27,9 @@ MOMENTS_EXTREME = 1e-9  # ratio up to 1e6, any split
 METRICS = 1e-9  # a metric against its textbook formula on well-conditioned data
 COLLAPSED_NC1 = 1e-28  # exactly collapsed features whose class means round: a square of roundings
 FLOAT32 = 1e-5  # float32 features against float64 ones
+PEERS = 1e-6  # a number of published code, by its own definition
+PRODUCTS_NORM = 1e-7  # scatter from float32 products, relative to its norm; variances of classes
+PRODUCTS_NC1 = 1e-8  # relative, NC1 from them
 
 # solver
 SOLVED = 1e-8  # relative gap that the solver promises by default

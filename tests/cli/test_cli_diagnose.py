@@ -215,6 +215,8 @@ def test_the_order_of_the_rows_that_is_assumed_stands_at_the_top(folder, capsys)
         content = printed(capsys, *door)
         assert "in sorted order" in content["assumed_order"]
         assert content["findings"][0]["code"] == "row-order"
+        again = printed(capsys, *shlex.split(content["findings"][0]["remedy"], comments=True)[2:])
+        assert "row-order" not in {one["code"] for one in again["findings"]}
         assert printed(capsys, *door, "--class-names", *NAMES)["assumed_order"] is None
         assert main(["diagnose", *door, "--html", "page.html"]) == 0
         assert "Assumed: the rows" in capsys.readouterr().out.splitlines()[3]
@@ -238,8 +240,10 @@ def test_remedies_name_the_users_own_files(folder, capsys):
     words = np.array([f"class{k}" for k in labels])
     np.savez(own, features=features, labels=words, weight=centres)
     first = printed(capsys, own, "--held-out", own)["findings"][0]
-    assert first["remedy"].startswith("collapsekit diagnose 'my train.npz' --class-names class0 class1 class2")
-    again = printed(capsys, *shlex.split(first["remedy"].partition("#")[0])[2:])
+    assert first["remedy"].startswith(
+        "collapsekit diagnose 'my train.npz' --held-out 'my train.npz' --class-names class0 class1 class2"
+    )
+    again = printed(capsys, *shlex.split(first["remedy"], comments=True)[2:])
     assert not again["findings"]
 
 

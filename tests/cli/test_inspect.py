@@ -2,11 +2,16 @@
 
 import json
 import os
+import re
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.testing import assert_allclose
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
@@ -310,3 +315,27 @@ def test_damaged_json_is_not_read_as_lines(folder, capsys, text):
 def test_numbers_of_eight_bits_are_named(folder, capsys):
     save_torch({"fc.weight": torch.ones(4, 3).to(torch.float8_e4m3fn)}, "m.safetensors")
     assert "fc.weight' is stored as F8_E4M3; save it as F16, BF16 or F32" in refused(capsys, "m.safetensors")
+
+
+@pytest.mark.parametrize("name", ["net.h5", "a net's.hdf5", "net.keras"])
+@pytest.mark.parametrize("window", [(), (1, 1)])
+def test_a_keras_file_is_exported_by_the_command_that_the_error_names(folder, capsys, head, name, window):
+    weight, bias = head["weight"], head["bias"]  # a stand-in for Keras; the line was run with Keras 3, too
+    np.savez("kept.npz", kernel=weight.T.reshape(*window, *weight.T.shape), bias=bias)
+    (folder / name).write_bytes(b"\x89HDF")
+    (folder / "keras.py").write_text(
+        "import numpy, types\n"
+        "def load_model(path, compile):\n"
+        f"    assert path == {name!r} and compile is False\n"
+        "    kept = [*numpy.load('kept.npz').values()]\n"
+        "    made = [types.SimpleNamespace(weights=w, get_weights=lambda w=w: w) for w in ([kept[1]], kept, [])]\n"
+        "    return types.SimpleNamespace(layers=made)\n"
+        "models = types.SimpleNamespace(load_model=load_model)\n",
+        encoding="utf-8",
+    )
+    command, given = re.search("run (python -c .*) and give (.*)", refused(capsys, name)).groups()
+    _, *arguments = shlex.split(command)
+    subprocess.run([sys.executable, *arguments], check=True)
+    found = read_model(given)
+    assert_allclose(found.weight, weight)
+    assert_allclose(found.bias, bias)

@@ -5,13 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_array_equal
 from torch import nn
 
 from _support.spoiled import LONG_TAIL, NAMES, digits, network, sgd, train
 from collapsekit import UFM, CollapseError, predict
 from collapsekit.diagnosis import diagnose
 from collapsekit.diagnosis.causes import RULES
+from collapsekit.diagnosis.clues import falling
 from collapsekit.diagnosis.findings import WORDS
+from collapsekit.diagnosis.samples import checked_samples, coinciding
 from collapsekit.metrics import features_of, measure_features
 from collapsekit.recipe import BatchNorm, LastLayer, Optimizer, Penalty, Plain
 
@@ -410,3 +413,53 @@ def test_no_one_is_told_to_merge_classes_or_that_there_is_nothing_to_do():
     for path in [*(root / "src" / "collapsekit" / "diagnosis").glob("*.py"), root / "docs" / "diagnose.md"]:
         assert "merge" not in path.read_text(encoding="utf-8")
         assert "# nothing to do" not in path.read_text(encoding="utf-8")
+
+
+def test_samples_that_coincide_near_the_origin_are_found():
+    """A class whose features are short beside those of others: each has a twin under another label."""
+    rng = np.random.default_rng(0)
+    features = np.concatenate([rng.uniform(2, 4, (60, 6)), 0.01 * rng.uniform(2, 4, (40, 6))])
+    labels = np.repeat([0, 1], [60, 40])
+    features[20:60] = features[60:]
+    share, partner = coinciding(
+        checked_samples((features, labels), measure_features(features, labels, np.eye(2, 6))), 2
+    )
+    assert_array_equal(share, [40 / 60, 1.0])
+    assert_array_equal(partner, [1, 0])
+
+
+def test_features_of_which_hardly_any_varies_are_the_optimisers():
+    x = np.zeros((90, 8))
+    x[:, 3] = np.repeat([1.0, 2.0, 3.0], 30)
+    labels = np.repeat([0, 1, 2], 30)
+    head = np.zeros((3, 8))
+    head[:, 3] = [-2.0, 0.0, 1.0]
+    told = {"samples": (x, labels), "history": {"loss": [1.1, 0.6, 0.6, 0.6, 0.6, 0.6]}}
+    found = diagnose(measure_features(x, labels, head), **told)
+    assert found.cause == "optimiser"
+    assert found.findings[0].code == "degenerate-features"
+    assert "only 1 of 8 features still varies" in found.findings[0].sentence
+
+
+def test_a_loss_that_jumps_up_and_down_to_the_end_is_seen():
+    quiet, loud = [2.0, 1.5, 1.2, 1.1, 1.05, 1.0], [2.0, 1.5, 1.2, 1.6, 1.1, 1.4, 1.0]
+    assert falling({"loss": quiet})[2] == 0.0
+    assert falling({"loss": loud})[2] == pytest.approx(0.3)  # from the middle on; the lowest is the last
+
+
+def test_few_held_out_samples_put_no_label_under_suspicion():
+    """Three right of five are compatible with a good recall, 120 of 200 are not."""
+    rng = np.random.default_rng(0)
+    centres, labels = 4 * np.eye(3), np.repeat([0, 1, 2], 40)
+    x = centres[labels] + 0.1 * rng.normal(size=(120, 3))
+    x[:12] = [1.2, 3.0, 0.0]  # nearer to the mean of class 1, yet named rightly
+    measured = measure_features(x, labels, 8 * np.eye(3), [20.0, 0.0, 0.0])
+    held, tested = centres[[0, 0, 0, 1, 1, *[1] * 5, *[2] * 5]], np.repeat([0, 1, 2], 5)
+
+    def alarms(repeats):
+        told = np.tile(held, (repeats, 1)), np.tile(tested, repeats)
+        found = diagnose(measured, samples=(x, labels), held_out=told)
+        return [one.severity for one in found.findings if one.code == "suspicious-labels"]
+
+    assert alarms(1) == []
+    assert alarms(40) == ["warning"]

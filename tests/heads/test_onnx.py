@@ -121,11 +121,13 @@ HEADS = {
 @pytest.mark.parametrize("tail", [(), ("Softmax",), ("Identity", "Reshape", "LogSoftmax")])
 def test_a_head_of_every_shape_is_found(tmp_path, kind, tail):
     nodes, arrays, weight = HEADS[kind]
-    end, more = "y", []
+    end, more, axis = "y", [], {"convolution": 1, "weights first": 0}.get(kind, -1)
     for step in tail:
-        more.append(node(step, f"{end} shape" if step == "Reshape" else end, end + "t"))
+        given = {"axis": axis} if "Softmax" in step else {}
+        more.append(node(step, f"{end} shape" if step == "Reshape" else end, end + "t", **given))
         end += "t"
-    path = save(tmp_path / "m.onnx", [*nodes, *more], {**arrays, "shape": np.array([0, 5])}, outputs=(end,))
+    shape = np.array([5, -1] if axis == 0 else [0, 5])
+    path = save(tmp_path / "m.onnx", [*nodes, *more], {**arrays, "shape": shape}, outputs=(end,))
     found = read_model(path)
     assert_allclose(found.weight, weight, rtol=FLOAT32)
     if "b" in arrays:

@@ -299,7 +299,7 @@ def test_what_cannot_be_known_is_nan():
     mean, per_class = F.cdnv(s.moments())
     single = draw_samples([5, 1, 1], 4).moments()
     numbers = [F.nc1(s.moments()), mean, F.largest_cosine(s.moments()), F.etf_angles(seen_means(s.moments()))]
-    numbers += [F.nc1(draw_samples([5, 4], 3).moments(scatter=False)), F.cdnv(single, unbiased=True)[0]]
+    numbers += [F.nc1(draw_samples([5, 4], 3).moments(within="trace")), F.cdnv(single, unbiased=True)[0]]
     assert np.isnan(numbers).all()
     assert per_class.isnan().all()
 

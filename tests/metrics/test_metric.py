@@ -70,7 +70,7 @@ def test_keys_are_those_that_the_inputs_allow():
     assert {"nc2_w", "nc3_duality"} <= set(filled().compute()) - bare
     full = filled(problem=PROBLEM).compute()
     assert {"nc2_h", "nc2_wwt", "nc3_wh", "nc2_h_residual", "nc2_w_residual"} <= set(full)
-    assert "nc1" not in filled(scatter=False).compute()
+    assert "nc1" not in filled(within="trace").compute()
 
 
 def test_reset_clone_pickle_and_state_dict():
@@ -113,7 +113,7 @@ def test_the_state_stays_float64(change):
 
 
 def test_in_a_collection():
-    collection = MetricCollection({"a": NeuralCollapse(K, DIM), "b": NeuralCollapse(K, DIM, scatter=False)})
+    collection = MetricCollection({"a": NeuralCollapse(K, DIM), "b": NeuralCollapse(K, DIM, within="trace")})
     for features, labels in batches():
         collection.update(features, labels, weight=WEIGHT)
     values = collection.compute()
@@ -182,7 +182,7 @@ FRAME_AND_HEAD = FRAME | {"nc2_wwt", "nc2_wwt_residual", "nc3_wh", "nc3_wh_resid
     [
         ({}, False, False, BARE),
         ({}, True, False, BARE | HEAD),
-        ({"scatter": False}, True, False, BARE - {"nc1"} | HEAD),
+        ({"within": "trace"}, True, False, BARE - {"nc1"} | HEAD),
         ({"problem": PROBLEM}, False, False, BARE | FRAME),
         ({"problem": PROBLEM}, True, False, BARE | HEAD | FRAME_AND_HEAD),
         ({}, False, True, BARE | {"ncc_accuracy"}),
@@ -249,7 +249,7 @@ def test_per_class_before_any_sample():
 
 
 def test_a_collection_gives_each_metric_its_own_numbers():
-    options = {"plain": {}, "traced": {"scatter": False}, "predicted": {"problem": PROBLEM}}
+    options = {"plain": {}, "traced": {"within": "trace"}, "predicted": {"problem": PROBLEM}}
     collection = MetricCollection({name: NeuralCollapse(K, DIM, **kwargs) for name, kwargs in options.items()})
     for features, labels in batches():
         collection.update(features, labels, weight=WEIGHT)
@@ -444,11 +444,11 @@ def test_a_refused_batch_leaves_every_state(features, labels, fragment):
         assert_array_equal(dim_zero_cat(value), before[name])
 
 
-@pytest.mark.parametrize("other", [NeuralCollapse(K, DIM + 1), NeuralCollapse(K, DIM, scatter=False)], ids=["d", "S"])
+@pytest.mark.parametrize("other", [NeuralCollapse(K, DIM + 1), NeuralCollapse(K, DIM, within="trace")], ids=["d", "S"])
 def test_states_of_other_sizes_are_not_merged(other):
     metric = filled()
     before = metric.moments_state.clone()
-    with pytest.raises(CollapseError, match="scatter must agree"):
+    with pytest.raises(CollapseError, match="within must agree"):
         metric.merge_state(other)
     assert_array_equal(metric.moments_state, before)
 

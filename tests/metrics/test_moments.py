@@ -152,7 +152,7 @@ def test_the_state_of_a_device_without_float64_lives_on_the_cpu():
 
 def test_without_scatter():
     features, labels = cloud(5, 40, 3, 4, 0.1)
-    moments = ClassMoments(3, 4, scatter=False)
+    moments = ClassMoments(3, 4, within="trace")
     moments.update(torch.from_numpy(features), torch.from_numpy(labels))
     assert moments.scatter is None
     assert_moments(moments, features, labels, MOMENTS_MERGED)
@@ -193,8 +193,8 @@ def test_misuse_names_the_culprit_and_changes_nothing(features, labels, fragment
 def test_misuse_of_size_and_merge():
     with pytest.raises(CollapseError, match="GiB"):
         ClassMoments(2, 200_000)
-    assert ClassMoments(2, 200_000, scatter=False).scatter is None
-    for other in (ClassMoments(2, 4), ClassMoments(3, 3), ClassMoments(2, 3, scatter=False)):
+    assert ClassMoments(2, 200_000, within="trace").scatter is None
+    for other in (ClassMoments(2, 4), ClassMoments(3, 3), ClassMoments(2, 3, within="trace")):
         with pytest.raises(CollapseError, match="cannot join"):
             ClassMoments(2, 3).merge(other)
 

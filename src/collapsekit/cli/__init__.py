@@ -86,10 +86,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _unwrap_help(name: str) -> None:
     """Join the lines of each paragraph of a command's docstring and of its flags: a terminal wraps them itself."""
-    from collapsekit.cli import _inputs
+    from collapsekit.cli import _inputs, _reading
 
     module = import_module(f"collapsekit.cli.{name}")
-    shared = (_inputs.Counting, _inputs.Penalties, _inputs.Head, getattr(module, "TrainConfig", _inputs.Head))
+    flags = (_inputs.Counting, _inputs.Penalties, _inputs.Head, _reading.Reading)
+    shared = (*flags, getattr(module, "TrainConfig", _inputs.Head))
     for documented in (getattr(module, name), *shared):
         documented.__doc__ = unwrapped(getdoc(documented) or "").replace("``", "")
 

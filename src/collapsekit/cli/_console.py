@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from collapsekit.validation import UNPRINTABLE, printable, short
+from collapsekit.validation import UNPRINTABLE, known, printable, short
 
 stderr = Console(stderr=True)
 
@@ -75,16 +74,8 @@ def progress(what: str) -> Iterator[Advance]:
 
 def print_json(content: dict[str, Any]) -> None:
     """Print one JSON object on stdout; what is no finite number is null, what steers a terminal is escaped."""
-    text = json.dumps(_finite(content), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(known(content), ensure_ascii=False, allow_nan=False)
     print(UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_error(message: str) -> None:
@@ -92,10 +83,10 @@ def print_error(message: str) -> None:
     stderr.print(Text(printable(" ".join(f"collapsekit: {message}".split()))), soft_wrap=True)
 
 
-def print_note(message: str) -> None:
-    """Print a sentence on stdout, as it stands; a terminal breaks it between words."""
+def print_note(message: str, *, whole: bool = False) -> None:
+    """Print a sentence on stdout, as it stands; a terminal breaks it between words, unless it is to be pasted whole."""
     console = Console(highlight=False)
-    console.print(Text(printable(message)), soft_wrap=not console.is_terminal)
+    console.print(Text(printable(message)), soft_wrap=whole or not console.is_terminal)
 
 
 def cells(columns: Sequence[Column], k: int) -> list[str]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
+from importlib import import_module
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from collapsekit import CollapseError, files
 
@@ -44,6 +47,22 @@ def same(one: str | Path, other: str | Path) -> bool:
     if os.path.exists(one) and os.path.exists(other):
         return os.path.samefile(one, other)
     return os.path.realpath(one) == os.path.realpath(other)
+
+
+def pages(name: str) -> Any:
+    """Return the module of `report` that writes a page, or say what it needs."""
+    try:
+        return import_module(f"collapsekit.report.{name}")
+    except ModuleNotFoundError as missing:
+        raise CollapseError(
+            f"--html: {missing.name} is not installed; run: pip install 'collapsekit[report,torch]'"
+        ) from None
+
+
+def fresh(name: str) -> str:
+    """Return a name like this one of a file that is not there yet: what is advised replaces nothing."""
+    stem, end = os.path.splitext(name)
+    return next(one for i in count(1) if not os.path.lexists(one := name if i == 1 else f"{stem}-{i}{end}"))
 
 
 def _same(path: Path, read: str | Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from collapsekit import CollapseError, files
 from collapsekit.cli._console import MOST_ROWS, print_json, print_note, print_table, progress
 from collapsekit.cli._inputs import Head, Penalties, by_flags
-from collapsekit.cli._outputs import check_output, same
-from collapsekit.cli.predict import pages
-from collapsekit.data import LabelledData, read, read_head
+from collapsekit.cli._outputs import check_output, fresh, pages, same
+from collapsekit.cli._reading import Reading
+from collapsekit.data import read_head
 from collapsekit.data.labelled import rows_of_others
 from collapsekit.diagnosis import Adjustment
 from collapsekit.diagnosis import adjust as repaired
@@ -22,6 +23,7 @@ from collapsekit.diagnosis._adjust import MethodName
 from collapsekit.heads.files import read_model
 from collapsekit.heads.model_head import ModelHead
 from collapsekit.heads.write_back import rewritten
+from collapsekit.heads.write_back import write_back as put
 from collapsekit.prediction import Prediction, predict
 from collapsekit.validation import short, shorten
 
@@ -36,8 +38,7 @@ def adjust(
     write_back: str | None = None,
     method: MethodName | None = None,
     cuts: tuple[float, float] | None = None,
-    class_names: tuple[str, ...] | None = None,
-    label_column: str | None = None,
+    reading: Annotated[Reading | None, Parameter(name="*")] = None,
     trained: Annotated[Head | None, Parameter(name="*")] = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
     html: Path | None = None,
@@ -63,34 +64,31 @@ def adjust(
     out : Path
         Write the new head here, a .safetensors with weight and bias.
     write_back : str
-        Write a copy of the .safetensors or .onnx file of --head here, with the new head in the old one's place. A head
+        Write a copy of the .safetensors or .onnx file of --head here, with the new head in the old one's place; of a
+        folder of .safetensors files a new folder, in which all but the files with the head are links or copies. A head
         without bias gets none then.
     method : str
         Take this method, whatever it gains.
     cuts : tuple of float
         Training samples above which a class has many, and below which few; left out: 100 and 20 if no group is empty
         then, else terciles.
-    class_names : tuple of str
-        One name a row of the head, in the order of its rows; left out: those in the model, or the sorted labels.
-    label_column : str
-        Column of a table that holds the labels.
     html : Path
         Write a page with the tables and a figure, too (needs the extras report and torch).
     json : bool
         Print one JSON object.
     """
-    penalties, trained = penalties or Penalties(), trained or Head()
+    reading, penalties, trained = reading or Reading(), penalties or Penalties(), trained or Head()
     found, source, layer = _head(features, head)
     _check_outputs((features, validation), source, out, write_back, named=head is not None)
     if html is not None:
-        pages()
+        pages("adjust_page")
         check_output("--html", html, (features, validation, source))
         if any(one is not None and same(html, one) for one in (out, write_back)):
             raise CollapseError(f"--html={str(html)!r}: is the file of --out or --write-back, too; give another name")
     if write_back is not None:
         with by_flags():
             rewritten(source, write_back, found.weight, found.bias, head=layer)  # refused before the work
-    (x, y), (held, marks), names, order = _both(features, validation, found, class_names, label_column)
+    (x, y), (held, marks), names, order = _both(features, validation, found, reading)
     expected, obstacle = _predicted(
         penalties, trained, np.bincount(y, minlength=len(found.weight)), found.bias is not None
     )
@@ -114,13 +112,13 @@ def adjust(
         said.append(f"The head is in {out}.")
     if write_back is not None:
         with by_flags(out="--write-back"):
-            files.replace(Path(write_back), rewritten(source, write_back, *result.head, head=layer))
+            put(source, write_back, rewritten(source, write_back, *result.head, head=layer))
         said.append(f"{source} with that head is in {write_back}.")
     if html is not None:
         _page(result, said, html)
         said.append(f"page: {html}")
     if out is None and write_back is None:
-        said.append("Nothing was written; --out head.safetensors writes the head.")
+        said.append(f"Nothing was written; --out {fresh('head.safetensors')} writes the head.")
     if json:
         print_json(
             result.to_dict()
@@ -148,9 +146,22 @@ def _check_outputs(
         if not named:
             raise CollapseError("--write-back: writes a copy of the file of --head; give --head FILE")
         own = same(write_back, source)
-        check_output("--write-back", Path(write_back), () if own else data)
+        if Path(source).is_dir():
+            _check_folder(Path(write_back), source, own)
+        else:
+            check_output("--write-back", Path(write_back), () if own else data)
         if out is not None and same(out, write_back):
             raise CollapseError(f"--write-back={write_back!r}: is the file of --out, too; give another name")
+
+
+def _check_folder(write_back: Path, source: str, own: bool) -> None:
+    """A model's folder is written back to itself, or to one beside it that is not there yet."""
+    if own:
+        return
+    if os.path.lexists(write_back) or write_back.resolve().is_relative_to(Path(source).resolve()):
+        where = "is there already" if os.path.lexists(write_back) else "is in the model's own folder"
+        raise CollapseError(f"--write-back={str(write_back)!r}: {where}; name a new folder beside the model's")
+    check_output("--write-back", write_back, ())
 
 
 def _head(features: Path, head: str | None) -> tuple[ModelHead, str, str | None]:
@@ -167,30 +178,14 @@ def _head(features: Path, head: str | None) -> tuple[ModelHead, str, str | None]
 
 
 def _both(
-    features: Path, validation: Path, found: ModelHead, class_names: tuple[str, ...] | None, label_column: str | None
+    features: Path, validation: Path, found: ModelHead, reading: Reading
 ) -> tuple[tuple[Any, NDArray[np.int64]], tuple[Any, NDArray[np.int64]], tuple[str, ...], str | None]:
     """Training and validation samples with the row of each label, the rows' names, and what was assumed of them."""
-    train, held = (
-        _vectors(read(str(path), label_column=label_column, argument=argument), argument, path)
-        for path, argument in ((features, "features"), (validation, "validation"))
-    )
-    given = class_names or found.names
-    rows, names = train.rows(len(found.weight), given)
-    order = None
-    if train.sorted_words and given is None:
-        listed = shorten(", ".join(train.names))
-        order = f"The head's rows are taken to be the classes in sorted order ({listed}); --class-names gives another."
+    train, held = reading.vectors(features), reading.vectors(validation, "validation")
+    rows, names = train.rows(len(found.weight), reading.class_names or found.names)
     marks = rows_of_others(held, train, rows, names, argument=f"validation={str(validation)!r}")[held.labels]
+    order = reading.assumed(train, len(found.weight), found.names)
     return (train.inputs, rows[train.labels]), (held.inputs, marks), names, order
-
-
-def _vectors(data: LabelledData, argument: str, path: Path) -> LabelledData:
-    if data.inputs.ndim != 2:
-        raise CollapseError(
-            f"{argument}={str(path)!r}: a sample has the shape {data.inputs.shape[1:]}; give the vectors that enter "
-            "the head, (N, d)"
-        )
-    return data
 
 
 def _predicted(
@@ -256,18 +251,15 @@ def _by_size(result: Adjustment) -> list[dict[str, Any]]:
 
 def _page(result: Adjustment, said: list[str], html: Path) -> None:
     """Write the page, with the same tables and every class."""
-    pages()  # or says what it needs
-    from collapsekit.report.adjust_page import adjust_page
-    from collapsekit.report.sheet import Table
-
+    table = pages("sheet").Table
     tried = [_attempted(one, result.chosen) for one in result.attempts]
     tables = [
-        Table("Classes", "Recall on the validation samples", CLASS_HEAD, [_class(row) for row in _by_size(result)]),
-        Table("Overall", f"{result.cuts}", OVERALL_HEAD, [_overall(row) for row in result.summary]),
-        Table("Methods", f"In {result.folds}-fold cross-validation on the validation samples", METHODS_HEAD, tried),
+        table("Classes", "Recall on the validation samples", CLASS_HEAD, [_class(row) for row in _by_size(result)]),
+        table("Overall", f"{result.cuts}", OVERALL_HEAD, [_overall(row) for row in result.summary]),
+        table("Methods", f"In {result.folds}-fold cross-validation on the validation samples", METHODS_HEAD, tried),
     ]
     with by_flags(out="--html"):
-        adjust_page(result, [*result.notes, *said], tables, html)
+        pages("adjust_page").adjust_page(result, [*result.notes, *said], tables, html)
 
 
 def _most_changed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

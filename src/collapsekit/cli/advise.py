@@ -12,7 +12,8 @@ from cyclopts import Parameter
 from collapsekit import UFM, CollapseError, thresholds
 from collapsekit.cli._console import Column, print_classes, print_json, print_note, progress
 from collapsekit.cli._inputs import Counting, Head, Penalties, by_flags, class_labels
-from collapsekit.cli.predict import NO_ACCURACY, pages, print_horizon, sheet_of
+from collapsekit.cli._outputs import pages
+from collapsekit.cli.predict import NO_ACCURACY, print_horizon, sheet_of
 from collapsekit.evidence import scope
 from collapsekit.prediction import Advice, Remedy, fates
 from collapsekit.prediction import advise as advice_for
@@ -94,7 +95,8 @@ def advise(
         verdict = [sentence.removesuffix(":") for sentence in opening]
         sheet = sheet_of("What to change so that classes live", verdict, caption, columns, now, ground.details)
         sheet = replace(sheet, advice=_paste(advice, names), notes=[*rest, *sheet.notes])
-        page = {"page": str(pages().advice_page(problem, after, sheet, html, now if limits is None else None))}
+        solved = now if limits is None else None
+        page = {"page": str(pages("theory_page").advice_page(problem, after, sheet, html, solved))}
     if json:
         found = {remedy.name: None if remedy.values is None else remedy.values.tolist() for remedy in advice.remedies}
         content = {
@@ -177,10 +179,9 @@ def _steps(advice: Advice, names: list[str]) -> list[str]:
 
 def _paste(advice: Advice, names: list[str]) -> list[Any]:
     """The same for a page."""
-    from collapsekit.report.sheet import Advice as ToDo
-
+    line = pages("sheet").Advice
     return [
-        ToDo(f"{_name(remedy, advice)}: {_left(remedy, names)}.", _line(remedy, len(names)))
+        line(f"{_name(remedy, advice)}: {_left(remedy, names)}.", _line(remedy, len(names)))
         for remedy in advice.remedies
     ]
 

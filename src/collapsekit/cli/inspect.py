@@ -11,8 +11,7 @@ import numpy as np
 from collapsekit import CollapseError
 from collapsekit.cli._console import MOST_ROWS, print_json, print_note, print_table, progress
 from collapsekit.cli._inputs import by_flags
-from collapsekit.cli._outputs import check_output
-from collapsekit.cli.predict import pages
+from collapsekit.cli._outputs import check_output, pages
 from collapsekit.data import class_sizes
 from collapsekit.data.lists import Lines
 from collapsekit.heads import Inspection, inspect_head
@@ -105,21 +104,13 @@ def inspect(
         )
     result = replace(result, output=found.output)
     with by_flags(out="--html", path="--html"):
-        page = {} if html is None else {"page": str(_page().head_page(result, found.weight, found.layer, html))}
+        page = None if html is None else pages("head_page").head_page(result, found.weight, found.layer, html)
     if json:
-        print_json(result.to_dict() | page)
+        print_json(result.to_dict() | ({} if page is None else {"page": str(page)}))
         return
     _print(result, found)
-    for written in page.values():
-        print_note(f"page: {written}")
-
-
-def _page() -> Any:
-    """The module that writes the page, or the error that says what it needs."""
-    pages()
-    from collapsekit.report import head_page
-
-    return head_page
+    if page is not None:
+        print_note(f"page: {page}")
 
 
 def _samples(path: str, lines: Lines | None, names: tuple[str, ...] | None, size: int) -> Any:

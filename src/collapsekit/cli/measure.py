@@ -10,17 +10,17 @@ import numpy as np
 from cyclopts import Parameter
 
 from collapsekit import CollapseError
-from collapsekit.cli._console import print_classes, print_json, print_note
+from collapsekit.cli._console import print_classes, print_json, print_note, print_table
 from collapsekit.cli._inputs import Head, Penalties
+from collapsekit.cli._reading import Reading
 from collapsekit.cli.train import print_comparison
-from collapsekit.data import LabelledData, read, read_head
+from collapsekit.data import LabelledData, read_head
 from collapsekit.diagnosis import Comparison, compare, effective_penalties
 from collapsekit.evidence import Scope, scope
 from collapsekit.losses import Loss
-from collapsekit.metrics import Measurement, measure_features
+from collapsekit.metrics import Measurement, conventions, measure_features
 from collapsekit.prediction import Prediction, predict
 from collapsekit.theory import Nearness, nearest_reference
-from collapsekit.validation import shorten
 
 MOST_CLASSES = 2000  # of more no reference geometries are computed: they take a singular value decomposition
 
@@ -30,12 +30,10 @@ def measure(
     /,
     *,
     head: str | None = None,
-    label_column: str | None = None,
-    delimiter: str | None = None,
-    keep_na: bool = False,
-    class_names: tuple[str, ...] | None = None,
+    reading: Annotated[Reading | None, Parameter(name="*")] = None,
     trained: Annotated[Head | None, Parameter(name="*")] = None,
     penalties: Annotated[Penalties | None, Parameter(name="*")] = None,
+    papers: Annotated[bool, Parameter(name="--conventions")] = False,
     json: bool = False,
 ) -> None:
     """Measure stored last-layer features, and lay them beside the prediction if penalties are given.
@@ -54,31 +52,22 @@ def measure(
     head : str
         File of the head (.npz, .safetensors with weight and bias, or .npy with the weight), one row a class; of a whole
         network FILE:LAYER, e.g. checkpoint.safetensors:fc.
-    label_column : str
-        Column of a table that holds the labels.
-    delimiter : str
-        Delimiter of a table, where it is none of comma, semicolon and tab.
-    keep_na : bool
-        Labels like NA, null, none and ? are classes, not missing.
-    class_names : tuple of str
-        One name a row of the head, in the order of its rows. Left out: labels that are words are taken in sorted order.
+    papers : bool
+        Print metrics as papers and scripts define them, too, each with its worst class.
     json : bool
         Print one JSON object.
     """
-    penalties, trained = penalties or Penalties(), trained or Head()
-    data = read(str(features), label_column=label_column, delimiter=delimiter, keep_na=keep_na, argument="features")
-    measured = _measured(data, features, head, class_names, lambda counts: trained.made(penalties, counts))
+    reading, penalties, trained = reading or Reading(), penalties or Penalties(), trained or Head()
+    data = reading.vectors(features)
+    measured = _measured(data, features, head, reading.class_names, lambda counts: trained.made(penalties, counts))
     comparison, ground, expected = _compared(measured, penalties, trained)
-    order, estimate, nearest = None, None, list[Nearness]()
+    estimate, nearest = None, list[Nearness]()
+    order = None if measured.weight is None else reading.assumed(data, len(measured.counts))
     if measured.weight is not None and not measured.moments.unseen:
         estimate = effective_penalties(measured, class_weights=_loss_weights(measured, penalties))
         if len(measured.counts) <= MOST_CLASSES:
             known = () if expected is None else (expected.problem, expected.geometry())
             nearest = nearest_reference(measured.geometry(), *known)
-    if measured.weight is not None and data.sorted_words and class_names is None:
-        # words do not say which row of the head is theirs; sorted order is that of scikit-learn and of image folders
-        listed = shorten(", ".join(data.names))
-        order = f"The head's rows are taken to be the classes in sorted order ({listed}); --class-names gives another."
     if json:
         content = {
             "schema": 1,
@@ -90,6 +79,11 @@ def measure(
             "scope": ground.details if ground else "",
             "assumed_order": order,
         }
+        if papers:
+            content["conventions"] = {
+                key: {"value": one.value, "worst": one.worst, "worst_class": one.worst_class}
+                for key, one in conventions.readings(measured).items()
+            }
         print_json(content)
         return
     if comparison is not None:
@@ -102,16 +96,23 @@ def measure(
     for sentence in (comparison and comparison.verdict, metrics, estimate, references, order, ground):
         if sentence:
             print_note(str(sentence))
+    if papers:
+        _print_conventions(measured)
+
+
+def _print_conventions(measured: Measurement) -> None:
+    rows = []
+    for key, one in conventions.readings(measured).items():
+        k = one.worst_class
+        worst = ("", "") if k is None else (f"{one.worst:.4g}", measured.names[k] if measured.names else str(k))
+        rows.append([key, f"{one.value:.4g}", *worst])
+    print_table(["metric, as papers define it", "value", "worst", "class"], rows)
+    print_note("Most of NC2 and NC3 is not 0 at an imbalanced optimum: docs/conventions.md says which can be read.")
 
 
 def _measured(
     data: LabelledData, path: Path, head: str | None, names: tuple[str, ...] | None, loss: Callable[[Any], Loss]
 ) -> Measurement:
-    if data.inputs.ndim != 2:
-        raise CollapseError(
-            f"features={str(path)!r}: a sample has the shape {data.inputs.shape[1:]}; give the vectors that enter the "
-            "head, (N, d)"
-        )
     weight, bias = read_head(str(path) if head is None else head, required=head is not None)
     size = len(weight) if weight is not None else max(len(names or ()), len(data.names))
     rows, shown = data.rows(size, names)

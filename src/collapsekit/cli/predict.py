@@ -13,6 +13,7 @@ import collapsekit
 from collapsekit import UFM, CollapseError
 from collapsekit.cli._console import Column, cells, print_classes, print_json, print_note, progress
 from collapsekit.cli._inputs import Counting, Head, Penalties, class_labels
+from collapsekit.cli._outputs import pages
 from collapsekit.evidence import scope
 from collapsekit.prediction import Basis, Prediction, fates
 from collapsekit.recipe import Penalty, horizon_sentence
@@ -132,7 +133,7 @@ def _print_prediction(
             raise CollapseError(f"--html: of these classes only bounds are known; {why}")
         caption = "Each class on its training samples, predicted"
         sheet = sheet_of("Which classes this recipe will lose", [summary], caption, columns, frame, ground.details)
-        page = {"page": str(pages().prediction_page(problem, sheet, html, None if exact else frame))}
+        page = {"page": str(pages("theory_page").prediction_page(problem, sheet, html, None if exact else frame))}
     if json:
         found = {
             "thresholds": limits and limits.to_dict(),
@@ -202,36 +203,20 @@ def sheet_of(
     title: str, verdict: Sequence[str], caption: str, columns: Sequence[Column], frame: Any, ground: str
 ) -> Any:
     """Return the words of a page about a prediction; of many classes the largest and the smallest."""
-    pages()
-    from collapsekit.report.sheet import MOST_ROWS, Sheet, Table
-
-    size, half, headers = (
-        frame.problem.num_classes,
-        MOST_ROWS // 2,
-        [header.replace("\n", " ") for header, _, _ in columns],
-    )
-    shown = range(size) if size <= MOST_ROWS else [*range(half), *range(size - half, size)]
-    table = Table(
+    sheet, size = pages("sheet"), frame.problem.num_classes
+    half, headers = sheet.MOST_ROWS // 2, [header.replace("\n", " ") for header, _, _ in columns]
+    shown = range(size) if size <= sheet.MOST_ROWS else [*range(half), *range(size - half, size)]
+    table = sheet.Table(
         "Classes",
         caption,
         headers,
         [cells(columns, k) for k in shown],
         words=headers[-1:],
         lost={i for i, k in enumerate(shown) if frame.collapses[k]},
-        omitted=f"{size - MOST_ROWS} classes between are left out" * (size > MOST_ROWS),
+        omitted=f"{size - sheet.MOST_ROWS} classes between are left out" * (size > sheet.MOST_ROWS),
     )
-    return Sheet(title, verdict, bool(frame.collapses.any()), [table], [ground, NO_ACCURACY, f"{frame.problem!r}."])
-
-
-def pages() -> Any:
-    """Return the module that writes pages, or say what it needs."""
-    try:
-        from collapsekit.report import theory_page
-    except ModuleNotFoundError as missing:
-        raise CollapseError(
-            f"--html: {missing.name} is not installed; run: pip install 'collapsekit[report,torch]'"
-        ) from None
-    return theory_page
+    notes = [ground, NO_ACCURACY, f"{frame.problem!r}."]
+    return sheet.Sheet(title, verdict, bool(frame.collapses.any()), [table], notes)
 
 
 def _summary(frame: Any, limits: Any, problem: UFM) -> str:

@@ -18,7 +18,7 @@ from collapsekit.metrics._measure import _numbered
 from collapsekit.metrics.batches import as_tensor
 from collapsekit.metrics.measurement import as_array
 from collapsekit.prediction import Prediction
-from collapsekit.validation import Array, class_names, shorten
+from collapsekit.validation import Array, class_names, known, shorten
 
 MethodName = Literal[
     "untouched", "logit-adjustment", "row-norms", "predicted-geometry", "nearest-mean", "bias-only", "retrained"
@@ -110,7 +110,7 @@ class Adjustment:
             "folds": self.folds,
             "notes": list(self.notes),
         }
-        return {"schema": 1} | {key: _known(value) for key, value in content.items()}
+        return {"schema": 1, **known(content)}
 
     def __repr__(self) -> str:
         first = self.summary[0]
@@ -365,12 +365,3 @@ def _outcome(one: Attempt, before: float, number: int, asked: bool) -> str:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return ", ".join(shorten(name) for name in names[:LISTED]) + more
-
-
-def _known(value: Any) -> Any:
-    """What is no number as None, all the way down."""
-    if isinstance(value, dict):
-        return {key: _known(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_known(one) for one in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

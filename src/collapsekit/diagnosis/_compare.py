@@ -20,7 +20,7 @@ from collapsekit.prediction import Prediction, fates, from_solution
 from collapsekit.prediction._fates import Fate
 from collapsekit.solver import Solution
 from collapsekit.theory import Frame
-from collapsekit.validation import Array, numeric, short
+from collapsekit.validation import Array, known, numeric, short
 
 CONFIDENCE_BAND = 0.01
 COSINE_BAND = 0.05
@@ -216,9 +216,9 @@ class Comparison:
         }
         return {
             "schema": 2,
-            "classes": [_finite(asdict(c)) for c in self.classes],
-            "conditions": [_finite(c._asdict() | {"band": list(c.band), "ok": c.ok}) for c in self.conditions],
-            **_finite(numbers),
+            "classes": [known(asdict(c)) for c in self.classes],
+            "conditions": [known(c._asdict() | {"ok": c.ok}) for c in self.conditions],
+            **known(numbers),
         }
 
 
@@ -343,7 +343,3 @@ def _worst(measured: Array, predicted: Array, units: Array | float) -> float:
     """Largest error relative to the prediction, or to `units` where that is 0; NaN without a prediction."""
     errors = np.abs(measured - predicted) / np.where(predicted > 0, predicted, units)
     return float(errors.max(initial=0.0))
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in values.items()}

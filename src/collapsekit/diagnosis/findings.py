@@ -22,8 +22,6 @@ SAFE = 0.9
 LISTED, LETTERS, MOST_TYPED, ALIKE = 6, 40, 20, 2.0
 """Names in a sentence; letters of a name; numbers in a line; range, in logits, of what other biases lack that may be
 left."""
-MOST_ORDER = 200
-"""Names in a command."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def row_order(told: Told) -> Words:
         "counted from 1, and the rows from 0" if steps == {1} else "in another order than the rows of the output layer"
     )
     rest = ", and each of the others as one other class, too" if len(told.rows) > 2 else " and the other way round"
-    names = shlex.join([told.names[k] for k in np.argsort(rows)]) if len(rows) <= MOST_ORDER else "NAME NAME"
+    names = shlex.join(told.names[k] for k in np.argsort(rows))
     return (
         f"{told.subject}, yet nearly all samples of {short(label)!r} are named {short(given)!r}"
         f"{rest}: the labels are {how}.",
@@ -332,12 +330,17 @@ def unstable_training(told: Told) -> Words:
 
 
 def degenerate_features(told: Told) -> Words:
-    """All features are 0."""
+    """All features are 0, or all but a few the same for every sample."""
+    clues, dim = told.case.clues, told.case.dim
     rate = f"lr={told.rate / 10:.2g}" if told.rate > 0 else "lr /= 10"
+    few = f"{clues.units} of {dim} features still {'varies' if clues.units == 1 else 'vary'}"
+    what = f"only {few} from sample to sample"
+    if told.case.dead:
+        what = "no input reaches the output layer any more, every feature is 0"
     return (
-        f"{told.subject}: no input reaches the output layer any more, every feature is 0, as after too large a step.",
+        f"{told.subject}: {what}, as after too large a step.",
         f"{rate}  # train again from the start",
-        {"largest_feature": 0.0, "start": told.case.clues.start},
+        {"features_that_vary": float(clues.units), "start": clues.start},
     )
 
 

@@ -62,12 +62,15 @@ def _upper(recalls: Array, counts: Array) -> Array:
 
 def suspicious(case: Case, given: Given) -> list[int]:
     """Return the classes of whose samples many lie nearer to another class."""
-    clues, recalls, chosen = case.clues, given.held_out_recalls, list[int]()
+    clues, chosen = case.clues, list[int]()
     if np.isnan(clues.straying).all() or not np.nanmedian(case.recalls) >= FITS:
         return chosen
     enough = max(STRAYS, TIMES_MEDIAN * float(np.nanmedian(clues.straying)))
+    highest = (
+        given.held_out_recalls if given.held_out is None else _upper(given.held_out_recalls, given.held_out.counts)
+    )
     for k in np.flatnonzero((clues.straying >= enough) & (clues.straying * case.measured.counts >= LEAST_STRAYED)):
-        both = [recalls[k], recalls[clues.nearest[k]]]
+        both = [highest[k], highest[clues.nearest[k]]]
         if case.statuses[k] == "alive" and not np.min(both) > MOST_STRAYED:
             chosen.append(int(k))
     return chosen

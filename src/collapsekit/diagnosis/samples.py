@@ -25,8 +25,9 @@ RESOLUTION = 1e-5
 """Features this close, relative to their root mean square, coincide: equal inputs differ by the order of sums."""
 HALF_RESOLUTION = 4e-3
 """The same for features that were stored in half precision, whose steps are a thousandth."""
-EMPTY = 0.02
-"""Share of the root mean square norm below which a feature is nothing: those of all lost classes coincide there."""
+EMPTY, NOTHING = 0.02, 1e-3
+"""Shares of the root mean square norm below which a feature, as long as those of lost classes, may be a remnant; and
+below which it is nothing, and coincides with none."""
 COLLAPSED = 0.3
 """Share of a class at one point from which it has collapsed there, whatever its inputs."""
 MOST_SUSPECTS = 1_000
@@ -174,10 +175,12 @@ def coinciding(samples: Samples, size: int) -> tuple[Array, NDArray[np.int64]]:
     """
     x, y = samples.features, samples.labels
     scale = np.sqrt((x**2).sum(axis=1).mean()) or 1.0
-    full = np.linalg.norm(x, axis=1) > EMPTY * scale
+    lengths = np.linalg.norm(x, axis=1)
+    full = lengths > NOTHING * scale
     shadow = x @ np.random.default_rng(0).normal(size=x.shape[1]) / np.sqrt(x.shape[1])
     order = np.argsort(shadow, kind="stable")
-    step = np.linalg.norm(np.diff(x[order], axis=0), axis=1) <= samples.resolution * scale
+    near = samples.resolution * np.minimum(scale, lengths[order][1:])  # remnants of lost classes are all near 0
+    step = np.linalg.norm(np.diff(x[order], axis=0), axis=1) <= near
     group = np.empty(len(y), dtype=np.int64)
     group[order] = np.concatenate([[0], np.cumsum(~step)])
     caught, partner, sizes = np.zeros(size), np.full(size, -1), np.bincount(y, minlength=size)

@@ -41,13 +41,13 @@ def candidates(shapes: Mapping[str, Sequence[int]]) -> list[Candidate]:
     found = []
     for key, shape in shapes.items():
         sizes = tuple(int(size) for size in shape)
-        if len(sizes) < 2 or min(sizes) < 1 or prod(sizes[2:]) != 1:
-            continue
         mark = WEIGHT.search(key)
+        turned = mark is not None and mark[1] == "kernel"  # Keras and Flax store inputs first, and windows before
+        if len(sizes) < 2 or min(sizes) < 1 or prod(sizes[:-2] if turned else sizes[2:]) != 1:
+            continue
         layer = key[: mark.start()] if mark else key
-        turned = bool(mark) and mark is not None and mark[1] == "kernel"  # Keras and Flax store inputs first
-        size = sizes[1] if turned else sizes[0]
-        found.append(Candidate(layer, key, _bias(key, mark, shapes, size), (size, sizes[0 if turned else 1]), turned))
+        size, dim = sizes[:-3:-1] if turned else sizes[:2]
+        found.append(Candidate(layer, key, _bias(key, mark, shapes, size), (size, dim), turned))
     return found
 
 

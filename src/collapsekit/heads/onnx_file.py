@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from collapsekit.data.files import parsing
 from collapsekit.errors import CollapseError
 from collapsekit.heads.labels import metadata_labels
 from collapsekit.heads.model_head import ModelHead, Output
+from collapsekit.heads.onnx_axes import keeps_classes
 from collapsekit.heads.onnx_graph import CHOOSING, REMEDY, Graph
 from collapsekit.heads.onnx_inputs import activation_of
 from collapsekit.heads.onnx_layers import Linear, linear
@@ -39,27 +40,29 @@ def read_onnx(path: Path, head: str | None = None) -> ModelHead:
 def _use(graph: Graph, head: Linear) -> Output:
     """Whether the graph puts out the class of the largest logit, a sigmoid of each, or something else of the head."""
     uses = set[Output]()
+    for layer, behind in _ending(graph):
+        if layer.names[0] == head.names[0]:
+            alone = "Sigmoid" in behind and not any(kind in CHOOSING for kind in behind)
+            uses.add("sigmoids" if alone else "largest")
+    return "sigmoids" if "sigmoids" in uses else "largest" if uses else "unknown"
+
+
+def _ending(graph: Graph) -> Iterator[tuple[Linear, list[str]]]:
+    """Yield the linear layer of each output whose classes are ranked there, and what stands between."""
     for output in graph.outputs:
-        behind = list[str]()
+        behind = list[Any]()
         for node in graph.above(output):
             layer = linear(graph, node.output[0])
-            if layer is not None and layer.names[0] == head.names[0]:
-                alone = "Sigmoid" in behind and not any(kind in CHOOSING for kind in behind)
-                uses.add("sigmoids" if alone else "largest")
+            if layer is not None:
+                if keeps_classes(graph, node.output[0], behind[::-1], len(layer.weight)):
+                    yield layer, [one.op_type for one in behind]
                 break
-            behind.append(node.op_type)
-    return "sigmoids" if "sigmoids" in uses else "largest" if uses else "unknown"
+            behind.append(node)
 
 
 def output_layer(graph: Graph) -> Linear:
     """The one linear layer with at least two classes that leads to an output through what only ranks classes."""
-    found = dict[str, Linear]()
-    for output in graph.outputs:
-        for node in graph.above(output):
-            layer = linear(graph, node.output[0])
-            if layer is not None and len(layer.weight) > 1:
-                found.setdefault(layer.names[0], layer)
-                break
+    found = {layer.names[0]: layer for layer, _ in _ending(graph) if len(layer.weight) > 1}
     if len(found) == 1:
         return next(iter(found.values()))
     several = list(found.values()) or _all(graph)

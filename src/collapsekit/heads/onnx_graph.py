@@ -42,6 +42,12 @@ class Graph:
         self.tensors = {one.name: one for one in model.graph.initializer}
         self.known = dict[str, NDArray[Any] | None]()
         self.outputs = [one.name for one in model.graph.output]
+        self.ranks = {
+            one.name: len(one.type.tensor_type.shape.dim)
+            for one in (*model.graph.input, *model.graph.value_info)
+            if one.type.tensor_type.HasField("shape")
+        }
+        self.opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=1)
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         if not self.nodes or not self.outputs:
             raise CollapseError(f"{shorten(path.name)} holds no graph; {REMEDY}")
@@ -49,6 +55,12 @@ class Graph:
     def attributes(self, node: Any) -> dict[str, Any]:
         """Return the attributes of a node by name."""
         return {one.name: self.onnx.helper.get_attribute_value(one) for one in node.attribute}
+
+    def axes(self, node: Any) -> list[int] | None:
+        """Return the axes that a node is given, as an attribute or as a constant input; None for none."""
+        stored = self.constant(node.input[1]) if len(node.input) > 1 and node.input[1] else None
+        given = self.attributes(node).get("axes") if stored is None else stored.ravel().tolist()
+        return None if given is None else [int(one) for one in given]
 
     def maker(self, name: str) -> Any:
         """Return the node that makes a value, None for an input or a constant."""
@@ -174,15 +186,13 @@ def ranked_input(graph: Graph, node: Any) -> str | None:
     """Return the input whose largest entries are those of the output; None where that is not certain.
 
     Constants must be one number, a factor above 0; what is taken off or divided by may also be a number of each sample
-    that is found from all classes, as in a softmax in single steps.
+    that is found from all classes, as in a softmax in single steps. Over which axes is for `keeps_classes`.
     """
     first, *rest = node.input or [""]
     known = [graph.constant(name) for name in rest]
     kind, ranked = node.op_type, None
     if kind in RANKING:
-        given = graph.attributes(node)
-        smallest = kind == "TopK" and not given.get("largest", 1)
-        ranked = None if smallest or (kind in ("Softmax", "LogSoftmax") and given.get("axis") == 0) else first
+        ranked = None if kind == "TopK" and not graph.attributes(node).get("largest", 1) else first
     elif kind in ROUNDED:
         ranked = first if all(one is not None and one.size == 1 for one in known) else None
     elif kind == "Mul":
@@ -203,6 +213,16 @@ def _factor(constant: NDArray[Any] | None) -> bool:
     return constant is not None and constant.size == 1 and bool(constant.item() > 0)
 
 
+def reduction(graph: Graph, name: str) -> list[int] | None:
+    """Return the axes over which a number of each sample is found; None for all."""
+    for _ in range(DEPTH):
+        node = graph.maker(name)
+        if node is None or node.op_type.startswith("Reduce"):
+            return None if node is None else graph.axes(node)
+        name = next((key for key in node.input if graph.constant(key) is None), "")
+    return None
+
+
 def _reduced(graph: Graph, name: str, *, logarithmic: bool) -> bool:
     """Whether a value is one number of each sample: a maximum or log-sum over classes, or a sum of positive numbers."""
     for _ in range(DEPTH):
@@ -217,8 +237,6 @@ def _reduced(graph: Graph, name: str, *, logarithmic: bool) -> bool:
         if node.op_type in SCALARS or (logarithmic and node.op_type == "Log"):
             name = next((key for key in node.input if graph.constant(key) is None), "")
             continue
-        if not _over_classes(graph, node):
-            return False
         if logarithmic:
             return node.op_type in ("ReduceMax", "ReduceLogSumExp", "ReduceSum", "ReduceMean")
         inner = graph.maker(graph.behind(node.input[0]))
@@ -231,14 +249,6 @@ def _number_beside(graph: Graph, node: Any, least: float) -> bool:
     """Whether all inputs but one are constants, one number of at least `least` each."""
     known = [one for one in map(graph.constant, node.input) if one is not None]
     return len(known) == len(node.input) - 1 and all(one.size == 1 and one.item() >= least for one in known)
-
-
-def _over_classes(graph: Graph, node: Any) -> bool:
-    """Whether a reduction is not over the first axis alone, that of the samples."""
-    given = graph.attributes(node)
-    stored = graph.constant(node.input[1]) if len(node.input) > 1 and node.input[1] else None
-    axes = given.get("axes") if stored is None else stored.ravel().tolist()
-    return axes is None or 0 not in axes
 
 
 def dequantised(

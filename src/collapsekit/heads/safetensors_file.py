@@ -22,10 +22,11 @@ STORED = {"F32": "<f4", "F64": "<f8", "BF16": "<u2"}
 
 @dataclass(frozen=True)
 class Index:
-    """Shapes of all arrays, and the file that each is in."""
+    """Shapes of all arrays, the file that each is in (the last that holds it), and those that several hold."""
 
     shapes: dict[str, tuple[int, ...]]
     files: dict[str, Path]
+    repeated: set[str]
 
     def read(self, key: str) -> NDArray[Any]:
         """Return one array; of the usual kinds straight from the file, so that it is never held twice."""
@@ -51,12 +52,14 @@ def index_of(paths: Sequence[Path]) -> Index:
     """Return the index of these files; of a sharded model every shard says itself what it holds."""
     from safetensors import safe_open
 
-    shapes, files = dict[str, tuple[int, ...]](), dict[str, Path]()
+    shapes, files, repeated = dict[str, tuple[int, ...]](), dict[str, Path](), set[str]()
     for path in paths:
         if is_folder(path):
             raise CollapseError(f"{shorten(path.name)} is a folder; give a .safetensors file")
         with parsing(path.name, DAMAGED), safe_open(path, framework="np") as tensors:
             for key in list(tensors.keys()):
+                if key in files:
+                    repeated.add(key)
                 shapes[key] = tuple(tensors.get_slice(key).get_shape())
                 files[key] = path
-    return Index(shapes, files)
+    return Index(shapes, files, repeated)

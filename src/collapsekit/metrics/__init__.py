@@ -19,6 +19,7 @@ except Exception as error:  # torchmetrics imports torchvision where it is insta
         "or install the build that belongs to this torch"
     ) from error
 
+from collapsekit.metrics import conventions as conventions
 from collapsekit.metrics._features import Features as Features
 from collapsekit.metrics._features import features_of as features_of
 from collapsekit.metrics._measure import measure as measure

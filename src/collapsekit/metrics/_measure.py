@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -16,9 +17,10 @@ from collapsekit.errors import CollapseError
 from collapsekit.losses import Loss
 from collapsekit.metrics._metric import IGNORED, NeuralCollapse
 from collapsekit.metrics.batches import as_tensor, move, own_samples, several_processes, unchanged, unpack
+from collapsekit.metrics.decisions import PLAIN
 from collapsekit.metrics.last_layer import Head, find_head, forward
-from collapsekit.metrics.measurement import PLAIN, Measurement
-from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES
+from collapsekit.metrics.measurement import Measurement
+from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES, Precision, Within
 from collapsekit.validation import class_names, shorten, whole_number
 
 LARGEST_KEPT_BYTES = 128 * 1024**2
@@ -38,6 +40,8 @@ def measure_features(
     names: Sequence[str] | None = None,
     loss: Loss = PLAIN,
     ignore_index: int = IGNORED,
+    within: Within | None = None,
+    precision: Precision = "input",
 ) -> Measurement:
     """Measure stored last-layer features.
 
@@ -61,6 +65,9 @@ def measure_features(
         The training loss, for :meth:`Measurement.objective`.
     ignore_index : int
         The label of samples that do not count.
+    within, precision
+        As :class:`ClassMoments` takes them. By default all of the scatter is kept up to 16,384 dimensions, above its
+        trace. "projected" takes a second pass over the samples, as nearest centres do, and gives the same NC1.
 
     Returns
     -------
@@ -98,7 +105,17 @@ def measure_features(
         whole = y.numel() and not (y.is_floating_point() or y.is_complex())
         num_classes = max(int(y.long().max()) + 1 if whole else 2, len(names or ()), 2) if W is None else len(W)
     num_classes = whole_number("num_classes", num_classes, 2, "give at least two classes")
-    return _measured(lambda: [("", x, y, None)], (num_classes, x.shape[-1]), (W, b), names, loss, ignore_index)
+    return _measured(
+        lambda: [("", x, y, None)],
+        (num_classes, x.shape[-1]),
+        (W, b),
+        names,
+        loss,
+        ignore_index,
+        within=within,
+        precision=precision,
+        held=True,
+    )
 
 
 def measure(
@@ -110,6 +127,8 @@ def measure(
     names: Sequence[str] | None = None,
     loss: Loss = PLAIN,
     ignore_index: int = IGNORED,
+    within: Within | None = None,
+    precision: Precision = "input",
 ) -> Measurement:
     """Measure any network whose last layer is linear, by hooking that layer.
 
@@ -139,6 +158,9 @@ def measure(
         The training loss, for :meth:`Measurement.objective`.
     ignore_index : int
         The label of samples that do not count.
+    within, precision
+        As :class:`ClassMoments` takes them. By default all of the scatter is kept up to 16,384 dimensions, above its
+        trace. "projected" takes a second pass over the samples, as nearest centres do, and gives the same NC1.
 
     Returns
     -------
@@ -183,9 +205,19 @@ def measure(
                 # copies: a loader may fill the same buffers again
                 yield f"batch {i}: ", features[:left].clone(), labels[:left].clone(), logits[:left].clone()
 
-        W, b = found.weight.double(), None if found.bias is None else found.bias.double()
-        several = several_processes()
-        return _measured(samples, W.shape, (W, b), names, loss, ignore_index, once=once, several=several, device=device)
+        return _measured(
+            samples,
+            found.weight.shape,
+            (found.weight, found.bias),
+            names,
+            loss,
+            ignore_index,
+            within=within,
+            precision=precision,
+            once=once,
+            several=several_processes(),
+            device=device,
+        )
 
 
 def _measured(
@@ -196,36 +228,53 @@ def _measured(
     loss: Loss,
     ignore_index: int,
     *,
+    within: Within | None,
+    precision: Precision,
+    held: bool = False,
     once: bool = False,
     several: bool = False,
     device: torch.device | None = None,
 ) -> Measurement:
     """Run the first pass, and the one for the nearest centres if there is a head and samples can be had again."""
     num_classes, dim = shape
-    scatter = 8 * dim**2 <= LARGEST_SCATTER_BYTES
+    if within is None:
+        within = "full" if 8 * dim**2 <= LARGEST_SCATTER_BYTES else "trace"
     metric = NeuralCollapse(
-        num_classes, dim, scatter=scatter, loss=loss, ignore_index=ignore_index, sync_on_compute=several
+        num_classes,
+        dim,
+        within=within,
+        precision=precision,
+        loss=loss,
+        ignore_index=ignore_index,
+        sync_on_compute=several,
     )
     if several:
         metric.to(device)  # where the processes can exchange it
     checked_names = class_names(names, num_classes)
-    kept: list[Sample] = []
-    size = 0
-    for sample in samples():
-        place, x, y, z = sample
+    known = metric._head(*head)
+    kept: list[tuple[Tensor, Tensor, Tensor | None]] = []
+    size, most = 0.0, math.inf if held else LARGEST_KEPT_BYTES
+    for place, x, y, z in samples():
         with _placed(place):
-            metric.update(x, y, *head, logits=z)
-        size += x.nbytes + (0 if z is None else z.nbytes)
-        if size <= LARGEST_KEPT_BYTES:
-            kept.append(sample)
+            added = metric._add(x, y, known, z)
+        size += sum(part.nbytes for part in added if part is not None)
+        if size <= most:
+            kept.append(added)
         else:
             kept.clear()
-    if not once and head[0] is not None:
+    if known is not None:
+        metric._keep_head(*known)
+    if not once and (known is not None or within == "projected"):
         metric.use_centres()
-        for place, x, y, z in kept if size <= LARGEST_KEPT_BYTES else samples():
-            with _placed(place):
-                metric.update(x, y, *head, logits=z)
-    return metric.measurement(checked_names)
+        if size <= most:
+            metric._count_all(kept)
+        else:
+            for place, x, y, z in samples():
+                with _placed(place):
+                    metric._add(x, y, known, z)
+        metric.centres = metric.centres.new_empty(0, dim)  # of no use any more, and as large as the means
+    with metric._all_ranks():
+        return metric._measurement(checked_names, copy=False)
 
 
 @contextmanager

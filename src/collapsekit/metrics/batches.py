@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from collapsekit.validation import shorten
 
 GIVE = "give measure_features the features, labels, and a weight and bias that make the output of the features"
 OR_ELSE = f"or {GIVE}"
+COMMON = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
 
 def unpack(batch: Any) -> tuple[Any, Tensor]:
@@ -97,6 +98,44 @@ def as_tensor(name: str, value: ArrayLike | Tensor) -> Tensor:
     except (TypeError, ValueError):
         what = "one class number a sample" if name == "labels" else "an array of numbers"
         raise CollapseError(f"{name}={shorten(value)}: give {what}") from None
+
+
+def one_of(name: str, value: object, words: object) -> None:
+    """Refuse a value that is not among the words of a Literal type."""
+    if value not in get_args(words):
+        raise CollapseError(f"{name}={shorten(value)}: give one of {', '.join(map(repr, get_args(words)))}")
+
+
+def checked_batch(
+    features: Tensor, labels: Tensor, num_classes: int, dim: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return features (n, d) in their own precision and labels as int64 (n,) on `device`, or say what is wrong."""
+    x, y = as_tensor("features", features), as_tensor("labels", labels)
+    if not x.is_floating_point():
+        raise CollapseError(f"features: dtype {x.dtype}; give floating point numbers")
+    if x.ndim != 2 or x.shape[1] != dim:
+        raise CollapseError(f"features: shape {tuple(x.shape)}; expected (n, {dim})")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise CollapseError(f"labels: dtype {y.dtype}; give integers from 0 to {num_classes - 1}")
+    if y.shape != x.shape[:1]:
+        raise CollapseError(f"labels: shape {tuple(y.shape)} for {len(x)} features; expected ({len(x)},)")
+    y = y.detach().to(device).to(torch.int64)
+    bad = torch.nonzero((y < 0) | (y >= num_classes)).flatten()
+    if len(bad):
+        i = int(bad[0])
+        raise CollapseError(f"labels: sample {i} has label {int(y[i])}; expected 0 to {num_classes - 1}")
+    x = x.detach().to(device)
+    return (x if x.dtype in COMMON else x.to(torch.float32)), y  # of eight bits, which hardly anything computes in
+
+
+def require_finite(features: Tensor) -> None:
+    """Name the first sample that is not finite, if there is one."""
+    if not len(features) or bool(torch.isfinite(torch.stack(torch.aminmax(features))).all()):
+        return
+    bad = torch.nonzero(~torch.isfinite(features).all(dim=1)).flatten()
+    i = int(bad[0])
+    value = features[i][~torch.isfinite(features[i])][0].item()
+    raise CollapseError(f"features: sample {i} holds {value}; {len(bad)} of {len(features)} samples are not finite")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Matrices of size K × K are visited in row blocks and never stored. Unseen class
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -13,9 +13,13 @@ from torch import Tensor
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.moments import ClassMoments
+from collapsekit.metrics.pairs import Cosines, InverseDistances, over_pairs, simplex_cosines
+from collapsekit.metrics.rows import row_blocks
 from collapsekit.prediction import Basis, Prediction
 
 BLOCK_ENTRIES = 2**22
+QR_ENTRIES = 2**19
+SPANNED = 1e-9
 COLLAPSED_SHARE = 0.01
 """A class mean below this share of the largest squared norm counts as collapsed (design.md, "Words")."""
 
@@ -57,18 +61,57 @@ def nc1(moments: ClassMoments, *, centre: Literal["samples", "classes"] = "sampl
     >>> round(nc1(moments), 6)  # Σ_W = 1, Σ_B = 4.5²
     0.024691
     """
-    means, counts = moments.means[moments.seen], moments.counts[moments.seen]
-    if moments.scatter is None or len(means) < 2 or bool((counts < 2).all()):
+    ratio = nc1_of(moments, inverse_between(moments, centre))
+    return ratio if per_class else ratio * int(moments.seen.sum())
+
+
+def nc1_of(moments: ClassMoments, inverse: Tensor | None) -> float:
+    """Return NC1, per class, from what `inverse_between` gives; NaN if a basis does not span the class means."""
+    scatter = moments.scatter
+    if scatter is None or inverse is None or not bool((moments.counts > 1).any()):
         return float("nan")
-    weights = counts / counts.sum() if centre == "samples" else torch.full_like(counts, 1 / len(counts))
-    centred = means - weights @ means
-    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
-    cut = max(means.shape) * torch.finfo(torch.float64).eps * torch.linalg.matrix_norm(means, ord=2)
-    kept = directions[singular > cut] / singular[singular > cut, None]
-    if not len(kept):
-        return float("nan")
-    ratio = float(((kept @ moments.scatter) * kept).sum() / counts.sum()) * len(means)
-    return ratio / len(means) if per_class else ratio
+    if moments.basis is not None:
+        projected = inverse @ moments.basis.T
+        if not bool((dots(projected, projected) >= (1 - SPANNED) * dots(inverse, inverse)).all()):
+            return float("nan")
+        inverse = projected
+    return float(dots(inverse @ scatter, inverse).sum() / moments.counts.sum())
+
+
+def inverse_between(moments: ClassMoments, centre: Literal["samples", "classes"] = "samples") -> Tensor | None:
+    """Return R (r, d) with ``RᵀR`` the pseudo-inverse of ``Σ (μ_k − μ_G)(μ_k − μ_G)ᵀ``; None if that is 0."""
+    singular, directions = _between(moments, centre)
+    return directions / singular[:, None] if len(singular) else None
+
+
+def span_of_means(moments: ClassMoments) -> Tensor:
+    """Return orthonormal directions, (r, d), that span the differences of class means."""
+    return _between(moments, "samples")[1]
+
+
+def _between(moments: ClassMoments, centre: Literal["samples", "classes"]) -> tuple[Tensor, Tensor]:
+    """Singular values and directions of centred class means, those left out that are rounding."""
+    means = seen_means(moments)
+    middle = moments.overall_mean if centre == "samples" else means.mean(dim=0)
+    _, singular, directions = torch.linalg.svd(_triangle(means, middle), full_matrices=False)
+    size = torch.linalg.matrix_norm(_triangle(means), ord=2) if len(means) else singular.new_zeros(())
+    kept = (singular > max(means.shape) * torch.finfo(torch.float64).eps * size) & (len(means) > 1)
+    return singular[kept], directions[kept]
+
+
+def _triangle(rows: Tensor, middle: Tensor | None = None) -> Tensor:
+    """Return a matrix of few rows with the singular values and right directions of `rows` less `middle`.
+
+    By QR of blocks: products with themselves would lose half of the digits.
+    """
+    size, dim = rows.shape
+    found = rows.new_empty(0, dim)
+    height = max(2 * dim, QR_ENTRIES // dim)
+    for start in range(0, size, height):
+        block = rows[start : start + height]
+        found = torch.cat([found, block if middle is None else block - middle])
+        found = torch.linalg.qr(found, mode="r")[1] if len(found) > 2 * dim else found
+    return found
 
 
 def cdnv(moments: ClassMoments, *, exponent: Literal[2, 4] = 2, unbiased: bool = False) -> tuple[float, Tensor]:
@@ -107,15 +150,19 @@ def cdnv(moments: ClassMoments, *, exponent: Literal[2, 4] = 2, unbiased: bool =
     known = torch.isfinite(variance)
     per_class = torch.full_like(variance, torch.nan)
     means, v = moments.means[known], variance[known]
-    if len(means) < 2 or bool((moments.counts < 2).all()):
+    if len(means) < 2 or not bool((moments.counts > 1).any()):
         return float("nan"), per_class
-    sums = torch.empty_like(v)
-    for rows in _blocks(len(means)):
-        pairs = (v[rows, None] + v) / (2 * _squared_distances(means, rows) ** (exponent // 2))
-        pairs[torch.arange(len(pairs)), torch.arange(rows.start, rows.stop)] = 0.0
-        sums[rows] = pairs.nan_to_num(nan=torch.inf, posinf=torch.inf).sum(dim=1)
-    per_class[known] = sums / (len(means) - 1)
+    means -= means.mean(dim=0)
+    pairs = InverseDistances(means, torch.stack([torch.ones_like(v), v], dim=1), exponent)
+    over_pairs(means, [pairs])
+    per_class[known] = mean_variances(pairs.sums, v[:, None])[:, 0]
     return float(per_class[known].mean()), per_class
+
+
+def mean_variances(sums: Tensor, variances: Tensor) -> Tensor:
+    """Return the CDNV of each class, mean over the others, from `InverseDistances` of ones and variances, (K, m)."""
+    pairs = (variances * sums[:, :1] + sums[:, 1:]) / 2
+    return pairs.nan_to_num(nan=torch.inf, posinf=torch.inf) / (len(sums) - 1)  # 0 × ∞ where means coincide
 
 
 def cosines(means: Tensor) -> tuple[float, float]:
@@ -123,8 +170,10 @@ def cosines(means: Tensor) -> tuple[float, float]:
 
     A class survives if its mean has at least 1 % of the largest squared norm; rows of NaN are left out. NaN below two.
     """
-    sqnorms = means.square().sum(dim=1).nan_to_num()
-    return _over_pairs(means[(sqnorms >= COLLAPSED_SHARE * sqnorms.max()) & (sqnorms > 0)])
+    known = means[~means.sum(dim=1).isnan()]
+    pairs = Cosines(known, least=COLLAPSED_SHARE)
+    over_pairs(known, [pairs])
+    return pairs.largest, pairs.mean
 
 
 def largest_cosine(moments: ClassMoments) -> float:
@@ -137,7 +186,10 @@ def etf_angles(rows_of: Tensor) -> float:
 
     Give centred class means or a classifier. References: Papyan et al. 2020 (equiangularity, maximal angle).
     """
-    return _over_pairs(rows_of.detach(), simplex=True)[1]
+    points = rows_of.detach()
+    pairs = simplex_cosines(points)
+    over_pairs(points, [pairs])
+    return pairs.mean
 
 
 def norm_spread(rows_of: Tensor) -> float:
@@ -151,8 +203,10 @@ def duality(weight: Tensor, moments: ClassMoments) -> float:
 
     Classes without samples are left out of both. References: Papyan et al. 2020 (self-duality).
     """
-    target = centred_means(moments)
-    return _shape(weight.detach().to(target)[moments.seen], target)
+    means, rows_of = seen_means(moments), weight.detach()
+    rows_of = rows_of if len(means) == len(rows_of) else rows_of[moments.seen]
+    middle = means.mean(dim=0)
+    return _shape(lambda rows: (rows_of[rows].to(means), means[rows] - middle), means.shape)
 
 
 def generalised_duality(weight: Tensor, moments: ClassMoments, *, centred: bool = True) -> float:
@@ -160,9 +214,11 @@ def generalised_duality(weight: Tensor, moments: ClassMoments, *, centred: bool 
 
     Not `centred`, as under squared error: ``V_k = √n_k μ_k``. References: Dang et al., ICML 2024, section 5.
     """
-    rows = moments.counts.sqrt()[:, None] * torch.where(moments.seen[:, None], moments.means, 0.0)
-    target = rows - rows.mean(dim=0) if centred else rows
-    return _shape(weight.detach().to(moments.state), target)
+    means, roots = moments.table, moments.counts.sqrt()
+    middle = means.new_zeros(())
+    if centred:
+        middle = sum((roots[rows, None] * means[rows]).sum(dim=0) for rows in row_blocks(*means.shape)) / len(means)
+    return _shape(lambda rows: (weight.detach()[rows].to(means), roots[rows, None] * means[rows] - middle), means.shape)
 
 
 def frame_metrics(moments: ClassMoments, weight: Tensor | None, prediction: Prediction) -> dict[str, float]:
@@ -242,41 +298,29 @@ def _coordinates(prediction: Prediction, means: Tensor) -> Tensor:
     return inverse @ means
 
 
-def _shape(a: Tensor, b: Tensor) -> float:
-    """Distance of two matrices, each divided by its Frobenius norm; NaN if one is 0."""
-    return float((a / a.norm() - b / b.norm()).norm())
+def _shape(pair: Callable[[slice], tuple[Tensor, Tensor]], shape: Sequence[int]) -> float:
+    """Distance of two matrices, given by their rows, each divided by its Frobenius norm; NaN if one is 0."""
+    blocks = list(row_blocks(*shape))
+    norms = torch.stack([torch.stack([part.norm() for part in pair(rows)]) for rows in blocks]).norm(dim=0)
+    apart = [(a / norms[0] - b / norms[1]).norm() for a, b in map(pair, blocks)]
+    return float(torch.stack(apart).norm())
+
+
+def seen_means(moments: ClassMoments) -> Tensor:
+    """Return the means of classes with samples; not to be written to, it may be the state itself."""
+    means = moments.table
+    return means if bool(moments.seen.all()) else means[moments.seen]
 
 
 def centred_means(moments: ClassMoments) -> Tensor:
-    means = moments.means[moments.seen]
+    """Return the means of classes with samples, less their average."""
+    means = seen_means(moments)
     return means - means.mean(dim=0)
 
 
-def _over_pairs(rows_of: Tensor, *, simplex: bool = False) -> tuple[float, float]:
-    """Largest and mean |cosine| over pairs of rows, or how far cosines are from −1/(K−1); NaN below two."""
-    size = len(rows_of)
-    if size < 2:
-        return float("nan"), float("nan")
-    shift = 1 / (size - 1) if simplex else 0.0
-    unit = rows_of / rows_of.norm(dim=1, keepdim=True)
-    largest = total = 0.0
-    for rows in _blocks(size):
-        angles = (unit[rows] @ unit.T + shift).abs()
-        angles[torch.arange(len(angles)), torch.arange(rows.start, rows.stop)] = 0.0
-        largest, total = max(largest, float(angles.max())), total + float(angles.sum())
-    return largest, total / (size * (size - 1))
-
-
-def _squared_distances(points: Tensor, rows: slice) -> Tensor:
-    """‖x_i − x_j‖² for i in `rows`: by products around the centroid, repaired by differences where digits cancel."""
-    centred = points - points.mean(dim=0)
-    sqnorms = centred.square().sum(dim=1)
-    sums = sqnorms[rows, None] + sqnorms
-    squared = sums - 2 * centred[rows] @ centred.T
-    i, j = torch.nonzero(squared < 1e-4 * sums, as_tuple=True)
-    for part in torch.split(torch.arange(len(i), device=points.device), max(1, BLOCK_ENTRIES // points.shape[1])):
-        squared[i[part], j[part]] = (points[rows.start + i[part]] - points[j[part]]).square().sum(dim=1)
-    return squared
+def dots(a: Tensor, b: Tensor) -> Tensor:
+    """Scalar products of rows, without an array of their size, and the same wherever in memory these lie."""
+    return torch.cat([(a[rows] * b[rows]).sum(dim=1) for rows in row_blocks(*a.shape)] or [a.new_empty(0)])
 
 
 def _blocks(size: int) -> Iterator[slice]:

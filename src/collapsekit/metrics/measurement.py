@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from collapsekit.errors import CollapseError
 from collapsekit.geometry import Geometry
-from collapsekit.losses import CrossEntropy, Loss
+from collapsekit.losses import Loss
 from collapsekit.metrics import functional as F
+from collapsekit.metrics.decisions import PLAIN
 from collapsekit.metrics.moments import ClassMoments
+from collapsekit.metrics.summary import Summary, summarise
 from collapsekit.prediction import Prediction
 from collapsekit.problem import UFM
 from collapsekit.validation import Array
 
-PLAIN = CrossEntropy()
 MEANINGS = {
     "nc1": "within-class over between-class variability; 0 where features of every class coincide",
     "cdnv": "within-class variance over squared distance of means, mean over pairs of classes; 0 at collapse",
@@ -73,6 +76,9 @@ class Measurement:
         Whether all features are at least 0, as they are when they leave a ReLU.
     loss : CrossEntropy, Focal, Hinge or MSE
         The loss that `losses` are of.
+    spacing : float
+        Of the numbers just above 1 in the coarsest type that features came in: 1.2e-7 for float32, 7.8e-3 for
+        bfloat16; 0 for float64, or where it is not known.
     """
 
     moments: ClassMoments
@@ -85,6 +91,7 @@ class Measurement:
     names: tuple[str, ...] | None = None
     nonnegative: bool | None = None
     loss: Loss = PLAIN
+    spacing: float = 0.0
 
     @property
     def counts(self) -> Array:
@@ -98,7 +105,11 @@ class Measurement:
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Why each of :meth:`metrics` that is NaN cannot be known, by key."""
+        """Why each of :meth:`metrics` that is NaN cannot be known, by key.
+
+        "below resolution": the type in which features were stored may have moved the number by more than 10 %; see
+        :func:`collapsekit.metrics.resolution.rounding_variances`.
+        """
         if self.moments.seen.sum() < 2:
             why = "fewer than two classes have samples"
         elif (self.moments.counts <= 1).all():
@@ -109,7 +120,16 @@ class Measurement:
             why = "the head is 0"
         else:
             why = "fewer than two class means or classifier rows have a direction"
-        return {key: why for key, value in self.metrics().items() if math.isnan(value)}
+        return {key: self._summary.reasons.get(key, why) for key, value in self.metrics().items() if math.isnan(value)}
+
+    @property
+    def class_reasons(self) -> tuple[str, ...]:
+        """Why the spread of a class is not known, K words: "unseen", "one sample", "below resolution"; else empty."""
+        return self._summary.class_reasons
+
+    @cached_property
+    def _summary(self) -> Summary:
+        return summarise(self.moments, self.spacing)
 
     def geometry(self) -> Geometry:
         """Return the Gram matrices of class means and head; NaN for classes without samples.
@@ -127,23 +147,13 @@ class Measurement:
 
     def metrics(self, prediction: Prediction | None = None) -> dict[str, float]:
         """Return the scalar metrics, those against `prediction` included if one is given; the others are absent."""
-        moments, result = self.moments, dict[str, float]()
-        if moments.seen.any():
-            means, (largest, mean) = F.centred_means(moments), F.cosines(moments.means)
-            result |= {"cdnv": F.cdnv(moments)[0], "nc2_largest_cosine": largest, "nc2_mean_cosine": mean}
-            if moments.scatter is not None:
-                result["nc1"] = F.nc1(moments)
-            result |= {"nc2_etf_h": F.etf_angles(means), "nc2_norm_spread_h": F.norm_spread(means)}
-            if self.weight is not None:
-                W, loss = self.weight.double(), self.loss if prediction is None else prediction.problem.loss
-                result |= {
-                    "nc2_w": F.generalised_duality(W, moments, centred=loss.centred),
-                    "nc2_etf_w": F.etf_angles(W - W.mean(dim=0)),
-                    "nc2_norm_spread_w": F.norm_spread(W),
-                    "nc3_duality": F.duality(W, moments),
-                }
-            if prediction is not None:
-                result |= F.frame_metrics(moments, self.weight, prediction)
+        result = dict(self._summary.scalars)
+        if result and self.weight is not None:
+            loss = self.loss if prediction is None else prediction.problem.loss
+            result |= self._angles_of_head
+            result["nc2_w"] = F.generalised_duality(self.weight, self.moments, centred=loss.centred)
+        if result and prediction is not None:
+            result |= F.frame_metrics(self.moments, self.weight, prediction)
         for key, values in (("ncc", self.centre_agreement), ("train_accuracy", self.recalls)):
             if values is not None:
                 known = np.isfinite(values)
@@ -151,24 +161,35 @@ class Measurement:
                 result[key] = float(self.counts[known] @ values[known] / total) if total else float("nan")
         return result
 
+    @cached_property
+    def _angles_of_head(self) -> dict[str, float]:
+        assert self.weight is not None
+        W = self.weight.double()
+        return {
+            "nc2_etf_w": F.etf_angles(W - W.mean(dim=0)),
+            "nc2_norm_spread_w": F.norm_spread(W),
+            "nc3_duality": F.duality(W, self.moments),
+        }
+
     def per_class(self) -> dict[str, Array]:
         """Return what is known of each class, (K,) by key; NaN for classes without samples."""
-        means = self.moments.means
+        means, seen = self.moments.table, self.moments.seen
+        sqnorms = torch.where(seen, F.dots(means, means), torch.nan)
         found = {
             "count": self.moments.counts,
-            "feature_sqnorm": means.square().sum(dim=1),
-            "within": self.moments.within,
-            "cdnv": F.cdnv(self.moments)[1],
+            "feature_sqnorm": sqnorms,
+            "within": self._summary.within,
+            "cdnv": self._summary.cdnv,
         }
         if self.weight is not None:
             W = self.weight.to(means)
             b = means.new_zeros(len(W)) if self.bias is None else self.bias.to(means)
-            products = (W * means).sum(dim=1)
+            products = torch.where(seen, F.dots(W, means), torch.nan)
             target = products + b
-            others = means @ W.sum(dim=0) + b.sum() - target
-            found["classifier_sqnorm"] = W.square().sum(dim=1)
+            others = F.dots(means, W.sum(dim=0).expand_as(means)) + b.sum() - target
+            found["classifier_sqnorm"] = F.dots(W, W)
             found["margin"] = target - others / (len(W) - 1)
-            found["alignment"] = products / (W.norm(dim=1) * means.norm(dim=1))
+            found["alignment"] = products / (found["classifier_sqnorm"] * sqnorms).sqrt()
         own = {
             "confidence": self.confidences,
             "loss": self.losses,
@@ -232,6 +253,7 @@ class Measurement:
             "nonnegative": self.nonnegative,
             "metrics": self.metrics(),
             "reasons": self.reasons,
+            "class_reasons": list(self.class_reasons),
             "per_class": {key: value.tolist() for key, value in self.per_class().items()},
         }
 

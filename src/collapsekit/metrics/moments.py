@@ -1,20 +1,34 @@
-"""Per-class moments of features in one pass: exact merging, float64 state, no loop over classes; head and centres."""
+"""Per-class moments of features in one pass: exact merging, float64 state, row blocks that stay in cache."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from collapsekit.errors import CollapseError
-from collapsekit.metrics.batches import as_tensor
+from collapsekit.metrics.batches import as_tensor, checked_batch, one_of, require_finite
+from collapsekit.metrics.rows import ROWS, Apart, add_gram, mirrored, row_blocks
 from collapsekit.validation import whole_number
 
+Within = Literal["full", "trace", "projected"]
+Precision = Literal["input", "float64"]
+
 LARGEST_SCATTER_BYTES = 2 * 1024**3
-TIED = 1e-12
-"""Squared distances that differ by less, relative to the squared lengths they come from, are equal but for rounding."""
+FEWEST_ROWS, FEWEST_COLUMNS = 2**14, 64
+"""Below, roundings of float32 products have not averaged out, and float64 costs nothing that is felt."""
+SAFE = 1e-20, 1e30
+"""Squared lengths of residuals for float32: the largest of them; then no sum overflows, and no part of it is lost."""
+LEAST_SAFE = 1e-30
+"""Of a single residual: below, its squares leave float32's normal numbers."""
+OFF_GRID = float(torch.tensor(0.7390851332151607, dtype=torch.float32))
+"""Residuals of stored numbers far from 0 are multiples of one step; their squares, and so their roundings in float32,
+are not evenly spread (k² mod 4 is never 2 or 3), and the trace is off by 2e-7. Multiplied by this they are."""
+NEGLIGIBLE = 1e-12
+ORTHONORMAL = 1e-6
 
 
 class ClassMoments:
@@ -37,15 +51,28 @@ class ClassMoments:
         K.
     dim : int
         d, the width of the features.
-    scatter : bool
-        Whether S (d × d) is kept; without it only its trace is, and NC1 is not available.
+    within : {"full", "trace", "projected"}
+        What is kept of S: all of it (d²); its trace only, by class, without which there is no NC1; or its projection
+        ``Q S Qᵀ`` on the directions `basis` (q²), which is all that NC1 needs if they span the centred class means.
+    basis : array_like or Tensor, shape (q, d), optional
+        Q, with orthonormal rows; just for "projected".
+    precision : {"input", "float64"}
+        In what products of residuals are formed. "input": in float32 for features of at most float32, added up in
+        float64; S is then exact to 1e-7 of its norm, its trace and NC1 to 1e-8, counts and means as ever. (Few samples
+        or less than 64 dimensions: float64 nevertheless.) "float64", and float64 features: to 1e-9.
     device : torch.device or str, optional
         Where the float64 state lives; the CPU by default and where the device has no float64.
 
     Raises
     ------
     CollapseError
-        If a size is no whole number above 0, or the scatter matrix would exceed 2 GiB.
+        If a size is no whole number above 0, a word or `basis` does not fit, or S would exceed 2 GiB.
+
+    Notes
+    -----
+    The state has ``K (d + 2)`` float64 numbers, with S ``d²`` (or ``q²``) more: 6.1 GiB for K = 200,000 and d = 4096
+    with the trace. An update adds to it the classes it meets (``d`` float64 and ``d`` float32 numbers each) and one
+    block of 1024 rows.
 
     References
     ----------
@@ -61,27 +88,49 @@ class ClassMoments:
     """
 
     def __init__(
-        self, num_classes: int, dim: int, *, scatter: bool = True, device: torch.device | str | None = None
+        self,
+        num_classes: int,
+        dim: int,
+        *,
+        within: Within = "full",
+        basis: ArrayLike | Tensor | None = None,
+        precision: Precision = "input",
+        device: torch.device | str | None = None,
     ) -> None:
         num_classes = whole_number("num_classes", num_classes, 1, "give the number of classes")
         dim = whole_number("dim", dim, 1, "give the width of the features")
+        one_of("within", within, Within)
+        one_of("precision", precision, Precision)
+        if (within == "projected") != (basis is not None):
+            raise CollapseError(f"within={within!r}: give basis= with within='projected', and only with it")
         device = torch.device(device or "cpu")
-        size, place = state_size(num_classes, dim, scatter=scatter), "cpu" if device.type == "mps" else device
-        self._view(torch.zeros(size, dtype=torch.float64, device=place), num_classes, dim)
+        place = torch.device("cpu") if device.type == "mps" else device
+        rows = None if basis is None else orthonormal_rows(basis, dim).to(place)
+        size = state_size(num_classes, dim, {"full": dim, "trace": 0}.get(within, 0 if rows is None else len(rows)))
+        self._view(torch.zeros(size, dtype=torch.float64, device=place), num_classes, dim, rows, precision)
 
     @classmethod
-    def from_state(cls, state: Tensor, num_classes: int, dim: int) -> ClassMoments:
+    def from_state(
+        cls,
+        state: Tensor,
+        num_classes: int,
+        dim: int,
+        *,
+        basis: Tensor | None = None,
+        precision: Precision = "input",
+    ) -> ClassMoments:
         """Return moments that live in `state` itself, a flat float64 tensor of `state_size` entries."""
         moments = cls.__new__(cls)
-        moments._view(state, num_classes, dim)
+        moments._view(state, num_classes, dim, basis, precision)
         return moments
 
-    def _view(self, state: Tensor, num_classes: int, dim: int) -> None:
+    def _view(self, state: Tensor, num_classes: int, dim: int, basis: Tensor | None, precision: Precision) -> None:
         per_class = num_classes * (dim + 2)
-        self.state, self.num_classes, self.dim = state, num_classes, dim
+        self.state, self.num_classes, self.dim, self.basis, self.precision = state, num_classes, dim, basis, precision
         table = state[:per_class].view(num_classes, dim + 2)
         self._counts, self._sums_of_squares, self._means = table[:, 0], table[:, 1], table[:, 2:]
-        self._scatter = state[per_class:].view(dim, dim) if state.numel() > per_class else None
+        side = dim if basis is None else len(basis)
+        self._scatter = state[per_class:].view(side, side) if state.numel() > per_class else None
 
     @property
     def counts(self) -> Tensor:
@@ -94,25 +143,39 @@ class ClassMoments:
         return torch.where(self._counts[:, None] > 0, self._means, torch.nan)
 
     @property
+    def table(self) -> Tensor:
+        """μ_k, (K, d), as they stand in the state: not a copy, and 0 for classes without samples."""
+        return self._means
+
+    @property
     def within(self) -> Tensor:
         """Mean squared distance to the class mean, ``s_k / n_k``, (K,); NaN for classes without samples."""
         return self._sums_of_squares / torch.where(self._counts > 0, self._counts, torch.nan)
 
     @property
     def scatter(self) -> Tensor | None:
-        """S, (d, d), summed over all samples; None if it is not kept."""
+        """S, (d, d), summed over all samples, or ``Q S Qᵀ``, (q, q), if there is a basis; None if it is not kept."""
         return None if self._scatter is None else self._scatter.clone()
+
+    @property
+    def keeps_scatter(self) -> bool:
+        """Whether :attr:`scatter` is not None."""
+        return self._scatter is not None
 
     def centred(self) -> ClassMoments:
         """Return the moments of the features less their mean over all samples."""
-        moved = self.from_state(self.state.clone(), self.num_classes, self.dim)
+        moved = self.copy()
         moved._means -= self.overall_mean
         return moved
+
+    def copy(self) -> ClassMoments:
+        """Return the same moments with a state of their own."""
+        return self._like(self.state.clone())
 
     @property
     def overall_mean(self) -> Tensor:
         """Mean of all features, (d,)."""
-        return (self._counts / self._counts.sum()) @ self._means
+        return (self._counts / self._counts.sum()) @ self._means  # those of unseen classes are 0
 
     @property
     def seen(self) -> Tensor:
@@ -136,7 +199,7 @@ class ClassMoments:
         Parameters
         ----------
         features : Tensor, shape (n, d)
-            Any floating dtype; n may be 0 or 1.
+            Any floating dtype; n may be 0 or 1. Many at once are best: they are visited in blocks of rows.
         labels : Tensor, shape (n,)
             Any integer dtype, in [0, K).
 
@@ -146,18 +209,67 @@ class ClassMoments:
             If shapes, types or values do not fit; the moments are then unchanged.
         """
         x, y = checked_batch(features, labels, self.num_classes, self.dim, self.state.device)
+        if not len(y):
+            return
         classes, where, n = torch.unique(y, return_inverse=True, return_counts=True)
         n = n.to(torch.float64)
         means = torch.zeros(len(classes), self.dim, dtype=torch.float64, device=x.device)
-        means.index_add_(0, where, x).div_(n[:, None])
-        residuals = x - means[where]
-        squares = torch.zeros_like(n).index_add_(0, where, residuals.square().sum(dim=1))
+        for rows in row_blocks(len(x), self.dim):
+            means.index_add_(0, where[rows], x[rows].to(torch.float64))
+        means /= n[:, None]
+        dtype = self.products(x)
+        spread = self._spread(x, where, n, means, dtype)
+        if spread is None:  # float32 cannot hold these squares
+            dtype = torch.float64
+            spread = self._spread(x, where, n, means, dtype)
+        assert spread is not None
+        squares, gram = spread
         if not torch.isfinite(squares).all():
             require_finite(x)
-        between = self._join(classes, n, means, squares)
-        if self._scatter is not None:
-            rows = torch.cat([residuals, between])
-            self._scatter.addmm_(rows.T, rows)
+        self._join(classes, n, means, squares, gram, dtype)
+
+    def products(self, x: Tensor) -> torch.dtype:
+        """Return in what the products of these features are formed, float32 or float64."""
+        exact = self.precision == "float64" or x.dtype == torch.float64
+        exact = exact or self.dim < FEWEST_COLUMNS or torch.get_float32_matmul_precision() != "highest"
+        few = not exact and len(x) < FEWEST_ROWS and float(self._counts.sum()) + len(x) < FEWEST_ROWS
+        return torch.float64 if exact or few else torch.float32
+
+    def _spread(
+        self, x: Tensor, where: Tensor, n: Tensor, means: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """Sums of squares by class and scatter, around class means; None if float32 overflows or loses small squares.
+
+        Residuals are taken from means that are rounded to `dtype`; Chan's formula corrects for the difference.
+        """
+        centres, squares = means.to(dtype), torch.zeros_like(n)
+        gram = None if self._scatter is None else torch.zeros_like(self._scatter)
+        largest = squares.new_zeros(())
+        buffer = torch.empty(min(ROWS, len(x)), self.dim, dtype=dtype, device=x.device)
+        for rows in row_blocks(len(x), 1):
+            own = where[rows]
+            r = torch.index_select(centres, 0, own, out=buffer[: len(own)])
+            torch.sub(x[rows].to(dtype), r, out=r)
+            lengths = r.square().sum(dim=1).to(torch.float64)
+            if dtype == torch.float32:
+                largest = torch.maximum(largest, lengths.max())
+                small = torch.nonzero(lengths < LEAST_SAFE).flatten()
+                if len(small):
+                    lengths[small] = r[small].to(torch.float64).square().sum(dim=1)
+            squares.index_add_(0, own, lengths)
+            if gram is not None:
+                add_gram(gram, r if dtype == torch.float64 else r.mul_(OFF_GRID), self.basis)
+        if dtype == torch.float32:
+            if gram is not None:
+                gram /= OFF_GRID**2
+            if not SAFE[0] <= float(largest) <= SAFE[1]:
+                return None
+            apart = Apart(centres, torch.arange(len(n), device=x.device), means, n)
+            moved = apart.squares()
+            if gram is not None and moved.sum() > NEGLIGIBLE * squares.sum():
+                apart.add_gram(gram, self.basis, torch.float64, sign=-1)
+            squares = (squares - moved).clamp_(min=0)
+        return squares, gram
 
     @torch.no_grad()
     def merge(self, other: ClassMoments) -> ClassMoments:
@@ -166,128 +278,86 @@ class ClassMoments:
         Raises
         ------
         CollapseError
-            If numbers of classes, widths or scatter differ.
+            If numbers of classes, widths, what is kept of the scatter or its basis differ.
         """
-        if (self.num_classes, self.dim, self.state.numel()) != (other.num_classes, other.dim, other.state.numel()):
-            raise CollapseError(
-                f"other: {other!r} cannot join {self!r}; numbers of classes, widths and scatter must agree"
-            )
-        merged = ClassMoments.from_state(self.state.clone(), self.num_classes, self.dim)
-        added = ClassMoments.from_state(other.state.to(self.state.device), self.num_classes, self.dim)
-        classes = torch.nonzero(added._counts > 0).flatten()
-        between = merged._join(classes, added._counts[classes], added._means[classes], added._sums_of_squares[classes])
-        if merged._scatter is not None and added._scatter is not None:
-            merged._scatter.add_(added._scatter).addmm_(between.T, between)
+        merged = self.copy()
+        merged._absorb(other)
         return merged
 
-    def _join(self, classes: Tensor, n: Tensor, means: Tensor, squares: Tensor) -> Tensor:
-        """Chan's formula for the named classes; returns the rows whose Gram matrix joins the scatter."""
+    def _absorb(self, other: ClassMoments) -> None:
+        """Add the samples of another accumulator to this one."""
+        same = (self.num_classes, self.dim, self.state.numel()) == (other.num_classes, other.dim, other.state.numel())
+        if not (same and _same_basis(self.basis, other.basis)):
+            raise CollapseError(
+                f"other: {other!r} cannot join {self!r}; numbers of classes, widths, within and basis must agree"
+            )
+        added = other._like(other.state.to(self.state.device))
+        classes = torch.nonzero(added._counts > 0).flatten()
+        if not len(classes):
+            return
+        whole = len(classes) == self.num_classes
+        n, squares = added._counts[classes], added._sums_of_squares[classes]
+        means = added._means if whole else added._means[classes]
+        gram = None if added._scatter is None else added._scatter.clone()
+        self._join(classes, n, means, squares, gram, torch.float64)
+
+    def _join(
+        self, classes: Tensor, n: Tensor, means: Tensor, squares: Tensor, gram: Tensor | None, dtype: torch.dtype
+    ) -> None:
+        """Chan's formula for the named classes; `gram` is overwritten."""
         before = self._counts[classes]
         share = n / (before + n)
-        delta = means - self._means[classes]
-        rows = delta * (before * share).sqrt()[:, None]
-        squares = squares + rows.square().sum(dim=1)
-        if not torch.isfinite(squares).all():
+        apart = Apart(self._means, classes, means, before * share)
+        moved = apart.squares()
+        if not torch.isfinite(squares + moved).all():
             raise CollapseError("features: squares overflow float64; scale them down")
-        self._means[classes] += delta * share[:, None]
-        self._sums_of_squares[classes] += squares
+        if self._scatter is not None and gram is not None:
+            safe = SAFE[0] <= float(moved.max()) <= SAFE[1]
+            apart.add_gram(gram, self.basis, dtype if safe else torch.float64)
+            self._scatter += mirrored(gram)
+        for part in row_blocks(len(classes), self.dim):
+            rows = classes[part]
+            self._means[rows] += (means[part] - self._means[rows]) * share[part, None]
+        self._sums_of_squares[classes] += squares + moved
         self._counts[classes] = before + n
-        return rows
+
+    def _like(self, state: Tensor) -> ClassMoments:
+        return self.from_state(state, self.num_classes, self.dim, basis=self.basis, precision=self.precision)
 
     def __repr__(self) -> str:
-        kept = "scatter" if self._scatter is not None else "trace only"
+        kept = "trace only" if self._scatter is None else "scatter" if self.basis is None else "projected scatter"
         return f"ClassMoments(K={self.num_classes}, d={self.dim}, {int(self._counts.sum())} samples, {kept})"
 
 
-def state_size(num_classes: int, dim: int, *, scatter: bool) -> int:
-    """Return how many float64 numbers the moments occupy; refuse a scatter matrix above 2 GiB."""
-    if scatter and 8 * dim**2 > LARGEST_SCATTER_BYTES:
+def state_size(num_classes: int, dim: int, side: int) -> int:
+    """Return how many float64 numbers the moments occupy, with a scatter of `side` rows of at most 2 GiB."""
+    if 8 * side**2 > LARGEST_SCATTER_BYTES:
         raise CollapseError(
-            f"dim={dim}: the scatter matrix needs {8 * dim**2 / 1024**3:.1f} GiB, above the limit of 2 GiB; pass "
-            "scatter=False to keep its trace only (NC1 is then not available)"
+            f"dim={dim}: the scatter matrix needs {8 * side**2 / 1024**3:.1f} GiB, above the limit of 2 GiB; pass "
+            "within='trace' to keep its trace only (NC1 is then not available)"
         )
-    return num_classes * (dim + 2) + (dim**2 if scatter else 0)
+    return num_classes * (dim + 2) + side**2
 
 
 def merge_states(states: Sequence[Tensor] | Tensor, num_classes: int, dim: int) -> Tensor:
     """Return the flat state of all samples in `states`: the one reduction for batches, shards and processes."""
     total = ClassMoments.from_state(states[0].clone(), num_classes, dim)
     for state in states[1:]:
-        total = total.merge(ClassMoments.from_state(state, num_classes, dim))
+        total._absorb(ClassMoments.from_state(state, num_classes, dim))
     return total.state
 
 
-def checked_batch(
-    features: Tensor, labels: Tensor, num_classes: int, dim: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return features as float64 (n, d) and labels as int64 (n,) on `device`, or say what is wrong with them."""
-    x, y = as_tensor("features", features), as_tensor("labels", labels)
-    if not x.is_floating_point():
-        raise CollapseError(f"features: dtype {x.dtype}; give floating point numbers")
-    if x.ndim != 2 or x.shape[1] != dim:
-        raise CollapseError(f"features: shape {tuple(x.shape)}; expected (n, {dim})")
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise CollapseError(f"labels: dtype {y.dtype}; give integers from 0 to {num_classes - 1}")
-    if y.shape != x.shape[:1]:
-        raise CollapseError(f"labels: shape {tuple(y.shape)} for {len(x)} features; expected ({len(x)},)")
-    y = y.detach().to(device).to(torch.int64)
-    bad = torch.nonzero((y < 0) | (y >= num_classes)).flatten()
-    if len(bad):
-        i = int(bad[0])
-        raise CollapseError(f"labels: sample {i} has label {int(y[i])}; expected 0 to {num_classes - 1}")
-    return x.detach().to(device).to(torch.float64), y
+def orthonormal_rows(basis: ArrayLike | Tensor, dim: int) -> Tensor:
+    """Return the directions of a projection as float64, (q, d), or say what is wrong with them."""
+    rows = as_tensor("basis", basis).to(torch.float64)
+    if rows.ndim != 2 or rows.shape[1] != dim or not 1 <= len(rows) <= dim:
+        raise CollapseError(f"basis: shape {tuple(rows.shape)}; expected (q, {dim}), q at most {dim}")
+    if not (rows @ rows.T - torch.eye(len(rows), device=rows.device)).abs().max() < ORTHONORMAL:
+        raise CollapseError("basis: its rows are not orthonormal; give np.linalg.qr(basis.T)[0].T")
+    return rows
 
 
-def require_finite(features: Tensor) -> None:
-    """Name the first sample that is not finite, if there is one."""
-    bad = torch.nonzero(~torch.isfinite(features).all(dim=1)).flatten()
-    if len(bad):
-        i = int(bad[0])
-        value = features[i][~torch.isfinite(features[i])][0].item()
-        raise CollapseError(f"features: sample {i} holds {value}; {len(bad)} of {len(features)} samples are not finite")
-
-
-def packed_head(weight: ArrayLike | Tensor, bias: ArrayLike | Tensor | None, num_classes: int, dim: int) -> Tensor:
-    """Return weight, bias and a flag as one (K, d + 2) float64 tensor; flag 0: no head, 1: no bias, 2: bias."""
-    W = as_tensor("weight", weight)
-    if tuple(W.shape) != (num_classes, dim):
-        raise CollapseError(f"weight: shape {tuple(W.shape)}; expected ({num_classes}, {dim}), one row a class")
-    b = torch.zeros(num_classes) if bias is None else as_tensor("bias", bias)
-    if tuple(b.shape) != (num_classes,):
-        raise CollapseError(f"bias: shape {tuple(b.shape)}; expected ({num_classes},)")
-    if not (torch.isfinite(W).all() and torch.isfinite(b).all()):
-        raise CollapseError("weight or bias: not finite; the head has diverged")
-    flag = torch.full((num_classes, 1), 1.0 if bias is None else 2.0, dtype=torch.float64, device=W.device)
-    return torch.cat([W.to(torch.float64), b.to(W.device, torch.float64)[:, None], flag], dim=1)
-
-
-def unpacked_head(state: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Return (weight, bias) from a packed head, None for what it does not hold."""
-    flag = float(state[0, -1])
-    return (state[:, :-2] if flag > 0 else None), (state[:, -2] if flag > 1 else None)
-
-
-def last_head(states: Tensor) -> Tensor:
-    """Return the last packed head that holds one: batches without a head, and ranks without data, do not count."""
-    return next((state for state in reversed(list(states)) if float(state[0, -1]) > 0), states[-1])
-
-
-def first_centres(states: Tensor) -> Tensor:
-    """Return the first centres that were frozen; those of all processes are the same."""
-    return next((state for state in states if state.isfinite().any()), states[0])
-
-
-def nearest_centre(features: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the class of each feature's nearest centre, (n,), and whether there is one and no other as near.
-
-    Classes without a centre (NaN) never win.
-    """
-    known = torch.nonzero(torch.isfinite(centres).all(dim=1))[:, 0]
-    middle = centres[known].mean(dim=0)
-    x, points = features - middle, centres[known] - middle
-    if len(known) < 2:
-        return known.expand(len(x)), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    sqnorms = points.square().sum(dim=1)
-    squares, order = torch.addmm(sqnorms, x, points.T, alpha=-2).topk(2, dim=1, largest=False)
-    size = x.square().sum(dim=1) + sqnorms.max()
-    return known[order[:, 0]], squares[:, 1] - squares[:, 0] > TIED * size
+def _same_basis(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return torch.equal(one, other.to(one.device))

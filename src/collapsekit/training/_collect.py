@@ -19,7 +19,7 @@ from collapsekit.training import runs, store
 from collapsekit.training._config import TrainConfig
 from collapsekit.training._sweep import Outcome
 from collapsekit.training.runs import Run
-from collapsekit.validation import numeric
+from collapsekit.validation import known, numeric
 
 Row = dict[str, Any]
 """One run: ``run``, ``status``, ``reason``, ``step``, the fields of its configuration, and what was found."""
@@ -133,13 +133,13 @@ def _row(folder: Path) -> Row:
     except Exception as error:  # whatever a file holds, the other rows are shown
         reason = str(error) if isinstance(error, CollapseError) else f"{folder}: {type(error).__name__}: {error}"
         row |= {"status": "running" if store.in_use(folder) else "damaged", "reason": " ".join(reason.split())}
-    return {key: _plain(value) for key, value in row.items()}
+    return {key: known(value) for key, value in row.items()}
 
 
 def failed_row(outcome: Outcome, row: Row | None = None) -> Row:
     """Return the row of a run that a sweep could not finish: what is stored of it, nothing found, the reason."""
     row = row or dict.fromkeys(("run", "status", "reason", "step"))
-    config = {name: _plain(getattr(outcome.config, name)) for name in TrainConfig.__dataclass_fields__}
+    config = {name: known(getattr(outcome.config, name)) for name in TrainConfig.__dataclass_fields__}
     state = {"run": outcome.folder.name, "status": "failed", "reason": outcome.reason}
     return row | config | dict.fromkeys(FOUND) | state
 
@@ -169,12 +169,6 @@ def _found(run: Run) -> Row:
         found["times_threshold"] = None if math.isnan(least) else 1 / least
         found["basis"], found["gap"] = frame.basis.value, frame.gap
     return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _shown(value: Any) -> Any:

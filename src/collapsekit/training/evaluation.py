@@ -35,12 +35,13 @@ def history_entry(step: int, result: Measurement, problem: UFM | None, predictio
     assert result.losses is not None
     scalars = result.metrics(prediction)
     shares = result.counts / result.counts.sum() if problem is None else problem.loss_weights
+    known = {key: value if math.isfinite(value) else None for key, value in scalars.items()}
     return {
         "step": step,
         "objective": None if problem is None else result.objective(problem),
         "loss": float(shares @ result.losses),
-        "nc1": scalars.get("nc1"),
-        "metrics": {key: value if math.isfinite(value) else None for key, value in scalars.items()},
+        "nc1": known.get("nc1"),
+        "metrics": known,
         "confidences": result.confidences.tolist(),
     }
 
