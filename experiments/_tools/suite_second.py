@@ -3,7 +3,8 @@
 Written down, trained and checked before any of them was diagnosed, as half C. Its weight is on what the halves before
 have little of: steps at fault that leave features that differ (a rate that was raised at the end, units that died in
 part, overshooting), biases frozen where weights of fixed norms or strong decay cannot make up for them, bottlenecks,
-schedules cut short, and ordinary training with long tails, noise, smoothing or heads of fixed norms.
+schedules cut short, and ordinary training with long tails, noise, smoothing or heads of fixed norms. Steps at fault and
+frozen biases had been tried on other seeds, by recalls alone.
 """
 
 from _tools.suite_networks import ALL, DEAD, GELU, HELD, LAW, MSE, NARROW, POOR, RICH, SEEN, half
