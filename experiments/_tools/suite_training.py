@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from _tools import suite_bodies, suite_data
 
@@ -35,7 +36,9 @@ class Made:
     hidden: tuple[int, ...] = (64,)
     conv: bool = False
     body: str = ""  # attention, residual, resnet: see suite_bodies
-    norm: str = ""  # batch, layer; behind another body layer, rms
+    norm: str = ""  # batch, layer; behind another body layer, rms; unit: features and rows of the head have fixed norms
+    scale: float = 8.0  # of logits where norms are fixed
+    rank: int = 0  # of a linear bottleneck before the features
     act: str = "relu"
     dropout: float = 0.0
     bias: bool = True
@@ -45,6 +48,9 @@ class Made:
     batch: int | None = None
     momentum: float = 0.0
     schedule: str = "cosine"
+    cut: float = 1.0  # share of the schedule that was run
+    late: tuple[int, float] | None = None  # last steps at a rate of their own: steps, times the rate
+    noise: float = 0.0  # standard deviation of what is added to inputs at every step
     decay: float = 0.0
     law: bool = False  # decay on the head and the last BatchNorm only
     product: float | None = None
@@ -99,6 +105,19 @@ class Net(nn.Module):
             prior = torch.tensor(made.counts) / sum(made.counts)
             self.head.bias.data = made.strength * (prior.flip(0) / prior).log()
             self.head.bias.requires_grad = False
+        if made.norm == "unit":
+            parametrize.register_parametrization(self.head, "weight", Unit(made.scale))
+
+
+class Unit(nn.Module):
+    """Rows of a fixed norm."""
+
+    def __init__(self, norm=1.0):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, rows):
+        return self.norm * F.normalize(rows, dim=1)
 
 
 def plain_body(made, shape):
@@ -107,12 +126,13 @@ def plain_body(made, shape):
     if made.conv:
         layers = [nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Flatten()]
         width = 16 * math.prod(-(-side // 4) for side in shape[1:])
-    for size in (*made.hidden, made.dim):
+    for size in (*made.hidden, *([] if made.rank else [made.dim])):
         layers += [nn.Linear(width, size), *norms(made, size), *acts(made)]
         layers += [nn.Dropout(made.dropout)] if made.dropout else []
         width = size
-    if made.norm == "layer":
-        layers += [nn.LayerNorm(made.dim)]
+    if made.rank:
+        layers += [nn.Linear(width, made.rank), nn.Linear(made.rank, made.dim)]
+    layers += {"layer": [nn.LayerNorm(made.dim)], "unit": [nn.Linear(made.dim, made.dim), Unit()]}.get(made.norm, [])
     return nn.Sequential(*layers)
 
 
@@ -154,7 +174,7 @@ class Run:
         """Train as `made` says, warm-up and schedule included; the history goes on."""
         made = self.made = made or self.made
         optimizer, every = optimizer_of(made, self.net), max(1, steps // POINTS)
-        for step in range(steps):
+        for step in range(round(made.cut * steps)):
             rate, penalty = factors(made, step, steps)
             for group, decay in zip(optimizer.param_groups, (made.decay, 0.0), strict=False):
                 group["lr"], group["weight_decay"] = made.rate * rate, decay * (penalty if made.law else 1.0)
@@ -163,11 +183,14 @@ class Run:
                 rows = torch.randint(len(self.y), (made.batch,), generator=self.rng)
             self.net.train()
             optimizer.zero_grad()
-            self.objective(self.X[rows], self.y[rows], penalty).backward()
+            self.objective(self.noisy(self.X[rows]), self.y[rows], penalty).backward()
             optimizer.step()
             if (step + 1) % every == 0:
                 self.record()
         return self
+
+    def noisy(self, X):
+        return X + self.made.noise * torch.randn(X.shape, generator=self.rng) if self.made.noise else X
 
     def objective(self, X, y, penalty=1.0):
         """The loss and, where they are explicit, the penalties: those of features as for the full batch."""
@@ -218,4 +241,6 @@ def factors(made, step, steps):
     penalty = min(1.0, (step + 1) / (DECAYING * steps)) if made.warmup and (made.product or made.law) else 1.0
     if made.early and step < made.early[0]:
         return rate * made.early[1], made.early[2]
+    if made.late and step >= steps - made.late[0]:
+        return made.late[1], penalty
     return rate, penalty
