@@ -12,7 +12,7 @@ from _support.spoiled import LONG_TAIL, NAMES, digits, network, sgd, train
 from collapsekit import UFM, CollapseError, predict
 from collapsekit.diagnosis import diagnose
 from collapsekit.diagnosis.causes import RULES
-from collapsekit.diagnosis.clues import falling
+from collapsekit.diagnosis.clues import collect, falling
 from collapsekit.diagnosis.findings import WORDS
 from collapsekit.diagnosis.samples import checked_samples, coinciding
 from collapsekit.metrics import features_of, measure_features
@@ -463,3 +463,15 @@ def test_few_held_out_samples_put_no_label_under_suspicion():
 
     assert alarms(1) == []
     assert alarms(40) == ["warning"]
+
+
+def test_a_class_below_resolution_does_not_make_all_features_the_same():
+    """Features of class 2 stored far from the origin: their spread is not known, those of the others are apart."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 30)
+    x = (8 * np.eye(3)[labels] + rng.normal(size=(90, 3))).astype(np.float32)
+    x[60:] = np.float32(3e4) + np.float32(1e-4) * rng.normal(size=(30, 3)).astype(np.float32)
+    measured = measure_features(x, labels, np.eye(3), [0.0, 0.0, -100.0])
+    assert np.isnan(measured.per_class()["within"][2])
+    clues = collect(measured, None, None, {}, np.nan, np.array([], dtype=int))
+    assert clues.spread > 0.1

@@ -181,15 +181,19 @@ def _head(measured: Measurement) -> Array:
 def _spread(measured: Measurement) -> float:
     moments, seen = measured.moments, measured.counts > 0
     weights = measured.counts[seen] / measured.counts.sum()
-    square = weights @ (measured.per_class()["feature_sqnorm"] + measured.per_class()["within"])[seen]
+    vectors = measured.per_class()
+    square = weights @ (vectors["feature_sqnorm"] + np.nan_to_num(vectors["within"]))[seen]
     centre = float(moments.overall_mean.square().sum())
     return float(max(square - centre, 0.0) / square) if square > 0 else 0.0
 
 
 def _scatter(measured: Measurement) -> float:
     vectors, seen = measured.per_class(), measured.counts > 0
-    square = measured.counts[seen] @ (vectors["within"] + vectors["feature_sqnorm"])[seen] / measured.counts.sum()
-    return float(vectors["within"][seen].max() / square) if square > 0 else 0.0
+    within = np.nan_to_num(
+        vectors["within"]
+    )  # not known: below what the features' storage resolves, hence nothing here
+    square = measured.counts[seen] @ (within + vectors["feature_sqnorm"])[seen] / measured.counts.sum()
+    return float(within[seen].max() / square) if square > 0 else 0.0
 
 
 def _units(measured: Measurement) -> int:
