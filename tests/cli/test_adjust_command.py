@@ -481,6 +481,8 @@ def test_the_page_shows_what_is_printed_and_every_class(folder, capsys, problem)
     assert "<b>" not in text
     assert all(one["method"] in text for one in content["methods"])
     assert text.count("<svg") == 1
+    assert not re.search(r"<th[^>]*></th>", text)
+    assert '<th scope="col" class="text">remark</th>' in text
     assert "http" not in re.sub(r'xmlns\S*="[^"]*"', "", text).replace("http://www.w3.org", "")
     assert "--html='val.npz': is read" in refused(capsys, *WORDS, "net.safetensors", "--html", "val.npz")
     both = ("--out", "a.safetensors", "--html", "a.safetensors")

@@ -132,3 +132,12 @@ def test_a_page_replaces_nothing_that_diagnose_reads(folder, capsys):
         assert main([*words, "--html", read]) == 2
         assert "is read by this command" in capsys.readouterr().err
         assert Path(read).read_bytes() == before
+
+
+def test_a_page_does_not_replace_the_network_whose_layer_is_the_head(folder, capsys):
+    with np.load("my head.npz") as head:
+        np.savez("net.npz", **{f"fc.{key}": head[key] for key in head.files})
+    before = Path("net.npz").read_bytes()
+    assert main(["diagnose", "my train.csv", *TABLE, "--head", "net.npz:fc", "--html", "net.npz"]) == 2
+    assert "is read by this command" in capsys.readouterr().err
+    assert Path("net.npz").read_bytes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -251,15 +252,21 @@ def _by_size(result: Adjustment) -> list[dict[str, Any]]:
 
 def _page(result: Adjustment, said: list[str], html: Path) -> None:
     """Write the page, with the same tables and every class."""
-    table = pages("sheet").Table
     tried = [_attempted(one, result.chosen) for one in result.attempts]
     tables = [
-        table("Classes", "Recall on the validation samples", CLASS_HEAD, [_class(row) for row in _by_size(result)]),
-        table("Overall", f"{result.cuts}", OVERALL_HEAD, [_overall(row) for row in result.summary]),
-        table("Methods", f"In {result.folds}-fold cross-validation on the validation samples", METHODS_HEAD, tried),
+        _filled("Classes", "Recall on the validation samples", CLASS_HEAD, [_class(row) for row in _by_size(result)]),
+        _filled("Overall", f"{result.cuts}", OVERALL_HEAD, [_overall(row) for row in result.summary]),
+        _filled("Methods", f"In {result.folds}-fold cross-validation on the validation samples", METHODS_HEAD, tried),
     ]
     with by_flags(out="--html"):
         pages("adjust_page").adjust_page(result, [*result.notes, *said], tables, html)
+
+
+def _filled(heading: str, caption: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A table of the page without columns in which nothing is known; the last has no header on a terminal."""
+    kept = [i for i in range(len(headers)) if any(row[i] for row in rows)]
+    named = [headers[i] or "remark" for i in kept]
+    return pages("sheet").Table(heading, caption, named, [[row[i] for i in kept] for row in rows], words=("remark",))
 
 
 def _most_changed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

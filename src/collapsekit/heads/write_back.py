@@ -96,6 +96,7 @@ def write_back(model: str, out: str, changed: Mapping[Path, bytes]) -> None:
             )
             for path, content in changed.items():
                 files.replace(trial / path.name, content)
+                shutil.copymode(Path(model) / path.name, trial / path.name)
             trial.rename(target)
     finally:
         shutil.rmtree(trial, ignore_errors=True)
