@@ -666,16 +666,6 @@ def test_readings_of_a_measurement_name_values_and_worst_classes():
     assert 2 not in {one.worst_class for one in without.values()}  # nothing is known of a class without samples
 
 
-def test_a_class_of_one_sample_has_no_perfect_spread():
-    x = torch.tensor([[0.0, 1], [2, 0], [9, 3], [11, 1], [4, 7]], dtype=torch.float64)
-    y = torch.tensor([0, 0, 1, 1, 2])
-    moments = ClassMoments(3, 2)
-    moments.update(x, y)
-    for found in (C.trace_ratio(moments), C.nc1_by_class(moments, x, y)):
-        assert found.per_class.isnan().tolist() == [False, False, True]
-        assert np.isfinite(found.value)
-
-
 @pytest.mark.parametrize("centre", ["sample", None])
 def test_an_unknown_centre_of_the_bias_is_refused(centre):
     moments = ClassMoments(2, 2)

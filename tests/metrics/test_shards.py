@@ -644,6 +644,6 @@ def sparse(folder, form, rows, dim=256):
 
 def test_a_scatter_that_shards_do_not_keep_is_refused(tmp_path):
     folder = write(tmp_path / "shards", [50], ["npz"])
-    with pytest.raises(CollapseError, match="within='projected': .* give 'full', or 'trace'"):
+    with pytest.raises(CollapseError, match=r"within='projected': .* give 'full', or 'trace'"):
         measure_shards(folder, within="projected")
     assert "nc1" in measure_shards(folder, within="full").metrics()

@@ -49,7 +49,7 @@ def trace_ratio(
     Returns
     -------
     Reading
-        Per class the variance of that class over ``tr Σ_B``, NaN for one sample. Infinite where means are no farther apart than their
+        Per class the variance of that class over ``tr Σ_B``. Infinite where means are no farther apart than their
         errors; NaN below two classes and where no class has two samples.
 
     References
@@ -75,8 +75,8 @@ def trace_ratio(
     if unbiased:
         errors = v / n
         between = between - (errors * (1 - 2 * weights)).mean() - weights.square() @ errors
-    between = between.clamp(min=0)
-    return reading(averaging(n, within) @ v / between, placed(_of_several(v / between, n), known))
+    ratios = v / between.clamp(min=0)
+    return reading(averaging(n, within) @ v / between.clamp(min=0), placed(ratios, known))
 
 
 def nc1_by_class(
@@ -111,7 +111,7 @@ def nc1_by_class(
     Returns
     -------
     Reading
-        Per class ``tr(Σ_k Σ_B†)``, divided alike, NaN for one sample; NaN as :func:`functional.nc1`.
+        Per class ``tr(Σ_k Σ_B†)``, divided alike; NaN as :func:`functional.nc1`.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def nc1_by_class(
     for classes, residuals in _residuals(moments, features, labels, len(root)):
         sums.index_add_(0, classes, (residuals @ root.T).square().sum(dim=1))
     shares = sums[known] / counts[known] * (1 if per_class else len(counts[known]))
-    return reading(averaging(counts[known], within) @ shares, placed(_of_several(shares, counts[known]), known))
+    return reading(averaging(counts[known], within) @ shares, placed(shares, known))
 
 
 def cdnv_corrected(moments: ClassMoments) -> Reading:
@@ -303,11 +303,6 @@ def _variances(moments: ClassMoments, unbiased: bool) -> tuple[Tensor, Tensor, T
     known = moments.counts >= least
     n = moments.counts[known]
     return n, moments.within[known] * (n / (n - 1) if unbiased else 1), known
-
-
-def _of_several(values: Tensor, counts: Tensor) -> Tensor:
-    """The same, but NaN for classes of one sample, whose spread of 0 says nothing."""
-    return torch.where(counts > 1, values, torch.nan)
 
 
 def _residuals(moments: ClassMoments, features: Tensor, labels: Tensor, width: int) -> Iterator[tuple[Tensor, Tensor]]:
