@@ -149,3 +149,19 @@ def test_a_private_shard_stays_private_in_the_new_folder(folder, capsys):
     (model / "model.safetensors").chmod(0o640)
     assert main([*WORDS, "model", "--method", "row-norms", "--write-back", "new"]) == 0
     assert Path("new/model.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_links_into_a_cache_are_refused_before_the_work_and_the_remedy_works(folder, capsys):
+    Path("cache").mkdir()
+    save_file({"classifier.weight": np.eye(3, 4, dtype=np.float32)}, "cache/blob")
+    Path("model").mkdir()
+    Path("model/model.safetensors").symlink_to("../cache/blob")
+    before = Path("cache/blob").read_bytes()
+    words = [*WORDS, "model", "--method", "row-norms", "--write-back"]
+    assert main([*words, "model"]) == 2
+    said = capsys.readouterr().err
+    assert "adjusting" not in said
+    assert "name a new folder beside the model's" in said
+    assert main([*words, "new"]) == 0
+    assert Path("cache/blob").read_bytes() == before
+    assert not Path("new/model.safetensors").is_symlink()
