@@ -481,7 +481,22 @@ def test_the_page_shows_what_is_printed_and_every_class(folder, capsys, problem)
     assert "<b>" not in text
     assert all(one["method"] in text for one in content["methods"])
     assert text.count("<svg") == 1
+    assert not re.search(r"<th[^>]*></th>", text)
+    assert '<th scope="col" class="text">remark</th>' in text
     assert "http" not in re.sub(r'xmlns\S*="[^"]*"', "", text).replace("http://www.w3.org", "")
     assert "--html='val.npz': is read" in refused(capsys, *WORDS, "net.safetensors", "--html", "val.npz")
     both = ("--out", "a.safetensors", "--html", "a.safetensors")
     assert "--html='a.safetensors': is the file of --out" in refused(capsys, *WORDS, "net.safetensors", *both)
+
+
+def test_a_page_of_many_classes_leaves_out_those_that_change_least_and_says_so(folder, capsys):
+    labels = np.repeat(np.arange(1003), 2)
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(1003, 8))
+    np.savez("many.npz", features=weight[labels], labels=labels, weight=weight, bias=np.zeros(1003))
+    np.savez("other.npz", features=weight[labels] + rng.normal(size=(2006, 8)), labels=labels)
+    words = ["adjust", "many.npz", "--validation", "other.npz", "--method", "untouched", "--html", "page.html"]
+    assert main(words) == 0
+    text = Path("page.html").read_text(encoding="utf-8")
+    assert "3 classes that change less are left out; <code>--json</code> has all." in text
+    assert text.count('<th scope="row">') == 1000 + text.split("<h2>Overall</h2>")[1].count('<th scope="row">')

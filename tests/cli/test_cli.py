@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -493,3 +494,22 @@ def test_a_recipe_without_theory_prints_the_measured_columns_alone(folder, capsy
     assert set(content["classes"][0]) == CLASS_KEYS
     assert content["classes"][0]["predicted_confidence"] is None
     assert content["predicted_objective"] is None
+
+
+@pytest.mark.parametrize("command", ["predict", "advise"])
+@pytest.mark.parametrize("page", ["labels.txt", "link.html", "none/page.html"])
+def test_a_page_replaces_no_counts_and_is_refused_before_the_work(folder, capsys, command, page):
+    Path("labels.txt").write_text("0\n0\n0\n1\n", encoding="utf-8")
+    Path("link.html").symlink_to("labels.txt")
+    words = ["labels.txt", "--lines", "labels", "--lambda-w", "0.3", "--lambda-h", "0.1", "--html", page]
+    assert main([command, *words]) == 2
+    assert f"--html='{page}': " in capsys.readouterr().err
+    assert Path("labels.txt").read_text(encoding="utf-8") == "0\n0\n0\n1\n"
+
+
+@pytest.mark.parametrize("command", ["predict", "advise"])
+def test_a_page_is_not_silently_left_out_where_nothing_is_predicted(folder, capsys, command):
+    words = ["100", "50", "--weight-decay", "0.1", "--optimizer", "adamw", "--learning-rate", "1e-3", "--steps", "1000"]
+    assert main([command, *words, "--html", "p.html"]) == 2
+    assert "--html: no class can be predicted" in capsys.readouterr().err
+    assert main([command, *words]) == 0

@@ -8,6 +8,8 @@ import sys
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from collapsekit.cli import main
@@ -135,3 +137,21 @@ def test_on_a_scheduler(folder, capsys):
     with distributed.LocalCluster(n_workers=0, **options) as cluster:
         assert main([*command("shards"), "--scheduler", cluster.scheduler_address]) == 2
     assert "has no workers; start one: dask worker tcp://" in capsys.readouterr().err
+
+
+def test_what_to_do_about_labels_works_as_it_is_said(folder, capsys):
+    words = np.array(["ant", "bee", "cat", "dog"])
+    np.savez("words.npz", features=FEATURES, labels=words[LABELS])
+    assert main(command("words.npz", "shards")) == 2
+    assert "give names (--class-names)" in capsys.readouterr().err
+    assert main(command("words.npz", "shards", "--class-names", *words)) == 0
+    table = {"features": list(map(list, FEATURES)), "fine_label": words[LABELS]}
+    pq.write_table(pa.table(table), "one.parquet")
+    pq.write_table(pa.table(table), "two.parquet")
+    capsys.readouterr()
+    assert main(command("one.parquet", "two.parquet")) == 2
+    assert "'features, fine_label' as labels" in capsys.readouterr().err
+    assert main(command("one.parquet", "two.parquet", "--labels", "none")) == 2
+    assert "labels='none': not among its columns" in capsys.readouterr().err
+    named = ("--labels", "fine_label", "--class-names", *words)
+    assert main(command("one.parquet", "two.parquet", *named)) == 0

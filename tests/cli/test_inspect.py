@@ -339,3 +339,11 @@ def test_a_keras_file_is_exported_by_the_command_that_the_error_names(folder, ca
     found = read_model(given)
     assert_allclose(found.weight, weight)
     assert_allclose(found.bias, bias)
+
+
+@pytest.mark.parametrize(("x", "y"), [("features", "labels"), ("X", "y")])
+def test_samples_are_no_head(folder, capsys, x, y):
+    np.savez("samples.npz", **{x: np.eye(6, 4), y: np.arange(6)})
+    assert "holds no matrix with a row a class" in refused(capsys, "samples.npz")
+    np.savez("both.npz", **{x: np.eye(6, 4), y: np.arange(6), "weight": np.eye(3, 4)})
+    assert len(printed(capsys, "both.npz")["classes"]) == 3

@@ -132,3 +132,23 @@ def test_a_page_replaces_nothing_that_diagnose_reads(folder, capsys):
         assert main([*words, "--html", read]) == 2
         assert "is read by this command" in capsys.readouterr().err
         assert Path(read).read_bytes() == before
+
+
+def test_a_page_does_not_replace_the_network_whose_layer_is_the_head(folder, capsys):
+    with np.load("my head.npz") as head:
+        np.savez("net.npz", **{f"fc.{key}": head[key] for key in head.files})
+    before = Path("net.npz").read_bytes()
+    assert main(["diagnose", "my train.csv", *TABLE, "--head", "net.npz:fc", "--html", "net.npz"]) == 2
+    assert "is read by this command" in capsys.readouterr().err
+    assert Path("net.npz").read_bytes() == before
+
+
+def test_names_that_were_given_in_the_wrong_order_are_replaced_and_the_recipe_stays(folder, capsys):
+    swapped = [f"--class-names={NAMES[k]}" for k in (1, 0, 2, 3, 4)]
+    first = findings(capsys, "my train.csv", *TABLE, *HEAD, *swapped, "--loss", "mse")[0]
+    assert first["code"] == "row-order"
+    words = shlex.split(first["remedy"], comments=True)
+    assert [word for word in words if word.startswith("--class-names")] == GIVEN
+    assert words[words.index("--loss") + 1] == "mse"
+    assert follow(f"{shlex.join(words)} --json") == 0
+    assert "row-order" not in capsys.readouterr().out

@@ -140,3 +140,28 @@ def test_a_head_in_two_files_is_refused(folder, capsys):
     assert "'classifier.weight' is in several files of the folder; give --head the file" in capsys.readouterr().err
     words = [*WORDS, f"model/{SECOND}", "--write-back", f"model/{SECOND}", "--class-names", *NAMES]
     assert main(words) == 0  # the remedy
+
+
+def test_a_private_shard_stays_private_in_the_new_folder(folder, capsys):
+    model = Path("model")
+    model.mkdir()
+    save_file({"classifier.weight": np.eye(3, 4, dtype=np.float32)}, model / "model.safetensors")
+    (model / "model.safetensors").chmod(0o640)
+    assert main([*WORDS, "model", "--method", "row-norms", "--write-back", "new"]) == 0
+    assert Path("new/model.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_links_into_a_cache_are_refused_before_the_work_and_the_remedy_works(folder, capsys):
+    Path("cache").mkdir()
+    save_file({"classifier.weight": np.eye(3, 4, dtype=np.float32)}, "cache/blob")
+    Path("model").mkdir()
+    Path("model/model.safetensors").symlink_to("../cache/blob")
+    before = Path("cache/blob").read_bytes()
+    words = [*WORDS, "model", "--method", "row-norms", "--write-back"]
+    assert main([*words, "model"]) == 2
+    said = capsys.readouterr().err
+    assert "adjusting" not in said
+    assert "name a new folder beside the model's" in said
+    assert main([*words, "new"]) == 0
+    assert Path("cache/blob").read_bytes() == before
+    assert not Path("new/model.safetensors").is_symlink()

@@ -664,3 +664,12 @@ def test_readings_of_a_measurement_name_values_and_worst_classes():
     without = C.readings(measure_features(*s.tensors[:2], num_classes=5))
     assert list(without) == list(found)[: len(without)]
     assert 2 not in {one.worst_class for one in without.values()}  # nothing is known of a class without samples
+
+
+@pytest.mark.parametrize("centre", ["sample", None])
+def test_an_unknown_centre_of_the_bias_is_refused(centre):
+    moments = ClassMoments(2, 2)
+    assert np.isnan(C.bias_residual(torch.eye(2), None, moments).value)
+    moments.update(torch.eye(2), torch.tensor([0, 1]))
+    with pytest.raises(CollapseError, match="give 'samples' or 'classes'"):
+        C.bias_residual(torch.eye(2), None, moments, centre=centre)

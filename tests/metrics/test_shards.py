@@ -640,3 +640,10 @@ def sparse(folder, form, rows, dim=256):
     else:
         table = pa.table({"X": fixed(np.zeros((rows, dim), np.float32)), "y": np.arange(rows) % 10})
         pq.write_table(table, folder / "a.parquet", row_group_size=rows, use_dictionary=False, compression="none")
+
+
+def test_a_scatter_that_shards_do_not_keep_is_refused(tmp_path):
+    folder = write(tmp_path / "shards", [50], ["npz"])
+    with pytest.raises(CollapseError, match=r"within='projected': .* give 'full', or 'trace'"):
+        measure_shards(folder, within="projected")
+    assert "nc1" in measure_shards(folder, within="full").metrics()

@@ -62,11 +62,11 @@ class Words:
 
     def _again(self, asked: list[str]) -> list[str]:
         """What is diagnosed, once more; a remedy with flags of a recipe of its own has none of the user's."""
+        recipe = self.recipe if asked and asked[0] in KEEP else {}
+        own = flags({**self.door, **self.rest, **recipe, **self.reading}, besides=asked)
         if "--class-names" in asked:
             first = asked.index("--class-names")
             asked = [*asked[:first], *named("--class-names", asked[first + 1 :])]
-        recipe = self.recipe if asked and asked[0] in KEEP else {}
-        own = flags({**self.door, **self.rest, **recipe, **self.reading}, besides=asked)
         return [self.path, *own, *asked]
 
     def _other(self, words: list[str], known: Mapping[str, str | None]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -237,7 +238,7 @@ def _print(result: Adjustment, said: list[str]) -> None:
     print_note(f"{result.cuts}.")
     print_note("")
     rows = _by_size(result)
-    shown = rows if len(rows) <= MOST_ROWS else _most_changed(rows)
+    shown = _most_changed(rows, MOST_ROWS)
     print_table(CLASS_HEAD, [_class(row) for row in shown], drop=("95 %", "95 %", "validation\nsamples"))
     if len(shown) < len(rows):
         print_note(f"The {len(shown)} of {len(rows)} classes that change most are shown; --json prints all.")
@@ -250,23 +251,35 @@ def _by_size(result: Adjustment) -> list[dict[str, Any]]:
 
 
 def _page(result: Adjustment, said: list[str], html: Path) -> None:
-    """Write the page, with the same tables and every class."""
-    table = pages("sheet").Table
+    """Write the page, with the same tables and every class, or those of many that change most."""
     tried = [_attempted(one, result.chosen) for one in result.attempts]
+    rows, most = _by_size(result), pages("sheet").MOST_ROWS
+    shown = _most_changed(rows, most)
+    omitted = f"{len(rows) - most} classes that change less are left out" * (len(rows) > most)
     tables = [
-        table("Classes", "Recall on the validation samples", CLASS_HEAD, [_class(row) for row in _by_size(result)]),
-        table("Overall", f"{result.cuts}", OVERALL_HEAD, [_overall(row) for row in result.summary]),
-        table("Methods", f"In {result.folds}-fold cross-validation on the validation samples", METHODS_HEAD, tried),
+        _filled("Classes", "Recall on the validation samples", CLASS_HEAD, [_class(row) for row in shown], omitted),
+        _filled("Overall", f"{result.cuts}", OVERALL_HEAD, [_overall(row) for row in result.summary]),
+        _filled("Methods", f"In {result.folds}-fold cross-validation on the validation samples", METHODS_HEAD, tried),
     ]
     with by_flags(out="--html"):
         pages("adjust_page").adjust_page(result, [*result.notes, *said], tables, html)
 
 
-def _most_changed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _filled(
+    heading: str, caption: str, headers: Sequence[str], rows: Sequence[Sequence[str]], omitted: str = ""
+) -> Any:
+    """A table of the page without columns in which nothing is known; the last has no header on a terminal."""
+    kept = [i for i in range(len(headers)) if any(row[i] for row in rows)]
+    named = [headers[i] or "remark" for i in kept]
+    filled = [[row[i] for i in kept] for row in rows]
+    return pages("sheet").Table(heading, caption, named, filled, words=("remark",), omitted=omitted)
+
+
+def _most_changed(rows: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
     def change(row: dict[str, Any]) -> float:
         return 0.0 if np.isnan(row["after"]) else abs(row["after"] - row["before"])
 
-    chosen = {id(row) for row in sorted(rows, key=change, reverse=True)[:MOST_ROWS]}
+    chosen = {id(row) for row in sorted(rows, key=change, reverse=True)[:most]}
     return [row for row in rows if id(row) in chosen]
 
 

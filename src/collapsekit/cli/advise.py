@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from collapsekit import UFM, CollapseError, thresholds
 from collapsekit.cli._console import Column, print_classes, print_json, print_note, progress
 from collapsekit.cli._inputs import Counting, Head, Penalties, by_flags, class_labels
-from collapsekit.cli._outputs import pages
+from collapsekit.cli._outputs import check_output, pages
 from collapsekit.cli.predict import NO_ACCURACY, print_horizon, sheet_of
 from collapsekit.evidence import scope
 from collapsekit.prediction import Advice, Remedy, fates
@@ -70,12 +70,14 @@ def advise(
     json : bool
         Print one JSON object.
     """
+    if html is not None:
+        check_output("--html", html, counts)
     sizes = (counting or Counting()).sizes(counts)
     penalties = penalties or Penalties()
     if not penalties.given:
         raise CollapseError("--weight-decay: missing; advice needs the recipe's penalties, as predict does")
     if penalties.horizon is not None and (reason := penalties.refusal(class_counts(sizes))) is not None:
-        print_horizon(reason, penalties.horizon, class_labels(sizes), json)
+        print_horizon(reason, penalties.horizon, class_labels(sizes), html, json)
         return
     problem, recipe, names = (head or Head()).problem(penalties, sizes), penalties.recipe, class_labels(sizes)
     position = None if keep is None else _position(keep, names)

@@ -84,7 +84,8 @@ def diagnose(
         missing = "model" if model is None else "data"
         raise CollapseError(f"--{missing}: missing; a checkpoint needs --model module:function and --data PATH")
     if html is not None:
-        check_output("--html", html, (None if path.is_dir() else path, data, held_out, head, history))
+        of_layer = head and head.rpartition(":")[0]  # --head FILE:LAYER
+        check_output("--html", html, (None if path.is_dir() else path, data, held_out, head, of_layer or None, history))
     past, stored = None if history is None else _history(history), False
     if model is not None and data is not None:
         found = door.checkpoint(path, model, data)

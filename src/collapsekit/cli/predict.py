@@ -13,7 +13,7 @@ import collapsekit
 from collapsekit import UFM, CollapseError
 from collapsekit.cli._console import Column, cells, print_classes, print_json, print_note, progress
 from collapsekit.cli._inputs import Counting, Head, Penalties, class_labels
-from collapsekit.cli._outputs import pages
+from collapsekit.cli._outputs import check_output, pages
 from collapsekit.evidence import scope
 from collapsekit.prediction import Basis, Prediction, fates
 from collapsekit.recipe import Penalty, horizon_sentence
@@ -69,6 +69,8 @@ def predict(
     json : bool
         Print one JSON object.
     """
+    if html is not None:
+        check_output("--html", html, counts)
     sizes = (counting or Counting()).sizes(counts)
     penalties, head, names = penalties or Penalties(), head or Head(), class_labels(sizes)
     if not penalties.given:
@@ -84,13 +86,15 @@ def predict(
             unit = Penalty(1.0, 1.0).problem(sizes, class_weights=penalties.class_weights, loss=unit.loss)
         _print_thresholds(unit, names, json)
     elif penalties.horizon is not None and (reason := penalties.refusal(class_counts(sizes))) is not None:
-        print_horizon(reason, penalties.horizon, names, json)
+        print_horizon(reason, penalties.horizon, names, html, json)
     else:
         _print_prediction(penalties, head.problem(penalties, sizes), names, time_limit, html, json)
 
 
-def print_horizon(reason: str, horizon: float, names: list[str], json: bool) -> None:
+def print_horizon(reason: str, horizon: float, names: list[str], html: Path | None, json: bool) -> None:
     """What can be said where the decay is the penalty of no problem: whether it acts at all."""
+    if html is not None:
+        raise CollapseError("--html: no class can be predicted, so there is no page; leave it out to see why")
     sentence = f"With these steps {horizon_sentence(horizon)}."
     if json:
         print_json({"schema": 2, "labels": names, "horizon": horizon, "reason": reason, "verdict": sentence})

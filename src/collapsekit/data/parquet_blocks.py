@@ -52,7 +52,7 @@ class ParquetShard:
         if twice is not None:
             raise CollapseError(f"two columns are called {shorten(twice)}; rename one")
         usual = LABELS if labels is None and LABELS in schema.names else labels
-        self._labels = schema.names[label_position(schema.names, usual)]
+        self._labels = schema.names[label_position(schema.names, usual, "labels")]
         index = json.loads((schema.metadata or {}).get(b"pandas", b"{}")).get("index_columns", [])
         others = [name for name in schema.names if name != self._labels and name not in index]
         self._features = next(([name] for name in FEATURES if name in others), others)

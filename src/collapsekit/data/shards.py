@@ -279,7 +279,9 @@ def _whole(labels: NDArray[Any], start: int, names: Sequence[str] | None) -> NDA
 
 def _looked_up(labels: NDArray[Any], start: int, names: Sequence[str] | None) -> NDArray[np.int64]:
     if names is None:
-        raise CollapseError("labels: are words; give names, one a class, in the order of the head's rows")
+        raise CollapseError(
+            "labels: are words; give names (--class-names), one a class, in the order of the head's rows"
+        )
     at, found = {name: k for k, name in enumerate(names)}, np.empty(labels.shape, np.int64)
     for i, label in enumerate(labels.flat):
         word = label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)

@@ -119,24 +119,22 @@ def sniffed(path: Path) -> str:
     return (even or split)[0]
 
 
-def label_position(names: Sequence[str], label_column: str | None) -> int:
-    """Return which column holds the labels: the one that is named, or the first of the usual names."""
+def label_position(names: Sequence[str], label_column: str | None, argument: str = "label_column") -> int:
+    """Return which column holds the labels: the one that is named by the argument, or the first of the usual names."""
     if not any(names):
         raise CollapseError("no columns; name them in the first line")
     listed = shorten(", ".join(names), 200)
     hint = " (or another delimiter: --delimiter ';')" if len(names) == 1 else ""
     if label_column is not None and names.count(label_column) != 1:
         often = "more than once among" if label_column in names else "not among"
-        raise CollapseError(
-            f"label_column={shorten(label_column)}: {often} its columns {listed}; give one of them{hint}"
-        )
+        raise CollapseError(f"{argument}={shorten(label_column)}: {often} its columns {listed}; give one of them{hint}")
     if label_column is not None:
         return names.index(label_column)
     lowered = [name.lower() for name in names]
     found = [name for name in LABEL_COLUMNS if lowered.count(name) == 1]
     if not found:
         raise CollapseError(
-            f"no column {', '.join(LABEL_COLUMNS)}; name one of its columns {listed} as label_column{hint}"
+            f"no column {', '.join(LABEL_COLUMNS)}; name one of its columns {listed} as {argument}{hint}"
         )
     return lowered.index(found[0])
 

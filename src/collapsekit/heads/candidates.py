@@ -19,6 +19,8 @@ WEIGHT = re.compile(r"(?:^|[._/])(weight|kernel|W|w)(?::0)?$")
 BIAS = {"weight": ("bias",), "kernel": ("bias",), "W": ("b", "bias"), "w": ("b", "bias")}
 OTHERS = re.compile(r"embed|token_type|position|pooler|(?:^|[._/])(?:wte|wpe)(?:$|[._/])", re.IGNORECASE)
 """Layers that have a row a word or place, or pool: never taken for a head unless they are named."""
+SAMPLES = {"features": "labels", "X": "y"}
+"""Arrays of samples and their labels: a file of features holds no head by them."""
 LISTED = 8
 
 
@@ -40,6 +42,8 @@ def candidates(shapes: Mapping[str, Sequence[int]]) -> list[Candidate]:
     """Return every matrix, or 1×1 convolution, with its bias if there is one; those of a single row, too."""
     found = []
     for key, shape in shapes.items():
+        if SAMPLES.get(key) in shapes:
+            continue
         sizes = tuple(int(size) for size in shape)
         mark = WEIGHT.search(key)
         turned = mark is not None and mark[1] == "kernel"  # Keras and Flax store inputs first, and windows before

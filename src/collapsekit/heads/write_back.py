@@ -56,6 +56,12 @@ def rewritten(
         if is_folder(source):
             index, names = index_of_folder(source)
             changed = _with_head(index, chosen(index, names, head), weight, bias)
+            linked = next((path.name for path in changed if (target / path.name).is_symlink()), None)
+            if linked is not None:
+                raise CollapseError(
+                    f"{shorten(linked)} is a symbolic link there, as in a cache of downloads; name a new folder beside "
+                    "the model's"
+                )
             return {target / path.name: content for path, content in changed.items()}
         if source.suffix.lower() not in (".safetensors", ".onnx"):
             raise CollapseError(
@@ -96,6 +102,7 @@ def write_back(model: str, out: str, changed: Mapping[Path, bytes]) -> None:
             )
             for path, content in changed.items():
                 files.replace(trial / path.name, content)
+                shutil.copymode(Path(model) / path.name, trial / path.name)
             trial.rename(target)
     finally:
         shutil.rmtree(trial, ignore_errors=True)

@@ -86,7 +86,7 @@ def measure_shards(
     ignore_index : int
         The label of samples that do not count.
     within, precision
-        As :func:`measure_features` takes them.
+        As :func:`measure_features` takes them, but for "projected".
     centres : bool
         Whether to read all files a second time for :attr:`Measurement.centre_agreement`.
     progress : callable, optional
@@ -114,6 +114,8 @@ def measure_shards(
     """
     if isinstance(loss, str):
         raise CollapseError(f"loss={shorten(loss)}: give CrossEntropy(), Focal(), Hinge() or MSE()")
+    if within == "projected":
+        raise CollapseError(f"within={within!r}: is not kept of shards; give 'full', or 'trace', without nc1")
     pool, (weight, bias) = as_executor(executor), _head_of(head)
     files = shard_files(paths, apart=_file_of(head))
     if pool is not None:  # workers have another working folder

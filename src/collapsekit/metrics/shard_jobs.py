@@ -147,7 +147,10 @@ def _check_range(labels: NDArray[np.int64], start: int, plan: Plan) -> None:
     bad = ((labels < 0) | (labels >= plan.classes)) & (labels != plan.ignore_index)
     if bad.any():
         i = int(bad.argmax())
-        raise CollapseError(f"labels: sample {start + i} has {labels.flat[i]}; expected 0 to {plan.classes - 1}")
+        raise CollapseError(
+            f"labels: sample {start + i} has {labels.flat[i]}; expected 0 to {plan.classes - 1}, or "
+            f"{plan.ignore_index} for what does not count: number the classes from 0, in the order of the head's rows"
+        )
 
 
 def _name_sample(features: NDArray[Any], labels: NDArray[np.int64], start: int, plan: Plan) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from collapsekit.metrics import functional as F
-from collapsekit.metrics.conventions._reading import Centre, Reading, means_about, placed, reading, unknown
+from collapsekit.metrics.conventions._reading import Centre, Reading, averaging, means_about, placed, reading, unknown
 from collapsekit.metrics.conventions._rows import Own, finite, over_rows, unit_rows
 from collapsekit.metrics.moments import ClassMoments
 
@@ -316,7 +316,10 @@ def bias_residual(weight: Tensor, bias: Tensor | None, moments: ClassMoments, *,
     >>> bias_residual(torch.eye(2), torch.tensor([-0.5, -0.5]), moments).value
     0.0
     """
-    middle = moments.overall_mean if centre == "samples" else moments.means[moments.seen].mean(dim=0)
+    seen = moments.seen
+    if not seen.any():
+        return unknown(len(seen))
+    middle = averaging(moments.counts[seen], centre) @ moments.means[seen]
     left = weight.detach().to(middle) @ middle + (0 if bias is None else bias.detach().to(middle))
     return reading(left.norm(), left.abs())
 
