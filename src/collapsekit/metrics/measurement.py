@@ -172,7 +172,7 @@ class Measurement:
         }
 
     def per_class(self) -> dict[str, Array]:
-        """Return what is known of each class, (K,) by key; NaN for classes without samples."""
+        """Return what is known of each class, (K,) by key; NaN where it is not known: see :attr:`class_reasons`."""
         means, seen = self.moments.table, self.moments.seen
         sqnorms = torch.where(seen, F.dots(means, means), torch.nan)
         found = {

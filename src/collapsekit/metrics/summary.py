@@ -47,7 +47,7 @@ def summarise(moments: ClassMoments, spacing: float) -> Summary:
         for n, low in zip(moments.counts.tolist(), below.tolist(), strict=True)
     ]
     known = {key: float("nan") if value is None else value for key, value in scalars.items()}
-    return Summary(known, torch.where(below, torch.nan, within), cdnv, reasons, tuple(words))
+    return Summary(known, torch.where(several & ~below, within, torch.nan), cdnv, reasons, tuple(words))
 
 
 def _scalars(
