@@ -15,6 +15,7 @@ from collapsekit.diagnosis.causes import RULES
 from collapsekit.diagnosis.clues import collect, falling
 from collapsekit.diagnosis.findings import WORDS
 from collapsekit.diagnosis.samples import checked_samples, coinciding
+from collapsekit.losses import MSE
 from collapsekit.metrics import features_of, measure_features
 from collapsekit.recipe import BatchNorm, LastLayer, Optimizer, Penalty, Plain
 
@@ -475,3 +476,84 @@ def test_a_class_below_resolution_does_not_make_all_features_the_same():
     assert np.isnan(measured.per_class()["within"][2])
     clues = collect(measured, None, None, {}, np.nan, np.array([], dtype=int))
     assert clues.spread > 0.1
+
+
+def test_a_wrong_bias_under_squared_error_is_found_and_its_remedy_mends_it():
+    """The best bias makes the mean of each output its class's share; one turned over by more than a target hides."""
+    _, x, labels = clouds(5, 40, 12, 3.0)
+    targets, inputs = np.eye(5)[labels], np.column_stack([x, np.ones(len(x))])
+    *weight, bias = np.linalg.lstsq(inputs, targets, rcond=None)[0]
+    weight, wrong = np.array(weight).T, bias - [0.0, 0.0, 0.3, 1.5, 1.5]
+
+    def said(given):
+        return diagnose(measure_features(x, labels, weight, given, loss=MSE()), samples=(x, labels))
+
+    assert said(bias).cause is None
+    found = said(wrong)
+    assert (found.cause, set(found.findings[0].classes)) == ("bias", {"3", "4"})
+    assert found.findings[0].numbers["share_of_output"] == pytest.approx(0.2 - 1.5)  # targets have a mean of one fifth
+    head = nn.Linear(12, 5)
+    head.bias.data = torch.tensor(wrong)
+    exec(found.findings[0].remedy, {"head": head, "torch": torch})
+    assert said(head.bias.data.numpy()).cause is None
+
+
+def test_classes_whose_inputs_are_all_equal_coincide_where_no_other_has_collapsed():
+    """As blank images under two labels; where other classes are points, too, it may be that all have collapsed."""
+    centres, x, labels = clouds(5, 20, 8, 6.0)
+    counts = np.repeat([20, 20, 20, 20, 10], 20) > np.tile(np.arange(20), 5)
+    x, labels = x[counts], labels[counts]
+    x[labels >= 3] = centres[3]
+    weight = np.vstack([centres[:4], 0.5 * centres[3]])
+    measured = measure_features(x, labels, weight)
+    found = diagnose(measured, samples=(x, labels))
+    assert (found.cause, found.findings[0].code) == ("data", "coinciding-samples")
+    assert found.findings[0].classes == ("4",)
+    x[labels == 0] = centres[0]
+    share, _ = coinciding(checked_samples((x, labels), measure_features(x, labels, weight)), 5)
+    assert_array_equal(share, 0.0)
+
+
+@pytest.mark.parametrize("history", [None, {"loss": [2.0, 0.5, 0.1, 0.01, 0.006, 13.0, 41.0]}])
+def test_equal_features_that_still_make_logits_are_no_decays(history):
+    labels = np.repeat(np.arange(6), 20)
+    x, weight = np.tile([2.0, 3.0, 1.0, 3.0], (120, 1)), 9 * np.vstack([np.eye(4), -np.eye(2, 4)])
+    found = diagnose(measure_features(x, labels, weight), samples=(x, labels), history=history)
+    assert found.cause == "optimiser"
+    assert "every feature is the same for every sample" in found.findings[0].sentence
+    gone = measure_features(1e-3 * x, labels, 1e-3 * weight)
+    assert diagnose(gone, samples=(1e-3 * x, labels), history=history).cause == "regularisation"
+
+
+def test_two_units_behind_a_layer_norm_are_too_narrow():
+    labels = np.repeat(np.arange(6), 20)
+    x, weight = np.tile([0.8, -0.8], (120, 1)), np.linspace(-0.5, 0.5, 12).reshape(6, 2)
+    weight[:, 1] *= -1
+    assert diagnose(measure_features(x, labels, weight), samples=(x, labels)).cause == "width"
+
+
+@pytest.mark.parametrize(("spread", "cause"), [(0.2, "optimiser"), (30.0, "unfinished")])
+def test_dead_units_do_not_come_back_however_long_training_goes_on(spread, cause):
+    """One of eight units varies, and the head is far from rest: only if that unit tells classes apart they may yet."""
+    rng = np.random.default_rng(0)
+    labels, x = np.repeat([0, 1, 2, 3, 4], 30), np.zeros((150, 8))
+    x[:, 3] = spread * labels + rng.normal(size=150) + 200
+    head = np.zeros((5, 8))
+    head[:, 3] = [0.0, -0.01, 0.0, -0.02, -0.01]
+    head[:, 0] = rng.normal(size=5)
+    assert diagnose(measure_features(x, labels, head), samples=(x, labels)).cause == cause
+
+
+@pytest.mark.parametrize(
+    ("length", "equal_norms", "cause"),
+    [(20.0, False, "optimiser"), (0.0, False, "unfinished"), (20.0, True, "unfinished")],
+)
+def test_a_head_that_has_been_far_has_not_only_begun(length, equal_norms, cause):
+    """Gradients leave the sum of rows as it was at the start; rows set to one norm at random have a sum as long."""
+    rng = np.random.default_rng(1)  # not that of the clouds' centres
+    _, x, labels = clouds(6, 40, 24, 0.8)
+    x, start, moved = 1e-3 * x, rng.normal(size=(6, 24)) / np.sqrt(72), rng.normal(size=(6, 24)) / np.sqrt(24)
+    weight = length * moved if equal_norms else start + length * (moved - moved.mean(axis=0))
+    found = diagnose(measure_features(x, labels, weight), samples=(x, labels))
+    assert found.cause == cause
+    assert ("times as long as at their start" in found.findings[0].sentence) == (cause == "optimiser")

@@ -3,7 +3,9 @@
 Thresholds were set on some eighty small networks made on purpose for each cause (experiments/diagnosis_suite.py holds
 others, about half of them made after the rules were frozen). Rules mended since, with thresholds set by looking at both
 halves: features that are all 0, row order, bias, blocks of wrong labels, overlapping classes, divergence. Mended
-after a blind half C: twins of short features, dead units, a loss that jumps to the end.
+after a blind half C: twins of short features, dead units, a loss that jumps to the end. Mended after a second blind
+half D: the bias under squared error, equal inputs of whole classes, equal features that no decay leaves, dead units
+before training is over, heads that were thrown back.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ from typing import Literal
 
 import numpy as np
 
-from collapsekit.diagnosis.clues import WITHIN, Clues
+from collapsekit.diagnosis.clues import CONSTANT, WITHIN, Clues
 from collapsekit.diagnosis.samples import EMPTY
 from collapsekit.diagnosis.status import Status
 from collapsekit.metrics import Measurement
 from collapsekit.prediction import Prediction
-from collapsekit.prediction._fates import HALF, Fate
+from collapsekit.prediction._fates import HALF, Fate, confidence_decides
 from collapsekit.recipe._optimizer import UNACTED
 from collapsekit.validation import Array
 
@@ -29,9 +31,12 @@ STILL = 0.9
 """Cosine of head and force from which training stands still: 0.97 and more in networks that do, 0.71 at most before."""
 AT_REST, UNSTABLE = 0.95, 0.3
 """The cosine from which a strong decay comes first; how much the loss rises again under steps too large."""
-CONSTANT, FORGOTTEN = 1e-6, 0.01
-"""Share of the features' mean square around their mean up to which they are all the same; of its start up to which a
-head is gone."""
+FORGOTTEN, FAINT = 0.01, 0.01
+"""Share of its start up to which a head is gone; part of a logit up to which features that are all the same may have
+decayed: 0.34 and more in those that never did."""
+GROWN, AS_SHARES = 100.0, 0.9
+"""Squared length of rows over that of their start from which a head has been far (11 at most in networks stopped early
+or with a wrong bias), and loss over the entropy of the class shares from which it is of no use there."""
 HELD, LOOSE, PULLED = 0.85, 0.75, 0.5
 """The same where nothing speaks against it; below which a head is still on its way; and under AdamW's noise (0.56 to
 0.89)."""
@@ -46,6 +51,9 @@ SHIFTED, FAR_SHIFTED = 2.0, 5.0
 """Range of what a bias that fits adds, in logits, from which the bias is wrong: 2.4 and more where it is, 1.8 under
 the noise of large steps; and where training is not over: 3.1 at most in networks stopped early, 6.3 and more
 under wrong biases."""
+HALF_WAY, WHOLE_WAY = 0.5, 1.0
+"""The same for squared error, whose targets lie 1 apart: a bias off by this much hides samples that are fitted so far.
+0.31 at most in networks stopped early."""
 UNDERNAMED, MENDED, ALL_MENDED = 0.6, 0.2, 0.85
 """A bias hides a class that has less than this part of its share of the output, gains so much recall by a bias that
 fits the shares, and this bias gives all classes together at least this recall: in unfinished networks it does not."""
@@ -141,8 +149,8 @@ def dead_features(case: Case, k: int) -> bool:
 
 
 def decayed_to_nothing(case: Case, k: int) -> bool:
-    """All features are the same, and no step too large has made them 0."""
-    return case.dead
+    """All features are the same, and nothing is left of them in the logits; no step too large has made them 0."""
+    return case.dead and case.clues.faint <= FAINT
 
 
 def regularised(case: Case, k: int) -> bool:
@@ -169,8 +177,14 @@ def hidden_by_bias(case: Case, k: int) -> bool:
         return False
     rate = clues.named / np.where(clues.shares > 0, clues.shares, np.nan)
     hidden = (rate < UNDERNAMED) & (clues.refitted >= np.maximum(HALF, case.recalls + MENDED))
-    enough = FAR_SHIFTED if case.over is False else SHIFTED
+    near, far = shifted(case)
+    enough = far if case.over is False else near
     return bool(hidden.any() and np.ptp(clues.shift) >= enough and rate[k] < ALONGSIDE and clues.refitted[k] >= HALF)
+
+
+def shifted(case: Case) -> tuple[float, float]:
+    """Return from which range of what is added the bias is wrong, and from which where training is not over."""
+    return (SHIFTED, FAR_SHIFTED) if confidence_decides(case.measured.loss) else (HALF_WAY, WHOLE_WAY)
 
 
 def coincides(case: Case, k: int) -> bool:
@@ -209,9 +223,12 @@ def blocks(case: Case, k: int) -> list[int]:
 
 def overlapping_everywhere(case: Case, k: int) -> bool:
     """The network does what its features allow, and most of its weak classes overlap for any linear rule."""
-    clues = case.clues
-    known = clues.apart[np.isfinite(clues.apart)]
-    return bool(case.at_best and known.size and np.median(known) < OVERLAPPING and _has_feature(case, k))
+    return case.at_best and _most_overlap(case) and _has_feature(case, k)
+
+
+def _most_overlap(case: Case) -> bool:
+    known = case.clues.apart[np.isfinite(case.clues.apart)]
+    return bool(known.size and np.median(known) < OVERLAPPING)
 
 
 def overlapping(case: Case, k: int) -> bool:
@@ -248,16 +265,30 @@ def pulled_down(case: Case, k: int) -> bool:
 
 
 def dead_units(case: Case, k: int) -> bool:
-    """Training is over, and of features that are many so few vary at all that rows of the head lie between others."""
+    """Of features that are many so few vary at all that rows of the head lie between others.
+
+    Training is over, or what is left does not tell the weak classes apart: units without a gradient do not come back.
+    """
     size = len(case.statuses)
-    return case.over is not False and narrow(case.clues.units, size) and not narrow(case.dim, size)
+    final = case.over is not False or _most_overlap(case)
+    return final and narrow(case.clues.units, size) and not narrow(case.dim, size)
 
 
 def unstable(case: Case, k: int) -> bool:
-    """The loss rises again or stands still, but the head does not: steps too large for it to come to rest."""
+    """The loss rises again or stands still, but the head does not: steps too large for it to come to rest.
+
+    Or the head has been far and is of no use there.
+    """
     clues = case.clues
+    if clues.alignment < PULLED and thrown_back(case):
+        return True
     rising = max(clues.risen, clues.rises) >= UNSTABLE and clues.alignment < PULLED
     return bool(rising or (clues.falling < LEVEL and clues.alignment < LOOSE and not case.at_best))
+
+
+def thrown_back(case: Case) -> bool:
+    """Return whether rows are far longer than at their start, and the loss hardly below that of a bias alone."""
+    return case.clues.grown >= GROWN and case.clues.excess >= AS_SHARES
 
 
 def diverged(case: Case, k: int) -> bool:

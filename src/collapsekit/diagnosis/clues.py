@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from collapsekit.diagnosis.samples import Samples, class_means, coinciding, confusions, reordered, straying, told_apart
 from collapsekit.errors import CollapseError
+from collapsekit.losses import MSE
 from collapsekit.metrics import Measurement
 from collapsekit.metrics.losses import sample_losses
 from collapsekit.metrics.measurement import as_array
@@ -26,6 +27,8 @@ MOST_TOLD_APART = 200
 """Classes for which a pair is told apart: a fraction of a second each."""
 SMALLEST = 1e-30
 """Squares below which head, force or features are nothing."""
+CONSTANT = 1e-6
+"""Share of the features' mean square around their mean up to which they are all the same."""
 VARIES = 1e-6
 """Spread of a feature, relative to the largest, from which it is not the same for all samples."""
 WITHIN = 0.05
@@ -47,6 +50,12 @@ class Clues:
         Error probability that this decay and the balance of head and features would cost a class of its size.
     start : float
         Norm of the sum of the head's rows over that of torch's default start: gradients of softmax losses leave it.
+    grown : float
+        Mean squared norm of the head's rows over that at its start: torch's default, or one with rows of this sum.
+    faint : float
+        The largest part of a logit, centred over classes, that the mean feature makes without the bias.
+    excess : float
+        Mean loss over the entropy of the class shares, which a bias alone reaches; NaN for losses of no confidences.
     diverged : bool
         Whether the loss became infinite or NaN.
     falling, risen, rises : float
@@ -59,11 +68,11 @@ class Clues:
     died : (K,) array of bool
         Classes that once had a recall of one half and have lost it.
     named, shares : (K,) arrays
-        Share of the output that is each class, and share of the samples.
+        Share of the output that is each class (with squared error its mean output), and share of the samples.
     refitted : (K,) array
         Recall with the bias that fits the shares.
     shift : (K,) array
-        What this bias adds to that of the head.
+        What this bias adds to that of the head, in units of the outputs.
     other, mistaken : (K,) arrays
         The class it is mistaken for most often (−1: none), and the share of its samples.
     rows : (K,) array
@@ -86,6 +95,9 @@ class Clues:
     decay: float
     prices: Array
     start: float
+    grown: float
+    faint: float
+    excess: float
     diverged: bool
     falling: float
     risen: float
@@ -133,6 +145,8 @@ def collect(
         rows = reordered(standing.logits(measured), standing.labels, standing.weights)
         if confidence_decides(measured.loss):
             named, refitted, shift = bias_refit(standing.logits(measured), standing, shares)
+        elif isinstance(measured.loss, MSE):
+            named, refitted, shift = output_refit(standing.logits(measured), standing, shares)
     other, mistaken, twins, twin, strays, nearest, apart = nobody, unknown, unknown, nobody, unknown, nobody, unknown
     if samples is not None:
         other, mistaken = confusions(samples.logits(measured), samples.labels, samples.weights)
@@ -143,16 +157,20 @@ def collect(
             partner = other[k] if other[k] >= 0 else nearest[k]
             if partner >= 0:
                 apart[k] = told_apart(samples, int(k), int(partner))
+    start, spread = float(np.linalg.norm(_head(measured).sum(axis=0)) / np.sqrt(size / 3)), _spread(measured)
     return Clues(
         alignment=alignment,
         decay=decay,
         prices=prices,
-        start=float(np.linalg.norm(_head(measured).sum(axis=0)) / np.sqrt(size / 3)),
+        start=start,
+        grown=float(3 * (_head(measured) ** 2).sum(axis=1).mean() / max(start, 1.0) ** 2),
+        faint=_faint(measured),
+        excess=_excess(measured, shares),
         diverged=losses is not None and not np.isfinite(losses).all(),
         falling=fall,
         risen=risen,
         rises=rises,
-        units=_units(measured),
+        units=_units(measured) if spread > CONSTANT else 0,
         horizon=horizon,
         died=died(history, size),
         named=named,
@@ -168,7 +186,7 @@ def collect(
         nearest=nearest,
         apart=apart,
         length=sqnorms / largest if largest > 0 else np.zeros(size),
-        spread=_spread(measured),
+        spread=spread,
         scatter=_scatter(measured),
     )
 
@@ -176,6 +194,18 @@ def collect(
 def _head(measured: Measurement) -> Array:
     assert measured.weight is not None  # as diagnose has checked
     return as_array(measured.weight)
+
+
+def _faint(measured: Measurement) -> float:
+    weight, mean = _head(measured), as_array(measured.moments.overall_mean)
+    return float(np.abs((weight - weight.mean(axis=0)) @ mean).max())
+
+
+def _excess(measured: Measurement, shares: Array) -> float:
+    if measured.losses is None or not confidence_decides(measured.loss):
+        return np.nan
+    seen = shares > 0
+    return float(shares[seen] @ measured.losses[seen] / -(shares[seen] @ np.log(shares[seen])))
 
 
 def _spread(measured: Measurement) -> float:
@@ -245,14 +275,24 @@ def bias_refit(logits: Array, samples: Samples, shares: Array) -> tuple[Array, A
         shift[seen] += step
         if np.abs(step).max() <= SETTLED:
             break
-    moved = logits + shift
+    return first, _recalls(logits + shift, samples, len(shares)), shift - np.median(shift)
+
+
+def output_refit(logits: Array, samples: Samples, shares: Array) -> tuple[Array, Array, Array]:
+    """The same for squared error, at whose best bias the mean of each output is the share of its class."""
+    outputs = samples.weights @ logits / samples.weights.sum()
+    shift = np.where(shares > 0, shares - outputs, 0.0)
+    return outputs, _recalls(logits + shift, samples, len(shares)), shift - np.median(shift)
+
+
+def _recalls(moved: Array, samples: Samples, size: int) -> Array:
+    """Recall of each class by logits, (K,), which this overwrites; NaN without samples."""
     own = moved[np.arange(len(moved)), samples.labels]
     moved[np.arange(len(moved)), samples.labels] = -np.inf
     right = own > moved.max(axis=1)
     with np.errstate(invalid="ignore"):
-        total = np.bincount(samples.labels, samples.weights, len(shares))
-        recalls = np.bincount(samples.labels, right * samples.weights, len(shares)) / total
-    return first, recalls, shift - np.median(shift)
+        total = np.bincount(samples.labels, samples.weights, size)
+        return np.asarray(np.bincount(samples.labels, right * samples.weights, size) / total)
 
 
 def _softmax(logits: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from collapsekit.diagnosis.causes import ASTRAY, FALLING, Case, Cause, blocks
+from collapsekit.diagnosis.causes import ASTRAY, FALLING, Case, Cause, blocks, shifted, thrown_back
 from collapsekit.diagnosis.status import GONE
 from collapsekit.prediction._fates import HALF
 from collapsekit.validation import Array, short
@@ -19,9 +19,8 @@ RANKS: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 PAGE = "docs/diagnose.md"
 SAFE = 0.9
 """Share of the largest possible decay that is recommended."""
-LISTED, LETTERS, MOST_TYPED, ALIKE = 6, 40, 20, 2.0
-"""Names in a sentence; letters of a name; numbers in a line; range, in logits, of what other biases lack that may be
-left."""
+LISTED, LETTERS, MOST_TYPED = 6, 40, 20
+"""Names in a sentence; letters of a name; numbers in a line."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,7 @@ def _added_to_bias(told: Told) -> str:
     """The line that adds what fits: to the hidden rows where only they are off, else to all."""
     shift, rows = told.case.clues.shift, told.rows
     rest = np.delete(shift, rows)
-    alone = rest.size > 0 and float(np.ptp(rest)) < ALIKE and len(rows) <= LISTED
+    alone = rest.size > 0 and float(np.ptp(rest)) < shifted(told.case)[0] and len(rows) <= LISTED
     if told.case.measured.bias is None or not (alone or len(shift) <= MOST_TYPED):
         return "collapsekit adjust train.npz --validation val.npz --out head.safetensors"
     numbers = ", ".join(f"{one:.2f}" for one in (shift[rows] - np.median(rest) if alone else shift))
@@ -317,11 +316,14 @@ def unstable_training(told: Told) -> Words:
     """Steps too large."""
     clues = told.case.clues
     rate = f"lr={told.rate / 10:.2g}" if told.rate > 0 else "lr /= 10"
-    what = (
-        "the loss became infinite or NaN, training diverged under too large steps"
-        if clues.diverged
-        else ("the loss no longer falls, yet the weights do not come to rest, as under too large steps")
-    )
+    what = "the loss no longer falls, yet the weights do not come to rest, as under too large steps"
+    if clues.diverged:
+        what = "the loss became infinite or NaN, training diverged under too large steps"
+    elif thrown_back(told.case):
+        what = (
+            f"rows of the output layer are {np.sqrt(clues.grown):.0f} times as long as at their start, yet the loss is "
+            "hardly below that of guessing by the class shares, as after too large a step"
+        )
     return (
         f"{told.subject}: {what}.",
         f"{rate}  # train again, with a learning rate that falls to 0",
@@ -330,13 +332,14 @@ def unstable_training(told: Told) -> Words:
 
 
 def degenerate_features(told: Told) -> Words:
-    """All features are 0, or all but a few the same for every sample."""
+    """All features, or all but a few, are the same for every sample."""
     clues, dim = told.case.clues, told.case.dim
     rate = f"lr={told.rate / 10:.2g}" if told.rate > 0 else "lr /= 10"
     few = f"{clues.units} of {dim} features still {'varies' if clues.units == 1 else 'vary'}"
     what = f"only {few} from sample to sample"
     if told.case.dead:
-        what = "no input reaches the output layer any more, every feature is 0"
+        every = "the same for every sample" if clues.length.any() else "0"
+        what = f"no input reaches the output layer any more, every feature is {every}"
     return (
         f"{told.subject}: {what}, as after too large a step.",
         f"{rate}  # train again from the start",

@@ -170,8 +170,8 @@ def coinciding(samples: Samples, size: int) -> tuple[Array, NDArray[np.int64]]:
     """Return the share of each class's samples that coincide with at least as many of another class, and with which.
 
     No head, and no network that gives equal inputs equal features, can name both. Features of length 0 do not count:
-    all lost classes have them. Nor does a point at which most samples of a class lie: classes that have collapsed may
-    do so at one point.
+    all lost classes have them. Nor does a point at which most samples of a class lie, for classes that have collapsed
+    may do so at one point; unless no other class has collapsed anywhere, and these are no fewer.
     """
     x, y = samples.features, samples.labels
     scale = np.sqrt((x**2).sum(axis=1).mean()) or 1.0
@@ -184,6 +184,8 @@ def coinciding(samples: Samples, size: int) -> tuple[Array, NDArray[np.int64]]:
     group = np.empty(len(y), dtype=np.int64)
     group[order] = np.concatenate([[0], np.cumsum(~step)])
     caught, partner, sizes = np.zeros(size), np.full(size, -1), np.bincount(y, minlength=size)
+    few = np.maximum(2, COLLAPSED * sizes)
+    collapsed = _most_at_a_point(group, y, size) > few
     mixed = np.flatnonzero(np.bincount(group[full], minlength=group.max() + 1) > 1)
     met: dict[int, list[int]] = {}
     rows = np.flatnonzero(full & np.isin(group, mixed))
@@ -191,14 +193,24 @@ def coinciding(samples: Samples, size: int) -> tuple[Array, NDArray[np.int64]]:
         rows[np.argsort(group[rows], kind="stable")], np.flatnonzero(np.diff(np.sort(group[rows]))) + 1
     ):
         classes, times = np.unique(y[one], return_counts=True)
+        here = classes[times > few[classes]]
+        equal_inputs = collapsed.sum() == len(here) <= (sizes > 0).sum() - len(here)
         for k, n in zip(classes, times, strict=True):
             rest = np.where(classes == k, 0, times)
-            if rest.max() >= n and n <= max(2, COLLAPSED * sizes[k]):
+            if rest.max() >= n and (n <= few[k] or equal_inputs):
                 caught[k] += n
                 met.setdefault(int(k), []).extend([int(classes[rest.argmax()])] * int(n))
     for k, others in met.items():
         partner[k] = np.bincount(others).argmax()
     return caught / np.maximum(sizes, 1), partner
+
+
+def _most_at_a_point(group: NDArray[np.int64], labels: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """How many samples of each class lie at the point that has most of them, (K,)."""
+    pairs, times = np.unique(group * size + labels, return_counts=True)
+    most = np.zeros(size, dtype=np.int64)
+    np.maximum.at(most, pairs % size, times)
+    return most
 
 
 def straying(samples: Samples, measured: Measurement) -> tuple[Array, NDArray[np.int64]]:
