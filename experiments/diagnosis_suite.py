@@ -176,7 +176,7 @@ WHEN = {
     "B": "half B, made after the rules were frozen (rules were mended since)",
     "": "both halves, by the rules as frozen",
     "frozen B": "half B, by the rules as frozen",
-    "C": "half C, made by somebody who had not seen the rules",
+    "C": "half C, made by somebody who had not seen the rules (they were mended since)",
     "first C": "half C, as first judged",
     "D": "half D, made by somebody who had not seen the rules as mended",
     "first D": "half D, as first judged",

@@ -191,15 +191,20 @@ def test_one_pass_leaves_nearest_centres_out_and_nothing_else(tmp_path):
     assert told == sorted(told)
 
 
+def digits(measured):
+    """All numbers of a measurement, to the last digit; what is not known equals what is not known."""
+    return json.dumps(measured.to_dict())
+
+
 def test_every_form_of_a_head(tmp_path):
     write(tmp_path / "shards", [40], ["npz"])
     linear = torch.nn.Linear(DIM, CLASSES).double()
     with torch.no_grad():
         linear.weight[:], linear.bias[:] = torch.from_numpy(WEIGHT), torch.from_numpy(BIAS)
     np.savez(tmp_path / "head.npz", **{"fc.weight": WEIGHT, "fc.bias": BIAS})
-    expected = measure_shards(tmp_path / "shards", (WEIGHT, BIAS)).to_dict()
+    expected = digits(measure_shards(tmp_path / "shards", (WEIGHT, BIAS)))
     for head in (linear, tmp_path / "head.npz", f"{tmp_path}/head.npz:fc", (torch.from_numpy(WEIGHT), BIAS)):
-        assert measure_shards(tmp_path / "shards", head).to_dict() == expected
+        assert digits(measure_shards(tmp_path / "shards", head)) == expected
     y = np.minimum(LABELS, 1)
     write(tmp_path / "two", [40], ["npz"], y=y)
     assert_equal(measure_shards(tmp_path / "two", WEIGHT[:1]), measure_features(FEATURES, y, WEIGHT[:1]))
@@ -335,7 +340,7 @@ class Backwards(Executor):
 def test_who_is_done_first_does_not_matter_to_the_last_bit(tmp_path):
     write(tmp_path, range(9, 82, 9), ["npz"])
     pool = Backwards()
-    assert measure_shards(tmp_path, WEIGHT, pool).to_dict() == measure_shards(tmp_path, WEIGHT).to_dict()
+    assert digits(measure_shards(tmp_path, WEIGHT, pool)) == digits(measure_shards(tmp_path, WEIGHT))
     assert pool.order != sorted(pool.order)
 
 
@@ -346,7 +351,7 @@ def test_processes_give_the_same_to_the_last_bit(tmp_path, monkeypatch, context)
         pool.submit(shard_jobs.silent, 0.0).result()  # it starts, in another folder
         monkeypatch.chdir(tmp_path)
         here = measure_shards("shards", (WEIGHT, BIAS))
-        assert measure_shards("shards", (WEIGHT, BIAS), pool).to_dict() == here.to_dict()
+        assert digits(measure_shards("shards", (WEIGHT, BIAS), pool)) == digits(here)
         np.savez("shards/part05.npz", X=FEATURES + np.nan, y=LABELS)
         with pytest.raises(CollapseError, match=r"part05.npz': features: sample 0 holds nan; drop the sample"):
             measure_shards("shards", (WEIGHT, BIAS), pool)
@@ -366,7 +371,7 @@ def test_a_killed_worker_costs_its_file_only(tmp_path):
     with LocalPool(1) as pool:
         measured = measure_shards(tmp_path, WEIGHT, pool, progress=kill)
     assert len(killed) == 2
-    assert measured.to_dict() == measure_shards(tmp_path, WEIGHT).to_dict()
+    assert digits(measured) == digits(measure_shards(tmp_path, WEIGHT))
 
 
 class Deadly(Executor):
@@ -405,7 +410,7 @@ def test_a_broken_pool_ends_in_one_line(tmp_path):
 def test_on_dask_a_killed_worker_a_lost_cluster_and_none(tmp_path):
     distributed = pytest.importorskip("distributed")
     write(tmp_path, range(9, 82, 9), ["npz"])
-    here = measure_shards(tmp_path, WEIGHT).to_dict()
+    here = digits(measure_shards(tmp_path, WEIGHT))
     options = {"threads_per_worker": 1, "dashboard_address": None}
     killed = []
 
@@ -415,8 +420,8 @@ def test_on_dask_a_killed_worker_a_lost_cluster_and_none(tmp_path):
             os.kill(killed[0], signal.SIGKILL)
 
     with distributed.LocalCluster(n_workers=2, **options) as cluster, distributed.Client(cluster) as client:
-        assert measure_shards(tmp_path, WEIGHT, client.get_executor()).to_dict() == here
-        assert measure_shards(tmp_path, WEIGHT, client, progress=kill).to_dict() == here
+        assert digits(measure_shards(tmp_path, WEIGHT, client.get_executor())) == here
+        assert digits(measure_shards(tmp_path, WEIGHT, client, progress=kill)) == here
         assert len(killed) == 2
     with (
         distributed.LocalCluster(n_workers=0, **options) as cluster,
