@@ -125,7 +125,7 @@ class CollapseCallback(Callback):
 
     def _named(self, trainer: Trainer, scalars: dict[str, float]) -> dict[str, float]:
         """Put the head into the keys where another callback logs, too: Lightning takes means of what has one key."""
-        several = sum(isinstance(one, CollapseCallback) for one in trainer.callbacks) > 1  # type: ignore[attr-defined]
+        several = sum(isinstance(one, CollapseCallback) for one in trainer.callbacks) > 1
         if not several or not isinstance(self.head, str):
             return scalars
         return {f"{PREFIX}{self.head}/{key.removeprefix(PREFIX)}": value for key, value in scalars.items()}
