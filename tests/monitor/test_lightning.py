@@ -251,6 +251,26 @@ def test_two_callbacks_have_two_states(callback):
 
 
 @heavy
+def test_two_heads_are_logged_under_their_own_keys(hosts, callback):
+    class Two(type(module(hosts))):
+        def __init__(self):
+            super().__init__()
+            self.other = torch.nn.Linear(5, 4)
+
+        def training_step(self, batch, index):
+            loss = functional.cross_entropy(self(batch[0]), batch[1])
+            return loss + functional.cross_entropy(self.other(self.net.features), batch[1])
+
+    cbs = [callback(head="net.head"), callback(head="other")]
+    run = trainer(hosts, *cbs)
+    run.fit(Two(), Loader())
+    for cb in cbs:
+        for key, value in cb.monitor.scalars.items():
+            assert_allclose(float(run.callback_metrics[key.replace("/", f"/{cb.head}/")]), value, rtol=FLOAT32)
+    assert cbs[0].monitor.scalars != cbs[1].monitor.scalars
+
+
+@heavy
 def test_a_run_after_a_failed_one_and_after_a_validated_checkpoint(hosts, callback, tmp_path):
     cb, model = callback(every=1), module(hosts)
     with pytest.raises(IndexError, match="out of bounds"):  # of the loss, before the callback sees the labels

@@ -135,7 +135,10 @@ def test_another_number_of_classes(what):
         ({"recipe": "sgd"}, "recipe='sgd': give a Penalty, BatchNorm or Plain"),
         ({"optimizer": 0.1}, "optimizer=0.1: give a torch.optim.Optimizer"),
         ({"names": ["a", "a"]}, "names: 'a' stands for two classes"),
+        ({"names": 3}, "names=3: give a list of names, one a class"),
+        ({"loss": "focal"}, "loss='focal': give a CrossEntropy, Focal, Hinge or MSE"),
         ({"table": "classes.txt"}, "table='classes.txt': give a name that ends in .csv or .jsonl"),
+        ({"table": 3}, "table=3: give a name that ends in .csv or .jsonl"),
     ],
 )
 def test_arguments_that_do_not_fit(keys, words):
@@ -161,7 +164,8 @@ def test_states_of_another_kind():
     monitor = Monitor(model, every=2)
     model(X)
     monitor.update(Y)
-    refused(lambda: monitor.load_state_dict({}), "state: is none of this monitor's")
+    for strange in ({}, {"version": 1}):
+        refused(lambda strange=strange: monitor.load_state_dict(strange), "state: is none of this monitor's")
     other = Monitor(model, every=3)
     refused(lambda: other.load_state_dict(monitor.state_dict()), "every=3: the state was taken with every=2")
     Monitor(model, every=2).load_state_dict(monitor.state_dict())
@@ -189,3 +193,38 @@ def test_a_class_without_samples_is_known_as_unseen():
     assert not any("nc1" in key for key in scalars)
     assert monitor.reasons["collapse/nc1"].startswith("fewer than two classes")
     assert scalars["collapse/weak"] + scalars["collapse/never_predicted"] <= 1
+
+
+def test_every_number_of_an_epoch_without_samples_is_absent_with_its_reason():
+    model = Plain()
+    monitor = Monitor(model)
+    known = works(monitor, model).keys() | monitor.reasons.keys()
+    model(X)
+    monitor.update(torch.full_like(Y, -100))
+    assert monitor.epoch() == {"collapse/not_finite": 0.0}
+    assert monitor.reasons.keys() | monitor.scalars.keys() == known
+    assert "ignore_index" in monitor.reasons["collapse/worst_recall"]
+    model(torch.full_like(X, torch.nan))
+    monitor.update(Y)
+    monitor.epoch()
+    assert monitor.reasons.keys() | monitor.scalars.keys() == known
+    assert "diverged" in monitor.reasons["collapse/worst_recall"]
+
+
+def test_a_first_batch_without_samples():
+    model = Plain()
+    monitor, expected = Monitor(model, every=1), works(Monitor(model, every=1), model)
+    model(X[:0])
+    monitor.update(Y[:0])
+    assert works(monitor, model) == expected
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.uint16, torch.uint32])
+def test_labels_of_few_bits_are_the_same_numbers(kind):
+    """As an 8-bit number 156 equals −100, which is to be ignored."""
+    model = torch.nn.Linear(3, 200)
+    monitor = Monitor(model)
+    model(torch.randn(3, 3))
+    monitor.update(torch.tensor([156, 199, 0]).to(kind))
+    monitor.epoch()
+    assert monitor.measured.counts[[156, 199, 0]].tolist() == [1, 1, 1]

@@ -409,6 +409,22 @@ def test_a_table_never_takes_the_place_of_another_thing(tmp_path):
     assert not (tmp_path / "elsewhere.csv").exists()
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_table_of_another_kind_is_left_alone_and_a_torn_line_stays_its_own(ending, tmp_path):
+    other, torn = tmp_path / f"other.{ending}", tmp_path / f"torn.{ending}"
+    other.write_text('name,age\n"a",1\n' if ending == "csv" else '{"name": "a"}\n')
+    with pytest.raises(CollapseError, match=r"holds another table; give the name of a new file"):
+        Monitor(Plain(), table=other)
+    net = Plain()
+    trained(net, Monitor(net, table=torn), epochs=1)
+    before = torn.read_text()
+    torn.write_text(before[:-1])
+    trained(net, Monitor(net, table=torn), epochs=1)
+    lines = before.splitlines()
+    assert torn.read_text().splitlines()[: len(lines)] == lines
+    assert len(torn.read_text().splitlines()) == len(lines) + 4
+
+
 def test_the_error_of_a_sample_is_as_large_as_it_says():
     """Steps of other spread each, every third kept: over 400 orders the error is the standard deviation."""
     rng, values, claims = np.random.default_rng(0), [], []

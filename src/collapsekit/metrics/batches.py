@@ -85,19 +85,25 @@ def as_rows(
 
 
 def as_tensor(name: str, value: ArrayLike | Tensor) -> Tensor:
-    """Return a detached tensor, or say what `value` should be."""
+    """Return a detached tensor, of class numbers in int64, or say what `value` should be."""
     if isinstance(value, Tensor):
-        return value.detach()
+        return _wide(name, value.detach())
     try:
         array = np.asarray(value)
         kind, size = array.dtype.kind, array.dtype.itemsize
         if kind == "V" or (kind == "f" and size > 8):  # bfloat16 as ml_dtypes has it; long double
             array = array.astype(np.float64)
         # torch shares memory with neither foreign bytes, negative strides nor what is read-only
-        return torch.as_tensor(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+        return _wide(name, torch.as_tensor(np.require(array, array.dtype.newbyteorder("="), ["C", "W"])))
     except (TypeError, ValueError):
         what = "one class number a sample" if name == "labels" else "an array of numbers"
         raise CollapseError(f"{name}={shorten(value)}: give {what}") from None
+
+
+def _wide(name: str, value: Tensor) -> Tensor:
+    """Class numbers of few bits in int64: compared with an 8-bit 156, −100 is the same number."""
+    whole = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+    return value.long() if name == "labels" and whole else value
 
 
 def one_of(name: str, value: object, words: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,11 @@ EVERY = 8
 """Steps of which one is kept for NC1: about 6 of 40 steps, or 10,000 rows of 80,000, for an error of a few per cent."""
 TIME_LIMIT = 10.0
 """Seconds for a prediction that has to be searched for, once."""
+OF_SAMPLES = (
+    *("worst_confidence", "worst_recall", "never_predicted", "lost", "weak", "dying"),
+    *("nc0", "bias_sum", "cdnv", "nc1", "nc1_error", "min_headroom"),
+)
+"""What is not known of an epoch without samples."""
 VERSION = 1
 """Of what state_dict holds."""
 
@@ -126,6 +131,10 @@ class Monitor:
         ignore_index: int = IGNORED,
         table: str | os.PathLike[str] | None = None,
     ) -> None:
+        if names is not None and not isinstance(names, Sized):
+            raise CollapseError(f"names={shorten(names)}: give a list of names, one a class")
+        if not isinstance(loss, Loss):
+            raise CollapseError(f"loss={shorten(loss)}: give a CrossEntropy, Focal, Hinge or MSE")
         if recipe is not None and not isinstance(recipe, Recipe):
             raise CollapseError(f"recipe={shorten(recipe)}: give a Penalty, BatchNorm or Plain")
         self.counts = None if counts is None else class_counts(counts)
@@ -190,7 +199,9 @@ class Monitor:
             self.tap.dropped = 0
         self._note_horizon()
         if self.measured.recalls is None:
-            self.reasons["findings"] = "no sample with finite features: training has diverged"
+            diverged = "no sample with finite features: training has diverged"
+            why = diverged if whole.not_finite else "no sample of a class: every label is ignore_index, or was refused"
+            self.reasons |= {"findings": why} | {PREFIX + key: why for key in OF_SAMPLES}
             return dict(self.scalars)
         self._note_classes(whole, self.measured)
         self._note_geometry(whole, self.measured, spreads)
@@ -256,7 +267,8 @@ class Monitor:
         CollapseError
             If it is of another kind, or was taken with another `every`.
         """
-        if not isinstance(state, Mapping) or state.get("version") != VERSION:
+        own = self.state_dict()
+        if not isinstance(state, Mapping) or not state.keys() >= own.keys() or state["version"] != VERSION:
             raise CollapseError("state: is none of this monitor's; give what monitor.state_dict() returned")
         stream, alarms = state["stream"], state["alarms"]
         if stream is not None and stream["every"] != self.every:

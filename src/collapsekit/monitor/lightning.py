@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from collapsekit.errors import CollapseError
 from collapsekit.metrics.last_layer import named
-from collapsekit.monitor._monitor import Monitor, gathered
+from collapsekit.monitor._monitor import PREFIX, Monitor, gathered
 from collapsekit.validation import shorten
 
 try:
@@ -100,7 +100,7 @@ class CollapseCallback(Callback):
         """Count an epoch first whose checkpoint was taken after its last batch: Lightning does not end it again."""
         pending, self._restored = any(state["stream"] is not None for state in self._restored), []
         if pending and batch_idx == 0 and self.monitor is not None:
-            scalars = self.monitor.epoch() | {"epoch": float(trainer.current_epoch - 1)}
+            scalars = self._named(trainer, self.monitor.epoch()) | {"epoch": float(trainer.current_epoch - 1)}
             for logger in trainer.loggers:
                 logger.log_metrics(scalars, step=trainer.global_step - 1)
 
@@ -120,8 +120,15 @@ class CollapseCallback(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the numbers of the epoch: the same ones on all processes, under the same keys."""
         assert self.monitor is not None
-        scalars = trainer.strategy.broadcast(self.monitor.epoch())
+        scalars = self._named(trainer, trainer.strategy.broadcast(self.monitor.epoch()))
         pl_module.log_dict(scalars, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+
+    def _named(self, trainer: Trainer, scalars: dict[str, float]) -> dict[str, float]:
+        """Put the head into the keys where another callback logs, too: Lightning takes means of what has one key."""
+        several = sum(isinstance(one, CollapseCallback) for one in trainer.callbacks) > 1
+        if not several or not isinstance(self.head, str):
+            return scalars
+        return {f"{PREFIX}{self.head}/{key.removeprefix(PREFIX)}": value for key, value in scalars.items()}
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the hooks away."""
