@@ -258,6 +258,10 @@ def test_arguments_that_do_not_fit(hosts, callback, tmp_path):
     with pytest.raises(TypeError, match="evry"):
         callback(run, evry=2)
     run.add_callback(callback(run))
+    with pytest.raises(CollapseError, match="has a CollapseCallback, and a second one would write over"):
+        callback(run, every=2)
+    run.remove_callback(callback)  # as the error advises
+    run.add_callback(callback(run, every=2))
     run.args._n_gpu = 2
     with pytest.raises(CollapseError, match=r"DataParallel on 2 devices .* start one process a device"):
         run.train()
