@@ -69,8 +69,8 @@ class CollapseCallback(TrainerCallback):
             )
         if any(isinstance(one, CollapseCallback) for one in trainer.callback_handler.callbacks):
             raise CollapseError(
-                "trainer: has a CollapseCallback, and a second one would write over its numbers and its state; keep one, "
-                "or remove the first: trainer.remove_callback(CollapseCallback)"
+                "trainer: has a CollapseCallback, and a second one would write over its numbers and its state; keep "
+                "one, or remove the first: trainer.remove_callback(CollapseCallback)"
             )
         inspect.signature(Monitor).bind(None, head, **options)  # a misspelt option is an error now, not in train
         self.trainer, self.head, self.options = trainer, head, options
