@@ -468,3 +468,12 @@ def test_a_metric_is_compared_as_its_measurement_is():
     assert found == compare(None, metric.measurement()).to_dict()
     by_measure = compare(None, measure_features(features, labels, WEIGHT)).to_dict()
     assert [c["status"] for c in found["classes"]] == [c["status"] for c in by_measure["classes"]]
+
+
+@pytest.mark.parametrize(
+    "options", [{"loss": "focal"}, {"loss": None}, {"ignore_index": "none"}, {"ignore_index": True}]
+)
+def test_what_is_no_loss_and_no_label_is_refused_at_once(options):
+    (name, value), *_ = options.items()
+    with pytest.raises(CollapseError, match=f"{name}={value!r}: give "):
+        NeuralCollapse(K, DIM, **{name: value})

@@ -19,6 +19,7 @@ from collapsekit.metrics._metric import IGNORED, NeuralCollapse
 from collapsekit.metrics.batches import as_tensor, move, own_samples, several_processes, unchanged, unpack
 from collapsekit.metrics.decisions import PLAIN
 from collapsekit.metrics.last_layer import Head, find_head, forward
+from collapsekit.metrics.losses import checked_loss
 from collapsekit.metrics.measurement import Measurement
 from collapsekit.metrics.moments import LARGEST_SCATTER_BYTES, Precision, Within
 from collapsekit.validation import class_names, shorten, whole_number
@@ -87,8 +88,7 @@ def measure_features(
     >>> measured.confidences.round(4)
     array([0.7311, 0.8808])
     """
-    if isinstance(loss, str):
-        raise CollapseError(f"loss={shorten(loss)}: give CrossEntropy(), Focal(), Hinge() or MSE()")
+    checked_loss(loss)
     x = as_tensor("features", features)
     if x.ndim < 2:
         raise CollapseError(f"features: shape {tuple(x.shape)}; expected (N, d)")

@@ -16,7 +16,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from collapsekit.errors import CollapseError
 from collapsekit.losses import Loss
-from collapsekit.metrics.batches import as_rows, as_tensor, checked_batch, one_of, require_finite
+from collapsekit.metrics.batches import as_rows, as_tensor, checked_batch, label_number, one_of, require_finite
 from collapsekit.metrics.decisions import (
     NOBODY,
     PLAIN,
@@ -27,6 +27,7 @@ from collapsekit.metrics.decisions import (
     named_classes,
 )
 from collapsekit.metrics.functional import span_of_means
+from collapsekit.metrics.losses import checked_loss
 from collapsekit.metrics.measurement import Measurement, as_array
 from collapsekit.metrics.moments import ClassMoments, Precision, Within, merge_states, state_size
 from collapsekit.metrics.rows import row_blocks
@@ -136,7 +137,9 @@ class NeuralCollapse(Metric):
         self.prediction = None if problem is None else predict(problem)
         if problem is not None and problem.num_classes != self.num_classes:
             raise CollapseError(f"problem: {problem.num_classes} classes; num_classes={num_classes}")
-        self.within, self.precision, self.loss, self.ignore_index = within, precision, loss, ignore_index
+        self.within, self.precision = within, precision
+        self.loss: Loss = checked_loss(loss)
+        self.ignore_index: int = label_number("ignore_index", ignore_index)
         K, d = self.num_classes, self.dim
         self._add_large_state("moments_state", state_size(K, d, d if within == "full" else 0), self._joined_moments)
         self.add_state("head_state", torch.zeros(0, d + 2), last_head)

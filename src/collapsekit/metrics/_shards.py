@@ -22,6 +22,7 @@ from collapsekit.metrics._metric import IGNORED
 from collapsekit.metrics.batches import as_tensor
 from collapsekit.metrics.decisions import PLAIN, checked_head
 from collapsekit.metrics.last_layer import Head
+from collapsekit.metrics.losses import checked_loss
 from collapsekit.metrics.measurement import Measurement
 from collapsekit.metrics.moments import ClassMoments, Precision, Within
 from collapsekit.metrics.shard_jobs import Names, Plan, class_means, everything, survey
@@ -112,8 +113,8 @@ def measure_shards(
     >>> measure_shards(folder, head=np.eye(3))
     Measurement(ClassMoments(K=3, d=3, 5 samples, scatter), head)
     """
-    if isinstance(loss, str):
-        raise CollapseError(f"loss={shorten(loss)}: give CrossEntropy(), Focal(), Hinge() or MSE()")
+    if not callable(loss):
+        checked_loss(loss)
     if within == "projected":
         raise CollapseError(f"within={within!r}: is not kept of shards; give 'full', or 'trace', without nc1")
     pool, (weight, bias) = as_executor(executor), _head_of(head)

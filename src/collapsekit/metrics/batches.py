@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from numbers import Integral
 from typing import Any, get_args
 
 import numpy as np
@@ -104,6 +105,13 @@ def _wide(name: str, value: Tensor) -> Tensor:
     """Class numbers of few bits in int64: compared with an 8-bit 156, −100 is the same number."""
     whole = not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
     return value.long() if name == "labels" and whole else value
+
+
+def label_number(name: str, value: object) -> int:
+    """Return a label as an int, of either sign."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise CollapseError(f"{name}={shorten(value)}: give a whole number, e.g. -100")
+    return int(value)
 
 
 def one_of(name: str, value: object, words: object) -> None:

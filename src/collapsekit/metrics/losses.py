@@ -7,7 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from collapsekit.errors import CollapseError
 from collapsekit.losses import MSE, CrossEntropy, Focal, Hinge, Loss
+from collapsekit.validation import shorten
 
 
 def shifted_logits(logits: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor:
@@ -21,6 +23,13 @@ def shifted_logits(logits: Tensor, labels: Tensor, loss: CrossEntropy) -> Tensor
         margins = torch.tensor(loss.margins, dtype=logits.dtype, device=logits.device)
         logits = logits.scatter_add(1, labels[:, None], -margins[labels][:, None])
     return logits
+
+
+def checked_loss(loss: Loss) -> Loss:
+    """Return a loss, or say what one is."""
+    if not isinstance(loss, Loss):
+        raise CollapseError(f"loss={shorten(loss)}: give CrossEntropy(), Focal(), Hinge() or MSE()")
+    return loss
 
 
 def sample_losses(logits: Tensor, labels: Tensor, loss: Loss) -> Tensor:

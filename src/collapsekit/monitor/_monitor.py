@@ -22,8 +22,9 @@ from collapsekit.losses import Loss
 from collapsekit.metrics import Measurement
 from collapsekit.metrics import functional as F
 from collapsekit.metrics._metric import IGNORED
-from collapsekit.metrics.batches import several_processes
+from collapsekit.metrics.batches import label_number, several_processes
 from collapsekit.metrics.decisions import PLAIN
+from collapsekit.metrics.losses import checked_loss
 from collapsekit.metrics.measurement import as_array
 from collapsekit.monitor import table as tables
 from collapsekit.monitor.alarms import SILENT, Alarms
@@ -133,14 +134,13 @@ class Monitor:
     ) -> None:
         if names is not None and not isinstance(names, Sized):
             raise CollapseError(f"names={shorten(names)}: give a list of names, one a class")
-        if not isinstance(loss, Loss):
-            raise CollapseError(f"loss={shorten(loss)}: give a CrossEntropy, Focal, Hinge or MSE")
+        checked_loss(loss)
         if recipe is not None and not isinstance(recipe, Recipe):
             raise CollapseError(f"recipe={shorten(recipe)}: give a Penalty, BatchNorm or Plain")
         self.counts = None if counts is None else class_counts(counts)
         self.names = None if names is None else class_names(names, len(names))
         self.every = None if every is None else whole_number("every", every, 1, "give a number of steps, or None")
-        self.recipe, self.loss, self.ignore_index = recipe, loss, ignore_index
+        self.recipe, self.loss, self.ignore_index = recipe, loss, label_number("ignore_index", ignore_index)
         self.table = None if table is None else tables.checked_path(table)
         self.horizon = None if optimizer is None else Horizon(optimizer)
         self.tap = Tap(model, head)
