@@ -167,7 +167,10 @@ class Comparison:
             (weak, f"{'weak' if never or lost else 'Weak'} (recall or confidence below one half): {_listed(weak)}"),
         )
         parts = [text for labels, text in told if labels]
-        return "; ".join(parts) + "." if parts else "Every class is alive on its training samples."
+        if parts:
+            return "; ".join(parts) + "."
+        those = "Every class with samples" if self._labels("status", "unseen") else "Every class"
+        return f"{those} is alive on its training samples."
 
     def _labels(self, key: str, word: str) -> list[str]:
         return [c.label for c in self.classes if getattr(c, key) == word]
