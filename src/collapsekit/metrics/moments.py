@@ -238,6 +238,8 @@ class ClassMoments:
 
     def gram_products(self, x: Tensor) -> torch.dtype:
         """Return in what their scatter is formed: of small batches in float64, whose single visit of S costs less."""
+        if self._scatter is None:  # only lengths, which are added up in float64
+            return self.products(x)
         if len(x) <= ROWS or len(x) + (0 if len(x) >= FEWEST_ROWS else float(self._counts.sum())) < FEWEST_ROWS:
             return torch.float64
         return self.products(x)
