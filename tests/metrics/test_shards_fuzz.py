@@ -123,7 +123,11 @@ def check(folder, seed):
             warnings.simplefilter("ignore")
             assert not plain(folder), (seed, told)
         return "refused"
-    assert_equal(measured, expected(folder), 1e-6)
+    exact = expected(folder)
+    below = np.array(measured.class_reasons) == "below resolution"
+    spread, lengths = (exact.per_class()[key][below] for key in ("within", "feature_sqnorm"))
+    assert (spread <= 0.01 * lengths).all()  # as float64, in which the oracle has all files, has no such limit
+    assert_equal(measured, exact, 1e-6, without=("within", "cdnv", "nc1") if below.any() else ())
     return "measured"
 
 
